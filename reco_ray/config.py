@@ -1,0 +1,123 @@
+"""Settings: a preset's YAML, changed by a file, changed by the command line; typed and checked once."""
+
+from importlib.resources import files
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reco_ray import storage
+from reco_ray.errors import RecoError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSettings(_Section):
+    """Which models, and where they run."""
+
+    retrieval: str = Field(description="language-image model that embeds corpus and words")
+    language: str | None = Field(None, description="language-image model of the dense features; None = retrieval's")
+    encoder: str = Field(description="dense encoder of the references")
+    templates: str = Field("plain", description="prompt templates that are averaged")
+    weights: str | None = Field(None, description="folder of weights for machines without a network")
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class EmbedSettings(_Section):
+    """The corpus, read and embedded once."""
+
+    shard_size: int = Field(256, ge=1, le=65_536, description="images committed together")
+    batch_size: int = Field(32, ge=1, le=4096, description="images a forward pass")
+    # Below Pillow's own limit of 178,956,970 pixels, which stays in force.
+    max_pixels: int = Field(100_000_000, ge=1, le=178_956_970, description="larger images are rejected undecoded")
+
+
+class ReferenceSettings(_Section):
+    """Retrieval and co-segmentation."""
+
+    exemplars: int = Field(50, ge=1, description="images retrieved a concept, k of the paper")
+    image_size: int = Field(224, ge=32, description="side of the exemplars' square crop, pixels")
+    reduction: Literal["mean", "medoid", "rank_weighted"] = "mean"
+    pairing: Literal["exact", "as_released"] = "exact"
+    language_attention: bool = Field(True, description="weigh locations by the dense language features")
+    context_elimination: bool = Field(True, description="weigh locations by unlikeness to the context concepts")
+
+
+class SegmentSettings(_Section):
+    """From references to masks."""
+
+    image_size: int = Field(320, ge=32, description="short side at which images are encoded, pixels")
+    max_pixels: int = Field(100_000_000, ge=1, le=178_956_970)
+    shard_size: int = Field(64, ge=1, le=65_536)
+    language: bool = Field(True, description="multiply by the dense language attention")
+    refine: Literal["none", "pamr", "crf"] = "none"
+    overlays: bool = Field(True, description="write a picture with the mask over the photograph")
+
+
+class Settings(_Section):
+    """Everything that determines what a run makes, except its inputs."""
+
+    preset: str
+    seed: int = 0
+    models: ModelSettings
+    embed: EmbedSettings = EmbedSettings()
+    references: ReferenceSettings = ReferenceSettings()
+    segment: SegmentSettings = SegmentSettings()
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the package."""
+    return sorted(f.name.removesuffix(".yaml") for f in _presets().iterdir() if f.name.endswith(".yaml"))
+
+
+def load_settings(preset: str = "mini", file: str | None = None, overrides: list[str] | None = None) -> Settings:
+    """Builds the settings.
+
+    Args:
+        preset: one of `preset_names()`.
+        file: a YAML file with any of the preset's fields; wins over the preset.
+        overrides: "section.field=value" strings, values in YAML; win over both.
+
+    Raises:
+        RecoError: unknown preset, unreadable file, unknown field or a value out of range; names the field.
+    """
+    if preset not in preset_names():
+        raise RecoError(f"unknown preset {preset!r}: choose one of {', '.join(preset_names())}")
+    values = yaml.safe_load((_presets() / f"{preset}.yaml").read_text())
+    if file:
+        try:
+            chosen = yaml.safe_load(storage.read_bytes(file))
+        except (OSError, yaml.YAMLError) as error:
+            raise RecoError(f"{file}: the settings cannot be read: {str(error).splitlines()[0]}") from error
+        if not isinstance(chosen, dict):
+            raise RecoError(f"{file}: expected a mapping such as 'references: {{exemplars: 20}}'")
+        _merge(values, chosen)
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise RecoError(f"--set {override!r}: expected section.field=value, such as references.exemplars=20")
+        nested: Any = yaml.safe_load(text)
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        _merge(values, nested)
+    try:
+        return Settings(preset=preset, **values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise RecoError(f"setting {place}: {first['msg'].lower()}") from error
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _presets() -> Any:
+    return files("reco_ray") / "presets"

@@ -1,0 +1,86 @@
+"""One shard of a listing -> pixels, image by image; what cannot be used is a row with a reason, never an exception."""
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from reco_ray.corpus.decode import DecodeError, decode_image
+from reco_ray.corpus.read import prefetched, read_image_bytes
+from reco_ray.errors import RecoError
+
+# pixels: uint8 (pixel_height, pixel_width, 3), row by row; null where `reason` or `duplicate_of` says why.
+LOADED_SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("image_id", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("pixels", pa.large_binary()),
+        ("pixel_height", pa.int32()),
+        ("pixel_width", pa.int32()),
+        ("reason", pa.string()),
+        ("duplicate_of", pa.string()),
+    ]
+)
+
+
+def load_images(
+    uris: list[str],
+    to_pixels: Callable[[Image.Image], np.ndarray],
+    *,
+    max_pixels: int,
+    short_side: int,
+    drop_duplicates: bool,
+) -> pa.Table:
+    """Reads, decodes and resizes images.
+
+    Args:
+        uris: of a listing.
+        to_pixels: RGB image -> uint8 (H, W, 3), e.g. `ImageTransform.crop`.
+        max_pixels, short_side: as `decode_image`.
+        drop_duplicates: content seen before among `uris` is not decoded again, but marked `duplicate_of` the first.
+
+    Returns:
+        LOADED_SCHEMA, a row for every URI, in order.
+    """
+    rows = []
+    first_uri: dict[str, str] = {}
+    for uri, data in zip(uris, prefetched(_read, uris), strict=True):
+        row = {"uri": uri}
+        rows.append(row)
+        if isinstance(data, str):
+            row["reason"] = data
+            continue
+        row["image_id"] = hashlib.sha256(data).hexdigest()
+        if drop_duplicates and row["image_id"] in first_uri:
+            row["duplicate_of"] = first_uri[row["image_id"]]
+            continue
+        try:
+            image, width, height = decode_image(data, max_pixels=max_pixels, short_side=short_side)
+        except DecodeError as error:
+            row["reason"] = str(error)
+            continue
+        first_uri[row["image_id"]] = uri
+        pixels = np.ascontiguousarray(to_pixels(image))
+        row |= {"width": width, "height": height, "pixels": pixels.tobytes()}
+        row |= {"pixel_height": pixels.shape[0], "pixel_width": pixels.shape[1]}
+    return pa.Table.from_pylist(rows, schema=LOADED_SCHEMA)
+
+
+def pixels_of(table: pa.Table, row: int) -> np.ndarray:
+    """The pixels of one loaded row, uint8 (H, W, 3), without a copy."""
+    shape = (table["pixel_height"][row].as_py(), table["pixel_width"][row].as_py(), 3)
+    return np.frombuffer(table["pixels"][row].as_buffer(), dtype=np.uint8).reshape(shape)
+
+
+def _read(uri: str) -> bytes | str:
+    """The image's bytes, or why there are none."""
+    try:
+        return read_image_bytes(uri)
+    except FileNotFoundError:
+        return "no such file"
+    except (OSError, RecoError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or str(error).splitlines()[0]}"

@@ -1,0 +1,252 @@
+"""Files behind URIs, and artifacts: directories that count only once their manifest is written.
+
+Local paths, s3:// and gs:// go through pyarrow's own file systems, every other scheme through fsspec.
+"""
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from pydantic import BaseModel, Field, ValidationError
+
+from reco_ray import __version__
+from reco_ray.errors import RecoError
+
+MANIFEST = "manifest.json"
+STARTED = "started.json"
+SCHEMA_VERSION = 1
+
+
+# --- URIs -----------------------------------------------------------------------------------------------------
+
+
+def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
+    """URI or local path -> (file system, path inside it).
+
+    Raises:
+        RecoError: the scheme is unknown, or its package is not installed.
+    """
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    try:
+        return pafs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass  # not one of pyarrow's own schemes
+    try:
+        import fsspec
+
+        filesystem, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise RecoError(f"{uri}: cannot open this kind of URI ({error})") from error
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+
+
+def join(uri: str, *parts: str) -> str:
+    """Appends path segments to a URI or local path."""
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def absolute(uri: str) -> str:
+    """Local paths made absolute, so that workers in another directory find them; URIs as they are."""
+    return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or a directory is there."""
+    filesystem, path = resolve(uri)
+    with _explained(uri):
+        return filesystem.get_file_info(path).type != pafs.FileType.NotFound
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole file.
+
+    Raises:
+        FileNotFoundError, OSError: as the file system says; callers decide whether that is fatal.
+    """
+    filesystem, path = resolve(uri)
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read()
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Writes a file atomically: readers see the old content or the new, never half of it.
+
+    Raises:
+        RecoError: the place cannot be written.
+    """
+    filesystem, path = resolve(uri)
+    parent = path.rpartition("/")[0]
+    with _explained(uri, "cannot be written"):
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            filesystem.create_dir(parent, recursive=True)
+            temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            finally:
+                if os.path.exists(temporary):
+                    os.remove(temporary)
+        else:  # an object appears whole when its upload completes
+            with filesystem.open_output_stream(path) as stream:
+                stream.write(data)
+
+
+def write_table(uri: str, table: pa.Table) -> None:
+    """Writes one Parquet file atomically."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(uri, sink.getvalue().to_pybytes())
+
+
+def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """Reads one Parquet file, or all those directly inside a directory in the order of their names."""
+    filesystem, path = resolve(uri)
+    if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+        return pa.concat_tables(read_table(join(uri, name), columns) for name in list_names(uri, ".parquet"))
+    return pq.read_table(path, columns=columns, filesystem=filesystem)
+
+
+def list_names(uri: str, suffix: str = "") -> list[str]:
+    """Sorted names of the files directly inside a directory; empty if it does not exist."""
+    filesystem, path = resolve(uri)
+    with _explained(uri):
+        infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    return sorted(i.base_name for i in infos if i.type == pafs.FileType.File and i.base_name.endswith(suffix))
+
+
+class _explained:
+    """Turns a file system's error into one line for the user."""
+
+    def __init__(self, uri: str, what: str = "cannot be read") -> None:
+        self.uri, self.what = uri, what
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error).splitlines()[0]
+            raise RecoError(f"{self.uri}: {self.what}: {reason}") from error
+
+
+# --- artifacts ------------------------------------------------------------------------------------------------
+
+
+class Manifest(BaseModel):
+    """What an artifact is and what made it. Written last: a directory without it is unfinished."""
+
+    kind: str
+    schema_version: int = SCHEMA_VERSION
+    made_by: str = f"reco-ray {__version__}"
+    made_at: str = Field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    made_from: dict[str, Any] = Field(description="inputs, settings and model fingerprints that determine the content")
+    counts: dict[str, int] = {}
+    seconds: float = 0.0
+    content: dict[str, Any] = Field(default={}, description="what a reader needs to open the files")
+
+
+def read_manifest(uri: str, kind: str) -> Manifest:
+    """Opens an artifact.
+
+    Raises:
+        RecoError: nothing is there, it is unfinished, or it is of another kind or a newer schema.
+    """
+    try:
+        stored = json.loads(read_bytes(join(uri, MANIFEST)))
+        manifest = Manifest(**stored)
+    except FileNotFoundError as error:
+        state = "is unfinished: run the command that makes it again" if exists(join(uri, STARTED)) else "is not there"
+        raise RecoError(f"{uri}: this {kind} artifact {state} (no {MANIFEST})") from error
+    except (ValueError, ValidationError) as error:
+        raise RecoError(f"{uri}/{MANIFEST}: not a manifest: delete the directory and make it again") from error
+    except OSError as error:
+        raise RecoError(f"{uri}: cannot be read: {error.strerror or error}") from error
+    if manifest.kind != kind:
+        raise RecoError(f"{uri}: holds {manifest.kind}, but {kind} is needed here")
+    if manifest.schema_version > SCHEMA_VERSION:
+        raise RecoError(f"{uri}: schema {manifest.schema_version} was made by a newer version ({manifest.made_by})")
+    return manifest
+
+
+class ArtifactWriter:
+    """One artifact being made: refuses to touch anything else, resumes its own unfinished work, commits at the end.
+
+    `made_from` is everything that determines the content. The same `made_from` over a finished artifact means that
+    there is nothing to do; over an unfinished one, that work goes on; any other content is left alone.
+    """
+
+    def __init__(self, uri: str, kind: str, made_from: Mapping[str, Any]) -> None:
+        self.uri, self.kind = absolute(uri), kind
+        self.made_from = json.loads(json.dumps(made_from))
+        self._started_at = time.monotonic()
+
+    def finished(self) -> Manifest | None:
+        """The manifest if this very artifact is already there, else None after claiming the directory.
+
+        Raises:
+            RecoError: the directory holds something else, or cannot be written.
+        """
+        if exists(join(self.uri, MANIFEST)):
+            manifest = read_manifest(self.uri, self.kind)
+            self._require_same(manifest.made_from, "was made")
+            return manifest
+        if exists(join(self.uri, STARTED)):
+            try:
+                started = json.loads(read_bytes(join(self.uri, STARTED)))
+            except ValueError as error:
+                raise RecoError(f"{self.uri}/{STARTED}: damaged: delete the directory") from error
+            if started.get("kind") != self.kind:
+                raise RecoError(f"{self.uri}: holds unfinished {started.get('kind')}, choose another --out")
+            self._require_same(started["made_from"], "was begun")
+            return None
+        filesystem, path = resolve(self.uri)
+        with _explained(self.uri, "cannot be written"):
+            if filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True)):
+                raise RecoError(f"{self.uri}: is not empty and no {self.kind} artifact: choose another --out")
+        started = {"kind": self.kind, "made_from": self.made_from}
+        write_bytes(join(self.uri, STARTED), json.dumps(started, indent=2).encode())
+        return None
+
+    def commit(self, counts: Mapping[str, int], content: Mapping[str, Any] | None = None) -> Manifest:
+        """Writes the manifest: from here on the artifact exists."""
+        manifest = Manifest(
+            kind=self.kind,
+            made_from=self.made_from,
+            counts=dict(counts),
+            seconds=round(time.monotonic() - self._started_at, 2),
+            content=dict(content or {}),
+        )
+        write_bytes(join(self.uri, MANIFEST), manifest.model_dump_json(indent=2).encode())
+        return manifest
+
+    def _require_same(self, stored: dict[str, Any], verb: str) -> None:
+        differing = [
+            f"{key} {_short(stored.get(key))} instead of {_short(self.made_from.get(key))}"
+            for key in sorted(set(stored) | set(self.made_from))
+            if stored.get(key) != self.made_from.get(key)
+        ]
+        if differing:
+            raise RecoError(
+                f"{self.uri}: {verb} from something else ({'; '.join(differing[:3])}): choose another --out, "
+                "or delete it to make it anew"
+            )
+
+
+def digest(*parts: Any) -> str:
+    """A short, stable digest of JSON-able values: names what a file was made from."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
