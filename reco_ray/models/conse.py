@@ -13,7 +13,7 @@ from PIL import Image
 from timm.data import ImageNetInfo
 
 from reco_ray.errors import RecoError
-from reco_ray.models.efficientnet_lite import TRANSFORM, EfficientNetLite
+from reco_ray.models.efficientnet_lite import TRANSFORM, EfficientNetLite, trunk_fingerprint
 from reco_ray.models.runtime import Runtime, fingerprint, resolve_runtime
 from reco_ray.models.text_cache import TextCache
 
@@ -35,6 +35,7 @@ class ConSE:
         self._center = embeddings.mean(dim=0)
         self._class_embeddings = F.normalize(embeddings - self._center, dim=1)
         self._sentence = sentence
+        self.trunk_fingerprint = trunk_fingerprint(net)
         self.fingerprint = fingerprint("conse:efficientnet_lite0", net, self._class_embeddings.half(), f"top={top}")
         self.module = self.runtime.prepare(net)
 

@@ -46,13 +46,18 @@ class EfficientNetLiteEncoder:
     def __init__(self, device: str = "cpu", precision: str = "auto") -> None:
         self.runtime: Runtime = resolve_runtime(device, precision)
         net = EfficientNetLite()
-        self.fingerprint = fingerprint("efficientnet_lite0", net.trunk)
+        self.fingerprint = trunk_fingerprint(net)
         self.module = self.runtime.prepare(net.trunk)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """(b, 3, H, W) normalised -> (b, 320, H / 32, W / 32) float32."""
         with self.runtime.inference():
             return self.module(images.to(self.runtime.device)).float()
+
+
+def trunk_fingerprint(net: EfficientNetLite) -> str:
+    """Equal for an encoder and a classifier that can share their trunk's features."""
+    return fingerprint("efficientnet_lite0", net.trunk)
 
 
 def _packaged_weights(net: nn.Module) -> dict[str, torch.Tensor]:

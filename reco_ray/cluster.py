@@ -1,0 +1,90 @@
+"""The Ray session: a local one by itself, or a running cluster; and how many workers of which size it carries."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+# Before Ray is imported: no usage reports, and its C++ core's remarks go to its log files, not to our users' terminal.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+import ray
+
+from reco_ray.errors import RecoError
+
+
+logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+@contextmanager
+def session(address: str | None = None) -> Iterator[None]:
+    """Connects to `address`, else to $RAY_ADDRESS, else starts Ray on this machine and stops it at the end.
+
+    Inside an existing connection it does nothing.
+
+    Raises:
+        RecoError: no cluster answers at the address, or Ray does not start here.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
+        raise RecoError(f"{where}: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Workers:
+    """A pool of model workers. `cpus` is what each reserves; `threads` what torch uses inside it."""
+
+    count: int
+    cpus: float
+    gpus: float
+    threads: int
+    device: str
+
+
+# Workers leave a quarter of their cores to the tasks that read and decode for them: a pool that takes every CPU
+# starves its own input for ever.
+_WORKER_SHARE = 0.75
+READER_CPUS = 0.25
+
+
+def plan_workers(device: str = "auto", most: int | None = None) -> Workers:
+    """Chooses the pool for the connected cluster: one worker a GPU, or single-threaded workers over the CPUs.
+
+    One thread a worker wastes least on small machines (two workers of one thread beat one of two by a tenth); from
+    eight cores on, four threads a worker keep the number of loaded models down.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        most: an upper bound on the number of workers, e.g. the number of shards.
+
+    Raises:
+        RecoError: "cuda" is asked for and the cluster has no GPU.
+    """
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1)
+    if device.startswith("cuda") and not gpus:
+        raise RecoError(f"device {device!r} was asked for, but the cluster has no GPU: use --device cpu or auto")
+    if device != "cpu" and gpus:
+        return Workers(count=min(gpus, most or gpus), cpus=1.0, gpus=1.0, threads=1, device="cuda")
+    threads = 1 if cpus <= 8 else 4
+    count = max(1, int(cpus // threads))
+    return Workers(
+        count=min(count, most or count), cpus=threads * _WORKER_SHARE, gpus=0.0, threads=threads, device="cpu"
+    )

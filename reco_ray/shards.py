@@ -1,0 +1,112 @@
+"""A stage's work cut into shards that are loaded by tasks, computed by a pool of model workers and committed one by one.
+
+One block is one shard all the way through, so a shard is computed and written by one call and a retry of that call
+writes the same files again.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from reco_ray.cluster import READER_CPUS, Workers
+from reco_ray.errors import RecoError
+
+Shard = pa.Table
+
+
+def cut(table: pa.Table, size: int) -> dict[str, Shard]:
+    """Cuts a table into named shards of at most `size` rows: "000000", "000001", ..."""
+    starts = range(0, table.num_rows, size)
+    return {f"{number:06d}": table.slice(start, size) for number, start in enumerate(starts)}
+
+
+def run_shards(
+    shards: dict[str, Shard],
+    load: Callable[[pa.Table], pa.Table],
+    worker: type,
+    worker_kwargs: dict[str, Any],
+    workers: Workers,
+) -> Iterator[dict[str, Any]]:
+    """Streams shards through `load` (tasks) and `worker` (a pool of actors) over the connected cluster.
+
+    Args:
+        shards: by name; nothing is done for an empty mapping.
+        load: rows of a shard -> the rows that the worker gets, e.g. with decoded pixels.
+        worker: a class; `worker(threads=, device=, **worker_kwargs)(shard name, loaded rows) -> dict` commits the
+            shard and returns what to report of it.
+
+    Yields:
+        What the worker returned, in the order in which shards finish.
+
+    Raises:
+        RecoError: as raised by `load` or the worker, without Ray's wrapping.
+    """
+    if not shards:
+        return
+    context = copy.deepcopy(DataContext.get_current())
+    context.target_max_block_size = None  # never split a shard
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    with DataContext.current(context):
+        named = [_named(name, shard) for name, shard in shards.items()]
+        dataset = (
+            ray.data.from_arrow(named)
+            .map_batches(_Loaded(load), batch_size=None, batch_format="pyarrow", num_cpus=READER_CPUS)
+            .map_batches(
+                _Worker,
+                fn_constructor_args=(worker, {"threads": workers.threads, "device": workers.device, **worker_kwargs}),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(size=min(workers.count, len(shards))),
+                num_cpus=workers.cpus,
+                num_gpus=workers.gpus,
+            )
+        )
+        try:
+            yield from dataset.iter_rows()
+        except ray.exceptions.RayError as error:
+            raise _users_error(error) from error
+
+
+_SHARD_COLUMN = "__shard__"
+
+
+def _named(name: str, shard: Shard) -> pa.Table:
+    return shard.append_column(_SHARD_COLUMN, pa.array([name] * shard.num_rows))
+
+
+class _Loaded:
+    """Applies `load` and carries the shard's name along."""
+
+    def __init__(self, load: Callable[[pa.Table], pa.Table]) -> None:
+        self._load = load
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return _named(table[_SHARD_COLUMN][0].as_py(), self._load(table))
+
+
+class _Worker:
+    """The actor: builds the stage's worker once, then computes whole shards."""
+
+    def __init__(self, worker: type, kwargs: dict[str, Any]) -> None:
+        self._worker = worker(**kwargs)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        names = table[_SHARD_COLUMN].unique().to_pylist()
+        if len(names) != 1:
+            raise RuntimeError(f"one block holds the rows of {len(names)} shards")
+        return pa.Table.from_pylist([self._worker(names[0], table)])
+
+
+def _users_error(error: BaseException) -> BaseException:
+    """The RecoError inside Ray's chain of causes, or the error itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RecoError):
+            return RecoError(str(cause).splitlines()[0])
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return error
