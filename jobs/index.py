@@ -1,0 +1,7 @@
+"""`reco-ray index` as a job: ray job submit --working-dir . -- python jobs/index.py ..."""
+
+import sys
+
+from reco_ray.cli import main
+
+main(["index", *sys.argv[1:]])

@@ -1,0 +1,230 @@
+"""`reco-ray ...`: options in, stages called, one line a stage out. Thin: nothing is computed here.
+
+Stages are imported when their command runs, so that `--help` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from reco_ray.config import Settings, load_settings
+from reco_ray.console import console
+from reco_ray.errors import RecoError, UsageError
+from reco_ray.storage import Manifest, absolute, join
+from reco_ray.vocabulary import Vocabulary, load_vocabulary, parse_concepts
+
+if TYPE_CHECKING:
+    from reco_ray.doctor import Check
+
+app = typer.Typer(
+    help="Concept names and unlabelled images in, a semantic segmenter out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Corpus = Annotated[str, typer.Option(help="unlabelled images: folder, glob, list file, Parquet; local or s3://, gs://")]
+Images = Annotated[str, typer.Option(help="images to segment, same forms as --corpus")]
+Out = Annotated[str, typer.Option(help="directory to make; an unfinished run of the same command goes on")]
+Concepts = Annotated[str | None, typer.Option(help="concept names, comma-separated")]
+VocabularyFile = Annotated[str | None, typer.Option("--vocabulary", help="file of concepts (.txt or .yaml)")]
+Preset = Annotated[str, typer.Option(help="models and settings that belong together")]
+SettingsFile = Annotated[str | None, typer.Option("--settings", help="YAML file whose fields win over the preset's")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="section.field=value, wins over both; repeatable")]
+Exemplars = Annotated[int | None, typer.Option(help="images retrieved a concept; short for --set references.exemplars=")]
+Refine = Annotated[str | None, typer.Option(help="none, pamr or crf; short for --set segment.refine=")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda; short for --set models.device=")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default $RAY_ADDRESS, else Ray starts here")]
+
+
+@app.command()
+def run(
+    corpus: Corpus,
+    images: Images,
+    out: Out,
+    concepts: Concepts = None,
+    vocabulary: VocabularyFile = None,
+    preset: Preset = "mini",
+    settings: SettingsFile = None,
+    set_: Set = None,
+    exemplars: Exemplars = None,
+    refine: Refine = None,
+    device: Device = None,
+    address: Address = None,
+) -> None:
+    """The whole job: embed the corpus, index it, build references, segment the images, write a report."""
+    words = _vocabulary(concepts, vocabulary)
+    chosen = _settings(preset, settings, set_, exemplars=exemplars, refine=refine, device=device)
+    from reco_ray.cluster import session
+    from reco_ray.run import run_all
+
+    with session(address):
+        for stage, uri, manifest, new in run_all(corpus, images, words, out, chosen):
+            _report(stage, uri, manifest, new)
+    console.print(f"report     {join(absolute(out), 'report', 'index.html')}")
+
+
+@app.command()
+def embed(
+    corpus: Corpus,
+    out: Out,
+    preset: Preset = "mini",
+    settings: SettingsFile = None,
+    set_: Set = None,
+    device: Device = None,
+    address: Address = None,
+) -> None:
+    """Embeds every image of a corpus once."""
+    chosen = _settings(preset, settings, set_, device=device)
+    from reco_ray.cluster import session
+    from reco_ray.corpus.stage import embed_corpus
+
+    with session(address):
+        _report("embed", out, *embed_corpus(corpus, out, chosen))
+
+
+@app.command()
+def index(embeddings: Annotated[str, typer.Option(help="an embeddings artifact")], out: Out) -> None:
+    """Builds the search index of an embeddings artifact."""
+    from reco_ray.corpus.index import build_index
+
+    _report("index", out, *build_index(embeddings, out))
+
+
+@app.command()
+def references(
+    index: Annotated[str, typer.Option(help="an index artifact")],
+    out: Out,
+    concepts: Concepts = None,
+    vocabulary: VocabularyFile = None,
+    preset: Preset = "mini",
+    settings: SettingsFile = None,
+    set_: Set = None,
+    exemplars: Exemplars = None,
+    device: Device = None,
+    address: Address = None,
+) -> None:
+    """Retrieves exemplars of every concept and co-segments them into references."""
+    words = _vocabulary(concepts, vocabulary)
+    chosen = _settings(preset, settings, set_, exemplars=exemplars, device=device)
+    from reco_ray.cluster import session
+    from reco_ray.cosegmentation.stage import build_references
+
+    with session(address):
+        _report("reference", out, *build_references(index, words, out, chosen))
+
+
+@app.command()
+def segment(
+    references: Annotated[str, typer.Option(help="a references artifact")],
+    images: Images,
+    out: Out,
+    preset: Preset = "mini",
+    settings: SettingsFile = None,
+    set_: Set = None,
+    refine: Refine = None,
+    device: Device = None,
+    address: Address = None,
+) -> None:
+    """Segments images with references that were built before."""
+    chosen = _settings(preset, settings, set_, refine=refine, device=device)
+    from reco_ray.cluster import session
+    from reco_ray.segmentation.stage import segment_images
+
+    with session(address):
+        _report("segment", out, *segment_images(references, images, out, chosen))
+
+
+@app.command()
+def demo(out: Out = "reco-demo", address: Address = None) -> None:
+    """The whole job on photographs that come inside Python packages; needs the extra `demo`, no download."""
+    from reco_ray.cluster import session
+    from reco_ray.demo import prepare_demo
+    from reco_ray.run import run_all
+
+    prepared = prepare_demo(join(out, "photographs"))
+    with session(address):
+        for stage, uri, manifest, new in run_all(
+            prepared.corpus, prepared.images, prepared.vocabulary, out, prepared.settings
+        ):
+            _report(stage, uri, manifest, new)
+    console.print(f"report     {join(absolute(out), 'report', 'index.html')}")
+
+
+@app.command()
+def doctor() -> None:
+    """Says which versions, devices and weights are here, and whether Ray starts."""
+    from reco_ray.doctor import examine
+
+    checks: list[Check] = examine()
+    for check in checks:
+        mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "  "}[check.good]
+        console.print(f"{mark:>2} {check.name:<22} {check.finding}")
+    if any(check.good is False and check.needed for check in checks):
+        raise typer.Exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: runs a command and exits 0 (done), 1 (failed) or 2 (wrong usage), without a traceback."""
+    with _one_line_errors():
+        app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    status, message = 0, None
+    try:
+        yield
+    except click.exceptions.Exit as exit_:
+        status = exit_.exit_code
+    except click.ClickException as error:
+        status, message = 2, f"{error.format_message()} (see --help)"
+    except UsageError as error:
+        status, message = 2, str(error)
+    except RecoError as error:
+        status, message = 1, str(error)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        status, message = 130, "interrupted: the same command goes on where it stopped"
+    except Exception as error:
+        if os.environ.get("RECO_DEBUG"):
+            raise
+        first = (str(error).strip() or "no message").splitlines()[0]
+        status, message = 1, f"unexpected {type(error).__name__}: {first} (RECO_DEBUG=1 shows where)"
+    if message:
+        print(f"error: {message}", file=sys.stderr)
+    if status:
+        sys.exit(status)
+
+
+def _vocabulary(concepts: str | None, file: str | None) -> Vocabulary:
+    if (concepts is None) == (file is None):
+        raise UsageError("give the concepts either with --concepts a,b or with --vocabulary FILE")
+    return parse_concepts(concepts) if concepts is not None else load_vocabulary(str(file))
+
+
+def _settings(
+    preset: str,
+    file: str | None,
+    overrides: list[str] | None,
+    *,
+    exemplars: int | None = None,
+    refine: str | None = None,
+    device: str | None = None,
+) -> Settings:
+    short = {"references.exemplars": exemplars, "segment.refine": refine, "models.device": device}
+    return load_settings(
+        preset, file, [*(overrides or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
+    )
+
+
+def _report(stage: str, uri: str, manifest: Manifest, new: bool) -> None:
+    """One line: what was made, in which time, and where it is."""
+    counts = ", ".join(f"{count:,} {what}" for what, count in manifest.counts.items())
+    time = f"{manifest.seconds:.1f} s" if new else "nothing to do, made before"
+    console.print(f"{stage:<10} {counts}   {time}   {absolute(uri)}", soft_wrap=True)

@@ -1,0 +1,111 @@
+"""`reco-ray doctor`: what is here, what each preset needs, and whether Ray starts."""
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from reco_ray import __version__
+from reco_ray.errors import RecoError
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. good: None where there is nothing to judge; needed: whether its absence is a failure."""
+
+    name: str
+    finding: str
+    good: bool | None = None
+    needed: bool = True
+
+
+def examine() -> list[Check]:
+    """Runs all checks; none of them raises."""
+    checks = [
+        Check("reco-ray", f"{__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}"),
+        *(_package(name) for name in ("torch", "torchvision", "timm", "open_clip_torch", "ray", "pyarrow")),
+        _faiss(),
+        _devices(),
+    ]
+    checks += [_preset(name) for name in _preset_names()]
+    return [*checks, _try("Ray starts", _start_ray)]
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name, version(name), True)
+    except PackageNotFoundError:
+        return Check(name, "not installed: pip install reco-ray", False)
+
+
+def _faiss() -> Check:
+    """Which of the two packages that provide the same module is installed; both at once break each other."""
+    found = []
+    for name in ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    if not found:
+        return Check("faiss", 'not installed: pip install "reco-ray[cpu]", or [gpu] on a GPU machine', False)
+    if len(found) > 1:
+        return Check("faiss", f"{' and '.join(found)} are both installed: pip uninstall one of them", False)
+
+    def use() -> str:
+        from reco_ray.corpus.index import load_faiss
+
+        faiss = load_faiss()
+        gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+        return f"{found[0]}, {gpus} GPUs seen"
+
+    return _try("faiss", use)
+
+
+def _devices() -> Check:
+    import torch
+
+    from reco_ray.models.runtime import has_native_bf16
+
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+        return Check("devices", f"CUDA: {names}; bfloat16 {'native' if has_native_bf16('cuda') else 'no'}")
+    bf16 = "native bfloat16" if has_native_bf16("cpu") else "no native bfloat16"
+    return Check("devices", f"no CUDA GPU; CPU with {torch.get_num_threads()} threads, {bf16}")
+
+
+def _preset_names() -> list[str]:
+    from reco_ray.config import preset_names
+
+    return preset_names()
+
+
+def _preset(name: str) -> Check:
+    """Whether a preset's models load from what is on this machine; only `mini` has to."""
+    from reco_ray.config import load_settings
+    from reco_ray.models.dense import DenseModels
+
+    def load() -> str:
+        settings = load_settings(name)
+        models = DenseModels.load(settings.models)
+        return f"ready: {models.fingerprint}"
+
+    return _try(f"preset {name}", load, needed=name == "mini")
+
+
+def _start_ray() -> str:
+    import ray
+
+    from reco_ray.cluster import session
+
+    with session():
+        resources = ray.cluster_resources()
+        return f"{resources.get('CPU', 0):.0f} CPUs, {resources.get('GPU', 0):.0f} GPUs"
+
+
+def _try(name: str, action: Callable[[], str], *, needed: bool = True) -> Check:
+    try:
+        return Check(name, action(), True, needed)
+    except RecoError as error:
+        return Check(name, str(error), False, needed)
+    except Exception as error:
+        return Check(name, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", False, needed)
