@@ -1,0 +1,90 @@
+"""Real image files for the tests, made small from photographs that installed packages carry."""
+
+import io
+import struct
+import zlib
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from PIL import Image
+
+_PHOTOGRAPHS = {
+    "foolbox": ("data/imagenet_*.jpg",),
+    "skimage": (
+        "data/astronaut.png",
+        "data/chelsea.png",
+        "data/coffee.png",
+        "data/rocket.jpg",
+        "data/motorcycle_left.png",
+        "data/hubble_deep_field.jpg",
+    ),
+    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+}
+
+
+@cache
+def photographs() -> tuple[Path, ...]:
+    """The 28 photographs, where their packages keep them."""
+    found: list[Path] = []
+    for package, patterns in _PHOTOGRAPHS.items():
+        spec = find_spec(package)
+        assert spec is not None, f"{package} is not installed: pip install reco-ray[demo]"
+        assert spec.origin is not None
+        found += [file for pattern in patterns for file in sorted(Path(spec.origin).parent.glob(pattern))]
+    assert len(found) == 28
+    return tuple(found)
+
+
+@cache
+def photograph(number: int, long_side: int = 96) -> Image.Image:
+    """One photograph, RGB, shrunk."""
+    with Image.open(photographs()[number]) as image:
+        small = image.convert("RGB")
+    small.thumbnail((long_side, long_side))
+    return small
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    """The image as a file's bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_photographs(folder: Path, count: int, long_side: int = 96) -> list[Path]:
+    """Writes `count` different photographs; beyond the 28 there are, mirrored ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number in range(count):
+        image = photograph(number % 28, long_side)
+        if number >= 28:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        files.append(folder / f"{number:03d}.jpg")
+        files[-1].write_bytes(encoded(image, quality=90))
+    assert count <= 56
+    return files
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_of_zeros(width: int, height: int) -> bytes:
+    """A valid black PNG of one bit a pixel, written row by row: 50,000 x 50,000 are 300 kB."""
+    packer = zlib.compressobj(1)
+    row = bytes(1 + (width + 7) // 8)
+    pixels = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", pixels)
+        + png_chunk(b"IEND", b"")
+    )
+
+
+def png_header_only(width: int, height: int) -> bytes:
+    """A PNG that claims a size and then ends: whoever decodes it finds no pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"")
