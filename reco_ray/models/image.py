@@ -32,6 +32,10 @@ class ImageTransform:
         box = (left * sx, top * sy, (left + side) * sx, (top + side) * sy)
         return np.asarray(image.resize((side, side), _RESAMPLING[self.interpolation], box=box))
 
+    def stretch(self, image: Image.Image, size: int) -> np.ndarray:
+        """RGB image -> uint8 (size, size, 3): the whole image, its sides scaled to equal length."""
+        return np.asarray(image.resize((size, size), _RESAMPLING[self.interpolation]))
+
     def fit(self, image: Image.Image, short_side: int, multiple: int, max_aspect: float = 4.0) -> np.ndarray:
         """RGB image -> uint8 (H, W, 3), whole, short side near `short_side`, both sides a multiple of `multiple`.
 

@@ -1,0 +1,74 @@
+"""What a reference was made from, to look at: every exemplar beside its support map, the seed marked."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+TILE = 160  # pixels a side
+GAP = 6
+PAIRS_A_ROW = 4
+
+
+def contact_sheet(pixels: np.ndarray, aspects: np.ndarray, support: np.ndarray, seeds: np.ndarray) -> bytes:
+    """Draws the exemplars of one concept in order of rank.
+
+    Args:
+        pixels: uint8 (n, H, W, 3), squares. aspects: (n,), width / height of the originals, in which they are shown.
+        support: float (n, h, w).
+        seeds: int (n, 2), row and column in the support map.
+
+    Returns:
+        A JPEG.
+    """
+    n = len(pixels)
+    columns = min(n, PAIRS_A_ROW)
+    rows = -(-n // columns)
+    pair = 2 * TILE
+    sheet = Image.new("RGB", (columns * (pair + GAP) + GAP, rows * (TILE + GAP) + GAP), "white")
+    low, high = float(support.min()), float(support.max())
+    for number in range(n):
+        left = GAP + (number % columns) * (pair + GAP)
+        top = GAP + (number // columns) * (TILE + GAP)
+        shape = (min(TILE, round(TILE * aspects[number])), min(TILE, round(TILE / aspects[number])))
+        photo = Image.fromarray(pixels[number]).resize((max(1, shape[0]), max(1, shape[1])), Image.Resampling.LANCZOS)
+        left, top = left + (TILE - photo.width) // 2, top + (TILE - photo.height) // 2
+        sheet.paste(photo, (left, top))
+        heat = heat_overlay(photo, (support[number] - low) / (high - low + 1e-9))
+        _mark_seed(heat, seeds[number], support.shape[1:])
+        sheet.paste(heat, (left + TILE, top))
+        _label(sheet, (left, top), str(number + 1))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=82)
+    return buffer.getvalue()
+
+
+def heat_overlay(photo: Image.Image, heat: np.ndarray) -> Image.Image:
+    """Lays a map in [0, 1] (h, w) over a photograph: dark where low, orange where high."""
+    grey = np.asarray(photo.convert("L"), np.float32)[..., None] / 255
+    smooth = Image.fromarray((heat.clip(0, 1) * 255).astype(np.uint8)).resize(photo.size, Image.Resampling.BICUBIC)
+    strength = np.asarray(smooth, np.float32)[..., None] / 255
+    colour = np.stack(
+        [_ramp(strength, 0.0, 0.5), 0.85 * _ramp(strength, 0.35, 1.0), 0.35 * _ramp(strength, 0.85, 1.0)], -1
+    )[..., 0, :]
+    mixed = 0.45 * grey + 0.75 * colour
+    return Image.fromarray((mixed.clip(0, 1) * 255).astype(np.uint8))
+
+
+def _ramp(values: np.ndarray, start: float, end: float) -> np.ndarray:
+    return ((values - start) / (end - start)).clip(0, 1)
+
+
+def _mark_seed(image: Image.Image, seed: np.ndarray, shape: tuple[int, ...]) -> None:
+    x = (seed[1] + 0.5) / shape[1] * image.width
+    y = (seed[0] + 0.5) / shape[0] * image.height
+    draw = ImageDraw.Draw(image)
+    for radius, colour, width in ((8, "black", 4), (8, "white", 2)):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
+
+
+def _label(sheet: Image.Image, corner: tuple[int, int], text: str) -> None:
+    draw = ImageDraw.Draw(sheet)
+    left, top, right, bottom = draw.textbbox((corner[0] + 5, corner[1] + 3), text)
+    draw.rectangle((left - 4, top - 2, right + 4, bottom + 3), fill="black")
+    draw.text((corner[0] + 5, corner[1] + 3), text, fill="white")

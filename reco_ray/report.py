@@ -1,0 +1,110 @@
+"""A page to look at: why every concept looks as it does, and what was found in every image. One file, no links out."""
+
+import base64
+import io
+from importlib.resources import files
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jinja2 import Environment, select_autoescape
+from PIL import Image
+
+from reco_ray import storage
+from reco_ray.corpus.decode import decode_image
+from reco_ray.corpus.read import read_image_bytes
+from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.segmentation.masks import KIND, decode_png
+from reco_ray.segmentation.overlay import overlay
+
+MOST_IMAGES = 48  # embedded in the page, so that it opens at once however large the run
+_WIDTH = 560  # pixels of an embedded picture
+
+
+def write_report(references: str, masks: str, out: str) -> str:
+    """Writes `index.html` from a references and a masks artifact.
+
+    Returns:
+        Its URI.
+
+    Raises:
+        RecoError: an artifact is missing or unfinished.
+    """
+    bank = ReferenceBank.open(references)
+    manifest = storage.read_manifest(masks, KIND)
+    colours = np.array(manifest.content["palette"], np.uint8)
+    regions = storage.read_table(storage.join(masks, "regions"))
+    template = (files("reco_ray") / "templates" / "report.html").read_text()
+    page = Environment(autoescape=select_autoescape(default=True)).from_string(template)
+    names = regions["name"].unique().to_pylist()
+    html = page.render(
+        concepts=_concepts(bank, colours),
+        images=[_image(masks, name, regions, colours) for name in sorted(names)[:MOST_IMAGES]],
+        image_count=len(names),
+        counts=manifest.counts,
+        made_by=manifest.made_by,
+        made_at=manifest.made_at,
+        model=bank.model,
+        refine=manifest.made_from["refine"],
+    )
+    uri = storage.join(out, "index.html")
+    storage.write_bytes(uri, html.encode())
+    return uri
+
+
+def _concepts(bank: ReferenceBank, colours: np.ndarray) -> list[dict[str, object]]:
+    exemplars = bank.exemplars()
+    entries = []
+    for index, concept in enumerate(bank.vocabulary.concepts):
+        rows = exemplars.filter(pc.equal(exemplars["concept"], concept.name))
+        entries.append(
+            {
+                "name": concept.name,
+                "words": concept.words,
+                "colour": _css(colours[index]),
+                "sheet": _data_uri(storage.read_bytes(bank.sheet_uri(index))),
+                "exemplars": rows.num_rows,
+                "best": rows["similarity"][0].as_py(),
+                "worst": rows["similarity"][-1].as_py(),
+            }
+        )
+    return entries
+
+
+def _image(masks: str, name: str, regions: pa.Table, colours: np.ndarray) -> dict[str, object]:
+    rows = regions.filter(pc.equal(regions["name"], name)).sort_by([("area", "descending")]).to_pylist()
+    data = read_image_bytes(rows[0]["uri"])
+    photo, _, _ = decode_image(data, max_pixels=178_956_970, short_side=_WIDTH)
+    photo.thumbnail((_WIDTH, _WIDTH))
+    labels = decode_png(storage.read_bytes(storage.join(masks, "masks", f"{name}.png")))
+    small = np.asarray(Image.fromarray(labels).resize(photo.size, Image.Resampling.NEAREST))
+    total = sum(row["area"] for row in rows)
+    return {
+        "name": name,
+        "photo": _jpeg(photo),
+        "overlay": _jpeg(Image.fromarray(overlay(np.asarray(photo), small, colours))),
+        "size": f"{rows[0]['width']} x {rows[0]['height']}",
+        "legend": [
+            {
+                "name": row["concept"],
+                "colour": _css(colours[row["label"]]),
+                "share": row["area"] / total,
+                "score": row["score"],
+            }
+            for row in rows
+        ],
+    }
+
+
+def _css(colour: np.ndarray) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour.tolist())
+
+
+def _jpeg(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return _data_uri(buffer.getvalue())
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

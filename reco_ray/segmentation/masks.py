@@ -1,0 +1,85 @@
+"""The masks artifact: what a segmentation writes for every image, and how others read it.
+
+- `masks/<name>.png`: label ids; 8-bit with a palette, 16-bit grey above 256 labels
+- `overlays/<name>.jpg`: to look at
+- `regions/<shard>.parquet`: REGIONS_SCHEMA, a row for every label present in an image
+- `rejected/<shard>.parquet`: `uri`, `reason`
+"""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+KIND = "masks"
+# rle: COCO's compressed run lengths (column-major), of size (height, width). area: pixels. score: mean over the region.
+REGIONS_SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("name", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("label", pa.int32()),
+        ("concept", pa.string()),
+        ("area", pa.int64()),
+        ("score", pa.float32()),
+        ("rle", pa.string()),
+    ]
+)
+
+
+def encode_png(labels: np.ndarray, colours: np.ndarray) -> bytes:
+    """Label ids (H, W) -> PNG: indexed with `colours` (m, 3) up to 256 labels, 16-bit grey above."""
+    buffer = io.BytesIO()
+    if len(colours) <= 256:
+        image = Image.fromarray(labels.astype(np.uint8)).convert("L")
+        image.putpalette(colours.reshape(-1).tolist())
+        image.save(buffer, "PNG", optimize=False)
+    else:
+        Image.fromarray(labels.astype(np.uint16)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """PNG of label ids -> int32 (H, W)."""
+    return np.asarray(Image.open(io.BytesIO(data))).astype(np.int32)
+
+
+def regions(labels: np.ndarray, scores: np.ndarray) -> list[dict[str, object]]:
+    """One entry a label that is present: `label`, `area`, `score`, `rle`.
+
+    Args:
+        labels: int (H, W). scores: float32 (H, W), of the winning label.
+    """
+    ids, area = np.unique(labels, return_counts=True)
+    total = np.bincount(labels.reshape(-1), weights=scores.reshape(-1).astype(np.float64), minlength=int(ids.max()) + 1)
+    return [
+        {
+            "label": int(label),
+            "area": int(count),
+            "score": float(total[label] / count),
+            "rle": coco_mask.encode(np.asfortranarray(labels == label).view(np.uint8))["counts"].decode(),
+        }
+        for label, count in zip(ids, area, strict=True)
+    ]
+
+
+def mask_names(uris: list[str], root: str) -> list[str]:
+    """File names for the masks of images, without suffix: the path below `root`; unique, and never outside a folder.
+
+    Two images that differ only in their suffix keep it in the name.
+    """
+    relative = [_below(uri, root) for uri in uris]
+    stems = [name.rpartition(".")[0] or name for name in relative]
+    counts: dict[str, int] = {}
+    for stem in stems:
+        counts[stem] = counts.get(stem, 0) + 1
+    return [stem if counts[stem] == 1 else name for stem, name in zip(stems, relative, strict=True)]
+
+
+def _below(uri: str, root: str) -> str:
+    path = uri[len(root) :] if uri.startswith(root) else uri.partition("://")[2] or uri
+    parts = [part for part in path.replace("#", "-row-").split("/") if part not in ("", ".", "..")]
+    return "/".join(parts)

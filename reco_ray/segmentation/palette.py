@@ -1,0 +1,18 @@
+"""Colours for any number of labels: far apart in hue, alternating in lightness, stable for a label's index."""
+
+import colorsys
+
+import numpy as np
+
+_GOLDEN_RATIO = 0.618033988749895
+_LEVELS = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.70))  # (saturation, value), in turn
+
+
+def palette(labels: int, *, background: bool = False) -> np.ndarray:
+    """uint8 (labels, 3) RGB; with `background`, label 0 is black."""
+    colours = []
+    for number in range(labels - background):
+        saturation, value = _LEVELS[number % len(_LEVELS)]
+        colours.append(colorsys.hsv_to_rgb((0.02 + number * _GOLDEN_RATIO) % 1.0, saturation, value))
+    rgb = (np.array(colours).reshape(-1, 3) * 255).round().astype(np.uint8)
+    return np.concatenate([np.zeros((1, 3), np.uint8), rgb]) if background else rgb

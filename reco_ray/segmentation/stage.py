@@ -1,0 +1,143 @@
+"""The segment stage on Ray: images in, masks out, shard by shard, resumable."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from reco_ray import storage
+from reco_ray.cluster import plan_workers
+from reco_ray.config import Settings
+from reco_ray.console import progress
+from reco_ray.corpus.load import load_images, pixels_of
+from reco_ray.corpus.read import list_images
+from reco_ray.corpus.stage import REJECTED_SCHEMA
+from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.errors import RecoError
+from reco_ray.models.dense import DenseModels
+from reco_ray.models.image import ImageTransform
+from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, encode_png, mask_names, regions
+from reco_ray.segmentation.overlay import overlay, with_legend
+from reco_ray.segmentation.palette import palette
+from reco_ray.segmentation.segment import segment
+from reco_ray.shards import cut, run_shards
+
+
+def segment_images(references: str, images: str, out: str, settings: Settings) -> tuple[storage.Manifest, bool]:
+    """Segments every image of a source with a ReferenceBank, on the connected Ray cluster.
+
+    Returns:
+        The manifest, and whether there was anything to do.
+
+    Raises:
+        RecoError: a bank of other models, no images, none usable, unwritable output.
+    """
+    dense = DenseModels.load(settings.models, seed=settings.seed)
+    bank = ReferenceBank.open(references, dense.fingerprint)
+    listing = list_images(images)
+    options = settings.segment.model_dump()
+    writer = storage.ArtifactWriter(
+        out,
+        KIND,
+        {
+            "references": bank.uri,
+            "references_made_at": bank.made_at,
+            "images": storage.absolute(images),
+            "listing": listing.fingerprint,
+            **options,
+        },
+    )
+    if manifest := writer.finished():
+        return manifest, False
+    names = mask_names(listing.table["uri"].to_pylist(), listing.root)
+    shards = cut(listing.table.append_column("name", pa.array(names)), settings.segment.shard_size)
+    committed = set(storage.list_names(storage.join(writer.uri, "regions"), ".parquet"))
+    pending = {name: shard for name, shard in shards.items() if f"{name}.parquet" not in committed}
+    done = listing.table.num_rows - sum(shard.num_rows for shard in pending.values())
+    workers = plan_workers(settings.models.device, most=max(1, len(pending)))
+    kwargs = {"settings": settings, "bank_uri": bank.uri, "out": writer.uri}
+    load = LoadWhole(dense.encoder.transform, settings, dense.encoder.stride)
+    with progress("segment", listing.table.num_rows, done) as advance:
+        for shard in run_shards(pending, load, SegmentWorker, kwargs, workers):
+            advance(shard["images"])
+    rejected = _rejected(writer.uri)
+    counts = {"images": listing.table.num_rows, "segmented": listing.table.num_rows - len(rejected), "rejected": len(rejected)}
+    if not counts["segmented"]:
+        raise RecoError(f"{images}: none of the {len(rejected)} images can be used (the first: {rejected[0]['reason']})")
+    colours = palette(len(bank.vocabulary.names)).tolist()
+    return writer.commit(counts, {"labels": bank.vocabulary.names, "palette": colours, "references": bank.uri}), True
+
+
+class LoadWhole:
+    """A shard's images, whole, at the size the models see."""
+
+    def __init__(self, transform: ImageTransform, settings: Settings, stride: int) -> None:
+        self._transform, self._stride = transform, stride
+        self._size, self._max_pixels = settings.segment.image_size, settings.segment.max_pixels
+
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        loaded = load_images(
+            shard["uri"].to_pylist(),
+            lambda image: self._transform.fit(image, self._size, self._stride),
+            max_pixels=self._max_pixels,
+            short_side=self._size,
+            drop_duplicates=False,
+        )
+        return loaded.append_column("name", shard["name"])
+
+
+class SegmentWorker:
+    """Segments the loaded rows of a shard and commits their masks."""
+
+    def __init__(self, *, threads: int, device: str, settings: Settings, bank_uri: str, out: str) -> None:
+        torch.set_num_threads(threads)
+        self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
+        self._bank = ReferenceBank.open(bank_uri, self._models.fingerprint)
+        self._references = self._bank.references.to(device)
+        self._texts = self._bank.text_embeddings.to(device)
+        self._colours = palette(len(self._bank.vocabulary.names))
+        self._settings, self._device, self._out = settings.segment, device, out
+
+    def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
+        found: list[dict[str, object]] = []
+        usable = rows.filter(rows["pixels"].is_valid())
+        for row in range(usable.num_rows):
+            found += self._segment_one(pixels_of(usable, row), usable.slice(row, 1).to_pylist()[0])
+        rejected = rows.filter(rows["reason"].is_valid()).select(REJECTED_SCHEMA.names)
+        if rejected.num_rows:
+            storage.write_table(storage.join(self._out, "rejected", f"{name}.parquet"), rejected)
+        # Last: its presence says that the shard is done.
+        table = pa.Table.from_pylist(found, schema=REGIONS_SCHEMA)
+        storage.write_table(storage.join(self._out, "regions", f"{name}.parquet"), table)
+        return {"images": rows.num_rows}
+
+    def _segment_one(self, pixels: np.ndarray, row: dict[str, Any]) -> list[dict[str, object]]:
+        batch = torch.from_numpy(pixels.copy())[None].to(self._device)
+        size = (row["height"], row["width"])
+        result = segment(self._models, self._references, self._texts, batch, [size], self._settings)[0]
+        labels, scores = result.labels.cpu().numpy(), result.scores.cpu().numpy()
+        storage.write_bytes(storage.join(self._out, "masks", f"{row['name']}.png"), encode_png(labels, self._colours))
+        names = self._bank.vocabulary.names
+        found = regions(labels, scores)
+        if self._settings.overlays:
+            self._write_overlay(row["name"], pixels, labels, found)
+        shared = {key: row[key] for key in ("uri", "name", "width", "height")}
+        return [{**shared, "concept": names[int(str(region["label"]))], **region} for region in found]
+
+    def _write_overlay(self, name: str, pixels: np.ndarray, labels: np.ndarray, found: list[dict[str, Any]]) -> None:
+        height, width = pixels.shape[:2]
+        rows = np.arange(height) * labels.shape[0] // height
+        cols = np.arange(width) * labels.shape[1] // width
+        picture = overlay(pixels, labels[rows][:, cols], self._colours)
+        names = self._bank.vocabulary.names
+        legend = [
+            (names[f["label"]], tuple(self._colours[f["label"]].tolist()), f["area"] / labels.size)
+            for f in sorted(found, key=lambda f: -f["area"])
+        ]
+        storage.write_bytes(storage.join(self._out, "overlays", f"{name}.jpg"), with_legend(picture, legend))
+
+
+def _rejected(out: str) -> list[dict[str, str]]:
+    folder = storage.join(out, "rejected")
+    return storage.read_table(folder).to_pylist() if storage.list_names(folder, ".parquet") else []
