@@ -1,21 +1,20 @@
-"""The Ray session: a local one by itself, or a running cluster; and how many workers of which size it carries."""
+"""The Ray session: a local one or a running cluster; and how many workers of which size it carries."""
 
 import logging
 import os
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# Before Ray is imported: no usage reports, and its C++ core's remarks go to its log files, not to our users' terminal.
+# Before Ray is imported: no usage reports, and no remarks of its C++ core between our lines.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 
-from reco_ray.errors import RecoError
-
-
-logging.getLogger("ray.data").setLevel(logging.ERROR)
+from reco_ray.errors import RecoError, reason
 
 
 @contextmanager
@@ -32,19 +31,42 @@ def session(address: str | None = None) -> Iterator[None]:
         return
     address = address or os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(
-            address=address or "local",
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        _require_listener(address or "")
+        with _silent_descriptor():
+            ray.init(
+                address=address or "local",
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
-        raise RecoError(f"{where}: {str(error).splitlines()[0]}") from error
+        raise RecoError(f"{where}: {reason(error)}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Asks "host:port" whether anybody is there: Ray would go on asking for minutes, and say so."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+@contextmanager
+def _silent_descriptor() -> Iterator[None]:
+    """Discards what is written to file descriptor 2: there Ray's C++ core announces how silent it will be."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 @dataclass(frozen=True)
@@ -58,8 +80,8 @@ class Workers:
     device: str
 
 
-# Workers leave a quarter of their cores to the tasks that read and decode for them: a pool that takes every CPU
-# starves its own input for ever.
+# Workers leave a quarter of their cores to the tasks that read and decode for them: a pool that takes every
+# CPU starves its own input for ever.
 _WORKER_SHARE = 0.75
 READER_CPUS = 0.25
 
@@ -67,8 +89,8 @@ READER_CPUS = 0.25
 def plan_workers(device: str = "auto", most: int | None = None) -> Workers:
     """Chooses the pool for the connected cluster: one worker a GPU, or single-threaded workers over the CPUs.
 
-    One thread a worker wastes least on small machines (two workers of one thread beat one of two by a tenth); from
-    eight cores on, four threads a worker keep the number of loaded models down.
+    One thread a worker wastes least on small machines (two workers of one thread beat one of two by a tenth);
+    from eight cores on, four threads a worker keep the number of loaded models down.
 
     Args:
         device: "auto", "cpu" or "cuda".
@@ -80,7 +102,9 @@ def plan_workers(device: str = "auto", most: int | None = None) -> Workers:
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1)
     if device.startswith("cuda") and not gpus:
-        raise RecoError(f"device {device!r} was asked for, but the cluster has no GPU: use --device cpu or auto")
+        raise RecoError(
+            f"device {device!r} was asked for, but the cluster has no GPU: use --device cpu or auto"
+        )
     if device != "cpu" and gpus:
         return Workers(count=min(gpus, most or gpus), cpus=1.0, gpus=1.0, threads=1, device="cuda")
     threads = 1 if cpus <= 8 else 4

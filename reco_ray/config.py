@@ -7,7 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reco_ray import storage
-from reco_ray.errors import RecoError
+from reco_ray.errors import RecoError, reason
 
 
 class _Section(BaseModel):
@@ -18,10 +18,12 @@ class ModelSettings(_Section):
     """Which models, and where they run."""
 
     retrieval: str = Field(description="language-image model that embeds corpus and words")
-    language: str | None = Field(None, description="language-image model of the dense features; None = retrieval's")
+    language: str | None = Field(
+        default=None, description="language-image model of the dense features; None = retrieval's"
+    )
     encoder: str = Field(description="dense encoder of the references")
-    templates: str = Field("plain", description="prompt templates that are averaged")
-    weights: str | None = Field(None, description="folder of weights for machines without a network")
+    templates: str = Field(default="plain", description="prompt templates that are averaged")
+    weights: str | None = Field(default=None, description="folder of weights for machines without a network")
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
@@ -29,32 +31,38 @@ class ModelSettings(_Section):
 class EmbedSettings(_Section):
     """The corpus, read and embedded once."""
 
-    shard_size: int = Field(256, ge=1, le=65_536, description="images committed together")
-    batch_size: int = Field(32, ge=1, le=4096, description="images a forward pass")
+    shard_size: int = Field(default=256, ge=1, le=65_536, description="images committed together")
+    batch_size: int = Field(default=32, ge=1, le=4096, description="images a forward pass")
     # Below Pillow's own limit of 178,956,970 pixels, which stays in force.
-    max_pixels: int = Field(100_000_000, ge=1, le=178_956_970, description="larger images are rejected undecoded")
+    max_pixels: int = Field(
+        default=100_000_000, ge=1, le=178_956_970, description="larger images are rejected undecoded"
+    )
 
 
 class ReferenceSettings(_Section):
     """Retrieval and co-segmentation."""
 
-    exemplars: int = Field(50, ge=1, description="images retrieved a concept, k of the paper")
-    image_size: int = Field(224, ge=32, description="side of the exemplars' square crop, pixels")
+    exemplars: int = Field(default=50, ge=1, description="images retrieved a concept, k of the paper")
+    image_size: int = Field(default=224, ge=32, description="side of the exemplars' square crop, pixels")
     reduction: Literal["mean", "medoid", "rank_weighted"] = "mean"
     pairing: Literal["exact", "as_released"] = "exact"
-    language_attention: bool = Field(True, description="weigh locations by the dense language features")
-    context_elimination: bool = Field(True, description="weigh locations by unlikeness to the context concepts")
+    language_attention: bool = Field(
+        default=True, description="weigh locations by the dense language features"
+    )
+    context_elimination: bool = Field(
+        default=True, description="weigh locations by unlikeness to the context concepts"
+    )
 
 
 class SegmentSettings(_Section):
     """From references to masks."""
 
-    image_size: int = Field(320, ge=32, description="short side at which images are encoded, pixels")
-    max_pixels: int = Field(100_000_000, ge=1, le=178_956_970)
-    shard_size: int = Field(64, ge=1, le=65_536)
-    language: bool = Field(True, description="multiply by the dense language attention")
+    image_size: int = Field(default=320, ge=32, description="short side at which images are encoded, pixels")
+    max_pixels: int = Field(default=100_000_000, ge=1, le=178_956_970)
+    shard_size: int = Field(default=64, ge=1, le=65_536)
+    language: bool = Field(default=True, description="multiply by the dense language attention")
     refine: Literal["none", "pamr", "crf"] = "none"
-    overlays: bool = Field(True, description="write a picture with the mask over the photograph")
+    overlays: bool = Field(default=True, description="write a picture with the mask over the photograph")
 
 
 class Settings(_Section):
@@ -73,7 +81,9 @@ def preset_names() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in _presets().iterdir() if f.name.endswith(".yaml"))
 
 
-def load_settings(preset: str = "mini", file: str | None = None, overrides: list[str] | None = None) -> Settings:
+def load_settings(
+    preset: str = "mini", file: str | None = None, overrides: list[str] | None = None
+) -> Settings:
     """Builds the settings.
 
     Args:
@@ -91,24 +101,33 @@ def load_settings(preset: str = "mini", file: str | None = None, overrides: list
         try:
             chosen = yaml.safe_load(storage.read_bytes(file))
         except (OSError, yaml.YAMLError) as error:
-            raise RecoError(f"{file}: the settings cannot be read: {str(error).splitlines()[0]}") from error
+            raise RecoError(f"{file}: the settings cannot be read: {reason(error)}") from error
         if not isinstance(chosen, dict):
             raise RecoError(f"{file}: expected a mapping such as 'references: {{exemplars: 20}}'")
         _merge(values, chosen)
     for override in overrides or []:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise RecoError(f"--set {override!r}: expected section.field=value, such as references.exemplars=20")
-        nested: Any = yaml.safe_load(text)
+            raise RecoError(
+                f"--set {override!r}: expected section.field=value, such as references.exemplars=20"
+            )
+        try:
+            nested: Any = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecoError(f"--set {override!r}: the value is not valid YAML") from error
         for part in reversed(key.split(".")):
             nested = {part: nested}
         _merge(values, nested)
+    if "preset" in values:
+        raise RecoError("setting preset: choose it with --preset, its models cannot be swapped by name here")
     try:
-        return Settings(preset=preset, **values)
+        return Settings.model_validate({"preset": preset, **values})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise RecoError(f"setting {place}: {first['msg'].lower()}") from error
+        unknown = first["type"] in ("extra_forbidden", "invalid_key")
+        message = "there is no such setting" if unknown else first["msg"].lower()
+        raise RecoError(f"setting {place}: {message}") from error
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> None:

@@ -1,12 +1,13 @@
-"""A stage's work cut into shards that are loaded by tasks, computed by a pool of model workers and committed one by one.
+"""A stage's work cut into shards: loaded by tasks, computed by a pool of model workers, committed one by one.
 
-One block is one shard all the way through, so a shard is computed and written by one call and a retry of that call
-writes the same files again.
+One block is one shard all the way through, so a shard is computed and written by one call and a retry of that
+call writes the same files again.
 """
 
 import copy
+import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import ray
@@ -15,7 +16,12 @@ from ray.data import ActorPoolStrategy, DataContext
 from reco_ray.cluster import READER_CPUS, Workers
 from reco_ray.errors import RecoError
 
-Shard = pa.Table
+# Ray Data tells the terminal of every plan and error; its log file in the session's directory has it all.
+for _handler in logging.getLogger("ray.data").handlers:
+    if isinstance(_handler, logging.StreamHandler):
+        _handler.setLevel(logging.CRITICAL + 1)
+
+Shard: TypeAlias = pa.Table
 
 
 def cut(table: pa.Table, size: int) -> dict[str, Shard]:
@@ -36,8 +42,8 @@ def run_shards(
     Args:
         shards: by name; nothing is done for an empty mapping.
         load: rows of a shard -> the rows that the worker gets, e.g. with decoded pixels.
-        worker: a class; `worker(threads=, device=, **worker_kwargs)(shard name, loaded rows) -> dict` commits the
-            shard and returns what to report of it.
+        worker: a class; `worker(threads=, device=, **worker_kwargs)(shard name, loaded rows) -> dict` commits
+            the shard and returns what to report of it.
 
     Yields:
         What the worker returned, in the order in which shards finish.
@@ -58,7 +64,10 @@ def run_shards(
             .map_batches(_Loaded(load), batch_size=None, batch_format="pyarrow", num_cpus=READER_CPUS)
             .map_batches(
                 _Worker,
-                fn_constructor_args=(worker, {"threads": workers.threads, "device": workers.device, **worker_kwargs}),
+                fn_constructor_args=(
+                    worker,
+                    {"threads": workers.threads, "device": workers.device, **worker_kwargs},
+                ),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(size=min(workers.count, len(shards))),

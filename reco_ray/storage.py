@@ -6,10 +6,12 @@ Local paths, s3:// and gs:// go through pyarrow's own file systems, every other 
 import hashlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -17,28 +19,32 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, ValidationError
 
 from reco_ray import __version__
-from reco_ray.errors import RecoError
+from reco_ray.errors import RecoError, reason
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
 SCHEMA_VERSION = 1
 
 
-# --- URIs -----------------------------------------------------------------------------------------------------
+# --- URIs ---------------------------------------------------------------------------------------------------
 
 
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """URI or local path -> (file system, path inside it).
 
     Raises:
-        RecoError: the scheme is unknown, or its package is not installed.
+        RecoError: the scheme is unknown, its package is not installed, or the store does not answer.
     """
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
     try:
-        return pafs.FileSystem.from_uri(uri)
+        # Spaces, "#", "?" and lone percent signs belong to the names people give; escapes are escapes.
+        plain = re.sub("%(?![0-9A-Fa-f]{2})", "%25", uri)
+        return pafs.FileSystem.from_uri(quote(plain, safe="/:@%"))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass  # not one of pyarrow's own schemes
+    except OSError as error:
+        raise RecoError(f"{uri}: cannot be reached: {reason(error)}") from error
     try:
         import fsspec
 
@@ -135,11 +141,10 @@ class _explained:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, OSError):
-            reason = error.strerror or str(error).splitlines()[0]
-            raise RecoError(f"{self.uri}: {self.what}: {reason}") from error
+            raise RecoError(f"{self.uri}: {self.what}: {reason(error)}") from error
 
 
-# --- artifacts ------------------------------------------------------------------------------------------------
+# --- artifacts ----------------------------------------------------------------------------------------------
 
 
 class Manifest(BaseModel):
@@ -149,7 +154,9 @@ class Manifest(BaseModel):
     schema_version: int = SCHEMA_VERSION
     made_by: str = f"reco-ray {__version__}"
     made_at: str = Field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-    made_from: dict[str, Any] = Field(description="inputs, settings and model fingerprints that determine the content")
+    made_from: dict[str, Any] = Field(
+        description="inputs, settings and model fingerprints that determine the content"
+    )
     counts: dict[str, int] = {}
     seconds: float = 0.0
     content: dict[str, Any] = Field(default={}, description="what a reader needs to open the files")
@@ -162,27 +169,34 @@ def read_manifest(uri: str, kind: str) -> Manifest:
         RecoError: nothing is there, it is unfinished, or it is of another kind or a newer schema.
     """
     try:
-        stored = json.loads(read_bytes(join(uri, MANIFEST)))
-        manifest = Manifest(**stored)
+        manifest = Manifest.model_validate_json(read_bytes(join(uri, MANIFEST)))
     except FileNotFoundError as error:
-        state = "is unfinished: run the command that makes it again" if exists(join(uri, STARTED)) else "is not there"
+        state = (
+            "is unfinished: run the command that makes it again"
+            if exists(join(uri, STARTED))
+            else "is not there"
+        )
         raise RecoError(f"{uri}: this {kind} artifact {state} (no {MANIFEST})") from error
-    except (ValueError, ValidationError) as error:
-        raise RecoError(f"{uri}/{MANIFEST}: not a manifest: delete the directory and make it again") from error
+    except ValidationError as error:
+        raise RecoError(
+            f"{uri}/{MANIFEST}: not a manifest: delete the directory and make it again"
+        ) from error
     except OSError as error:
-        raise RecoError(f"{uri}: cannot be read: {error.strerror or error}") from error
+        raise RecoError(f"{uri}: cannot be read: {reason(error)}") from error
     if manifest.kind != kind:
         raise RecoError(f"{uri}: holds {manifest.kind}, but {kind} is needed here")
     if manifest.schema_version > SCHEMA_VERSION:
-        raise RecoError(f"{uri}: schema {manifest.schema_version} was made by a newer version ({manifest.made_by})")
+        raise RecoError(
+            f"{uri}: schema {manifest.schema_version} was made by a newer version ({manifest.made_by})"
+        )
     return manifest
 
 
 class ArtifactWriter:
-    """One artifact being made: refuses to touch anything else, resumes its own unfinished work, commits at the end.
+    """One artifact being made: touches nothing else, resumes its own unfinished work, commits at the end.
 
-    `made_from` is everything that determines the content. The same `made_from` over a finished artifact means that
-    there is nothing to do; over an unfinished one, that work goes on; any other content is left alone.
+    `made_from` is everything that determines the content. The same `made_from` over a finished artifact means
+    that there is nothing to do; over an unfinished one, that work goes on; any other content is left alone.
     """
 
     def __init__(self, uri: str, kind: str, made_from: Mapping[str, Any]) -> None:
@@ -203,11 +217,12 @@ class ArtifactWriter:
         if exists(join(self.uri, STARTED)):
             try:
                 started = json.loads(read_bytes(join(self.uri, STARTED)))
-            except ValueError as error:
+                kind, made_from = started["kind"], dict(started["made_from"])
+            except (ValueError, KeyError, TypeError) as error:
                 raise RecoError(f"{self.uri}/{STARTED}: damaged: delete the directory") from error
-            if started.get("kind") != self.kind:
-                raise RecoError(f"{self.uri}: holds unfinished {started.get('kind')}, choose another --out")
-            self._require_same(started["made_from"], "was begun")
+            if kind != self.kind:
+                raise RecoError(f"{self.uri}: holds unfinished {kind}, choose another --out")
+            self._require_same(made_from, "was begun")
             return None
         filesystem, path = resolve(self.uri)
         with _explained(self.uri, "cannot be written"):

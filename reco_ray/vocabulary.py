@@ -1,14 +1,15 @@
 """Concepts and vocabularies: what to look for, in whose words, and what tends to stand around it."""
 
+import json
 import re
 import unicodedata
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reco_ray import storage
-from reco_ray.errors import RecoError
+from reco_ray.errors import RecoError, reason
 
 # Built first, in this order, each with those before it as its own context (ReCo, section 3.3).
 CONTEXT_CONCEPTS = ("tree", "sky", "building", "road", "person")
@@ -18,7 +19,7 @@ MAX_NAME_LENGTH = 100
 class Concept(BaseModel):
     """One thing to segment.
 
-    name: shown in legends and reports, any script. synonyms: the words the language model reads instead of the name;
+    name: shown in legends and reports, any script. synonyms: what the language model reads instead of it,
     several are averaged. alias: a context concept whose reference this one shares (vegetation -> tree).
     """
 
@@ -28,6 +29,14 @@ class Concept(BaseModel):
     synonyms: tuple[str, ...] = ()
     alias: str | None = None
 
+    @field_validator("name", "synonyms", mode="before")
+    @classmethod
+    def _tidy(cls, value: Any) -> Any:
+        """One spelling of every word: composed characters, single spaces."""
+        if isinstance(value, list | tuple):
+            return [cls._tidy(part) for part in value]
+        return unicodedata.normalize("NFC", " ".join(value.split())) if isinstance(value, str) else value
+
     @property
     def words(self) -> tuple[str, ...]:
         """What is embedded: the synonyms, or the name itself."""
@@ -35,7 +44,7 @@ class Concept(BaseModel):
 
 
 class Vocabulary(BaseModel):
-    """The concepts of one segmenter, in the order of its label ids, and the context concepts they are built against."""
+    """The concepts of one segmenter, in the order of its label ids, and their context concepts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,7 +66,8 @@ class Vocabulary(BaseModel):
             seen[key] = concept.name
             if concept.alias is not None and concept.alias not in self.context:
                 raise ValueError(
-                    f"concept {concept.name!r}: alias {concept.alias!r} is no context concept ({', '.join(self.context)})"
+                    f"concept {concept.name!r}: alias {concept.alias!r} is no context concept "
+                    f"({', '.join(self.context)})"
                 )
         return self
 
@@ -71,19 +81,19 @@ class Vocabulary(BaseModel):
 
 
 def parse_concepts(text: str) -> Vocabulary:
-    """"cat, dog" from a command line -> a vocabulary.
+    """ "cat, dog" from a command line -> a vocabulary.
 
     Raises:
         RecoError: empty list, duplicates, over-long names.
     """
-    return _build({"concepts": [{"name": _clean(part)} for part in text.split(",") if part.strip()]}, "--concepts")
+    return _build({"concepts": [{"name": part} for part in text.split(",") if part.strip()]}, "--concepts")
 
 
 def load_vocabulary(uri: str) -> Vocabulary:
     """Reads a vocabulary file.
 
-    A `.txt` file has one concept a line, `name` or `name: synonym, synonym`; `#` starts a comment. A `.yaml` or `.json`
-    file has the fields of `Vocabulary`, where a concept may also be a bare string.
+    A `.txt` file has one concept a line, `name` or `name: synonym, synonym`; `#` starts a comment. A `.yaml`
+    or `.json` file has the fields of `Vocabulary`, where a concept may also be a bare string.
 
     Raises:
         RecoError: the file is missing or malformed; names the line or field.
@@ -93,18 +103,23 @@ def load_vocabulary(uri: str) -> Vocabulary:
     except UnicodeDecodeError as error:
         raise RecoError(f"{uri}: not UTF-8 text: save it as UTF-8") from error
     except OSError as error:
-        raise RecoError(f"{uri}: the vocabulary cannot be read: {error.strerror or 'no such file'}") from error
+        raise RecoError(f"{uri}: the vocabulary cannot be read: {reason(error)}") from error
     if uri.endswith((".yaml", ".yml", ".json")):
         try:
-            fields = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecoError(f"{uri}: not valid YAML: {str(error).splitlines()[0]}") from error
+            fields = json.loads(text) if uri.endswith(".json") else yaml.safe_load(text)
+        except (yaml.YAMLError, json.JSONDecodeError) as error:
+            kind = "JSON" if uri.endswith(".json") else "YAML"
+            raise RecoError(f"{uri}: not valid {kind}: {reason(error)}") from error
         if isinstance(fields, list):
             fields = {"concepts": fields}
         if not isinstance(fields, dict):
             raise RecoError(f"{uri}: expected a list of concepts or a mapping with 'concepts'")
         entries = fields.get("concepts") or []
-        return _build({**fields, "concepts": [{"name": e} if isinstance(e, str) else e for e in entries]}, uri)
+        if not isinstance(entries, list):
+            raise RecoError(f"{uri}: concepts: expected a list, one entry a concept")
+        return _build(
+            {**fields, "concepts": [{"name": e} if isinstance(e, str) else e for e in entries]}, uri
+        )
     lines = (line.split("#")[0].strip() for line in text.splitlines())
     return _build({"concepts": [_parse_line(line) for line in lines if line]}, uri)
 
@@ -117,11 +132,7 @@ def slug(index: int, name: str) -> str:
 
 def _parse_line(line: str) -> dict[str, Any]:
     name, _, synonyms = line.partition(":")
-    return {"name": _clean(name), "synonyms": [_clean(part) for part in synonyms.split(",") if part.strip()]}
-
-
-def _clean(name: str) -> str:
-    return unicodedata.normalize("NFC", " ".join(name.split()))
+    return {"name": name, "synonyms": [part for part in synonyms.split(",") if part.strip()]}
 
 
 def _build(fields: dict[str, Any], source: str) -> Vocabulary:

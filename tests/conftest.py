@@ -1,4 +1,4 @@
-"""Shared by all tests. `images.py` beside this file is importable because pytest puts this folder on the path."""
+"""Shared by all tests. pytest puts this folder on the path, so that they can import `images.py`."""
 
 import os
 

@@ -6,6 +6,8 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from reco_ray.errors import reason
+
 # What photographs come in. Pillow opens more, among them EPS, for which it starts Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _ROTATED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
@@ -23,7 +25,8 @@ def decode_image(
     Args:
         data: the file's bytes.
         max_pixels: larger images are refused by their header, before anything is decompressed.
-        short_side: the caller will shrink to this; JPEGs are then decoded at a reduced scale, never below twice it.
+        short_side: the caller will shrink to this; JPEGs are then decoded at a reduced scale, never below
+            twice it.
 
     Returns:
         The RGB image, and the width and height of the upright original, pixels.
@@ -54,16 +57,14 @@ def decode_image(
     except DecodeError:
         raise
     except Exception as error:  # Pillow's plugins raise a dozen kinds, and one bad file must never stop a run
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DecodeError(f"damaged: {reason}") from error
+        raise DecodeError(f"damaged: {reason(error)}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
-    if (
-        image.mode.startswith("I") or image.mode == "F"
-    ):  # 16- and 32-bit grey: Pillow would clip instead of scale
+    # 16- and 32-bit grey: Pillow would clip instead of scale.
+    if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float32)
         top = 65_535.0 if image.mode != "F" else max(float(np.nanmax(values, initial=0.0)), 1.0)
         values = np.nan_to_num(values / top * 255.0)

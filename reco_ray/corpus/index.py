@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from reco_ray import storage
-from reco_ray.errors import RecoError
+from reco_ray.errors import RecoError, reason
 
 KIND = "index"
 
@@ -34,7 +34,11 @@ def build_index(embeddings: str, out: str) -> tuple[storage.Manifest, bool]:
     """
     faiss = load_faiss()
     source = storage.read_manifest(embeddings, "embeddings")
-    made_from = {"embeddings": storage.absolute(embeddings), "made_at": source.made_at, "model": source.content["model"]}
+    made_from = {
+        "embeddings": storage.absolute(embeddings),
+        "made_at": source.made_at,
+        "model": source.content["model"],
+    }
     writer = storage.ArtifactWriter(out, KIND, made_from)
     if manifest := writer.finished():
         return manifest, False
@@ -66,13 +70,15 @@ class CorpusIndex:
         self.manifest = storage.read_manifest(uri, KIND)
         made_with = self.manifest.content["model"]
         if made_with != model:
-            raise RecoError(f"{uri}: made with model {made_with}, but this run uses {model}: index the corpus with it")
+            raise RecoError(
+                f"{uri}: made with model {made_with}, but this run uses {model}: index the corpus with it"
+            )
         try:
             stored = np.frombuffer(storage.read_bytes(storage.join(uri, "vectors.faiss")), np.uint8)
             self._index = faiss.deserialize_index(stored)
             self.images: pa.Table = storage.read_table(storage.join(uri, "images.parquet"))
         except (OSError, RuntimeError, pa.ArrowInvalid) as error:
-            raise RecoError(f"{uri}: damaged ({str(error).splitlines()[0]}): delete it and index again") from error
+            raise RecoError(f"{uri}: damaged ({reason(error)}): delete it and index again") from error
 
     def __len__(self) -> int:
         return self._index.ntotal
@@ -91,5 +97,8 @@ class CorpusIndex:
             RecoError: k is larger than the corpus.
         """
         if k > len(self):
-            raise RecoError(f"{self.uri}: {k} exemplars are asked for, but it has {len(self)} images: use --exemplars {len(self)} or fewer")
+            raise RecoError(
+                f"{self.uri}: {k} exemplars are asked for, but it has {len(self)} images: "
+                f"use --exemplars {len(self)} or fewer"
+            )
         return self._index.search(np.ascontiguousarray(embeddings, np.float32), k)

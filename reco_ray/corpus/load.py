@@ -1,7 +1,8 @@
-"""One shard of a listing -> pixels, image by image; what cannot be used is a row with a reason, never an exception."""
+"""One shard of a listing -> pixels; what cannot be used is a row with a reason, never an exception."""
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ from PIL import Image
 
 from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.corpus.read import prefetched, read_image_bytes
-from reco_ray.errors import RecoError
+from reco_ray.errors import reason
 
 # pixels: uint8 (pixel_height, pixel_width, 3), row by row; null where `reason` or `duplicate_of` says why.
 LOADED_SCHEMA = pa.schema(
@@ -41,7 +42,8 @@ def load_images(
         uris: of a listing.
         to_pixels: RGB image -> uint8 (H, W, 3), e.g. `ImageTransform.crop`.
         max_pixels, short_side: as `decode_image`.
-        drop_duplicates: content seen before among `uris` is not decoded again, but marked `duplicate_of` the first.
+        drop_duplicates: content seen before among `uris` is not decoded again, but marked `duplicate_of` the
+            first.
 
     Returns:
         LOADED_SCHEMA, a row for every URI, in order.
@@ -49,7 +51,7 @@ def load_images(
     rows = []
     first_uri: dict[str, str] = {}
     for uri, data in zip(uris, prefetched(_read, uris), strict=True):
-        row = {"uri": uri}
+        row: dict[str, Any] = {"uri": uri}
         rows.append(row)
         if isinstance(data, str):
             row["reason"] = data
@@ -80,7 +82,5 @@ def _read(uri: str) -> bytes | str:
     """The image's bytes, or why there are none."""
     try:
         return read_image_bytes(uri)
-    except FileNotFoundError:
-        return "no such file"
-    except (OSError, RecoError) as error:
-        return f"cannot be read: {getattr(error, 'strerror', None) or str(error).splitlines()[0]}"
+    except OSError as error:
+        return f"cannot be read: {reason(error)}"

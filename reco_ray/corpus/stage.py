@@ -35,7 +35,11 @@ DUPLICATES_SCHEMA = pa.schema([("uri", pa.string()), ("duplicate_of", pa.string(
 
 
 def embeddings_schema(dim: int) -> pa.Schema:
-    """image_id: sha256 of the bytes, hex. width, height: of the upright original, pixels. embedding: unit length."""
+    """The columns of the artifact.
+
+    image_id: sha256 of the bytes, hex. width, height: of the upright original, pixels. embedding: a unit
+    vector.
+    """
     return pa.schema(
         [
             ("image_id", pa.string()),
@@ -57,7 +61,9 @@ def embed_corpus(corpus: str, out: str, settings: Settings) -> tuple[storage.Man
         RecoError: no images, none usable, unwritable output, or an output that holds something else.
     """
     listing = list_images(corpus)
-    model = load_language_image_model(settings.models.retrieval, weights=settings.models.weights, seed=settings.seed)
+    model = load_language_image_model(
+        settings.models.retrieval, weights=settings.models.weights, seed=settings.seed
+    )
     writer = storage.ArtifactWriter(
         out,
         KIND,
@@ -81,14 +87,21 @@ def embed_corpus(corpus: str, out: str, settings: Settings) -> tuple[storage.Man
             pending,
             _Load(model.transform.crop, settings.embed.max_pixels, model.transform.size),
             EmbedWorker,
-            {"models": settings.models, "seed": settings.seed, "batch_size": settings.embed.batch_size, "out": writer.uri},
+            {
+                "models": settings.models,
+                "seed": settings.seed,
+                "batch_size": settings.embed.batch_size,
+                "out": writer.uri,
+            },
             workers,
         ):
             advance(shard["images"])
     _drop_duplicates_across_shards(writer.uri)
     counts = {"images": listing.table.num_rows, **_count(writer.uri)}
     if counts["images"] != counts["embedded"] + counts["rejected"] + counts["duplicates"]:
-        raise RecoError(f"{writer.uri}: the rows do not add up to the corpus ({counts}): delete it and run again")
+        raise RecoError(
+            f"{writer.uri}: the rows do not add up to the corpus ({counts}): delete it and run again"
+        )
     if not counts["embedded"]:
         reason = storage.read_table(storage.join(writer.uri, "rejected"))["reason"][0].as_py()
         raise RecoError(f"{corpus}: none of the {counts['images']} images can be used (the first: {reason})")
@@ -100,7 +113,11 @@ class _Load:
 
     def __init__(self, to_pixels: Callable[..., np.ndarray], max_pixels: int, short_side: int) -> None:
         self._load = partial(
-            load_images, to_pixels=to_pixels, max_pixels=max_pixels, short_side=short_side, drop_duplicates=True
+            load_images,
+            to_pixels=to_pixels,
+            max_pixels=max_pixels,
+            short_side=short_side,
+            drop_duplicates=True,
         )
 
     def __call__(self, shard: pa.Table) -> pa.Table:
@@ -110,7 +127,9 @@ class _Load:
 class EmbedWorker:
     """Embeds the loaded rows of a shard and commits them."""
 
-    def __init__(self, *, threads: int, device: str, models: Any, seed: int, batch_size: int, out: str) -> None:
+    def __init__(
+        self, *, threads: int, device: str, models: Any, seed: int, batch_size: int, out: str
+    ) -> None:
         torch.set_num_threads(threads)
         self._model = load_language_image_model(
             models.retrieval, weights=models.weights, device=device, seed=seed, precision=models.precision
@@ -137,26 +156,32 @@ class EmbedWorker:
 
 
 def _drop_duplicates_across_shards(out: str) -> None:
-    """Keeps the first of each content. Only sources that do not say file sizes can have any left."""
+    """Keeps the first of each content: copies lie in two shards where sizes are unknown or a shard ends."""
     seen: dict[str, str] = {}
     for name in storage.list_names(storage.join(out, KIND), ".parquet"):
         file = storage.join(out, KIND, name)
         ids = storage.read_table(file, ["image_id", "uri"]).to_pylist()
-        repeated = [row["image_id"] in seen for row in ids]
-        if any(repeated):
-            rows = [
-                {"uri": row["uri"], "duplicate_of": seen[row["image_id"]]}
-                for row, again in zip(ids, repeated, strict=True)
-                if again
-            ]
-            # The duplicates first: killed in between, the next run finds the same rows and writes the same files.
+        first = {row["uri"]: seen[row["image_id"]] for row in ids if row["image_id"] in seen}
+        if first:
+            # The duplicates before the rows go: killed in between, the next run does the same again.
+            _point_at_first(storage.join(out, "duplicates", name), first)
+            rows = [{"uri": uri, "duplicate_of": kept} for uri, kept in first.items()]
             storage.write_table(
-                storage.join(out, "duplicates", f"across-{name}"), pa.Table.from_pylist(rows, DUPLICATES_SCHEMA)
+                storage.join(out, "duplicates", f"across-{name}"),
+                pa.Table.from_pylist(rows, DUPLICATES_SCHEMA),
             )
-            table = storage.read_table(file)
-            storage.write_table(file, table.filter(pa.array([not again for again in repeated])))
+            new = pa.array([row["image_id"] not in seen for row in ids])
+            storage.write_table(file, storage.read_table(file).filter(new))
         for row in ids:
             seen.setdefault(row["image_id"], row["uri"])
+
+
+def _point_at_first(file: str, first: dict[str, str]) -> None:
+    """A shard's own duplicates of images that are themselves dropped become duplicates of what is kept."""
+    if storage.exists(file):
+        rows = storage.read_table(file).to_pylist()
+        rows = [{**row, "duplicate_of": first.get(row["duplicate_of"], row["duplicate_of"])} for row in rows]
+        storage.write_table(file, pa.Table.from_pylist(rows, DUPLICATES_SCHEMA))
 
 
 def _count(out: str) -> dict[str, int]:

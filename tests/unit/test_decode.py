@@ -160,14 +160,14 @@ def test_the_many_picture_jpegs_of_phones_give_their_first_picture():
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_truncated_files_are_refused(kind):
     data = encoded(photograph(0), kind)
-    with pytest.raises(DecodeError, match="damaged|not an image"):
+    with pytest.raises(DecodeError, match=r"damaged|not an image"):
         decode_image(data[: len(data) // 2], max_pixels=LIMIT)
 
 
 def test_empty_file_and_text_are_refused():
-    with pytest.raises(DecodeError, match="^empty file$"):
+    with pytest.raises(DecodeError, match=r"^empty file$"):
         decode_image(b"", max_pixels=LIMIT)
-    with pytest.raises(DecodeError, match="^not an image that can be decoded$"):
+    with pytest.raises(DecodeError, match=r"^not an image that can be decoded$"):
         decode_image(b"I am a text file named photo.jpg\n" * 20, max_pixels=LIMIT)
 
 
@@ -205,9 +205,11 @@ def test_damaged_bytes_never_raise_anything_else(kind):
         data = bytearray(original)
         for _ in range(rng.randint(1, 8)):
             data[rng.randrange(min(len(data), rng.choice((64, 400, len(data)))))] = rng.randrange(256)
+        reason = "fine"
         try:
             image, *_ = decode_image(bytes(data), max_pixels=1_000_000, short_side=16)
             assert image.mode == "RGB"
         except DecodeError as error:
-            assert str(error).strip()
-            assert "\n" not in str(error)
+            reason = str(error)
+        assert reason.strip()
+        assert len(reason.splitlines()) == 1
