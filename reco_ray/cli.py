@@ -142,6 +142,32 @@ def segment(
 
 
 @app.command()
+def evaluate(
+    benchmark: Annotated[str, typer.Argument(help="name of the benchmark")],
+    data: Annotated[str, typer.Option(help="the data set in its official folder layout")],
+    corpus: Corpus,
+    out: Out = "reco-evaluation",
+    preset: Preset = "mini",
+    settings: SettingsFile = None,
+    set_: Set = None,
+    exemplars: Exemplars = None,
+    refine: Refine = None,
+    device: Device = None,
+    address: Address = None,
+) -> None:
+    """Scores ReCo and its ablations on a labelled data set; the labels measure, they choose nothing."""
+    chosen = _settings(preset, settings, set_, exemplars=exemplars, refine=refine, device=device)
+    from reco_ray.cluster import session
+    from reco_ray.evaluation.stage import evaluate as run_evaluation
+    from reco_ray.evaluation.table import as_table
+
+    with session(address):
+        results = run_evaluation(benchmark, data, corpus, out, chosen)
+    print(as_table(results))
+    console.print(f"results    {join(absolute(out), 'results.json')}")
+
+
+@app.command()
 def demo(out: Out = "reco-demo", address: Address = None) -> None:
     """The whole job on photographs that come inside Python packages; needs the extra `demo`, no download."""
     from reco_ray.cluster import session

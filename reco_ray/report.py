@@ -19,6 +19,7 @@ from reco_ray.segmentation.overlay import overlay
 
 MOST_IMAGES = 48  # embedded in the page, so that it opens at once however large the run
 _WIDTH = 560  # pixels of an embedded picture
+_LEAST_SHARE = 0.001  # of an image, below which a legend does not list a concept
 
 
 def write_report(references: str, masks: str, out: str) -> str:
@@ -92,6 +93,7 @@ def _image(masks: str, name: str, regions: pa.Table, colours: np.ndarray) -> dic
                 "score": row["score"],
             }
             for row in rows
+            if row["area"] >= _LEAST_SHARE * total
         ],
     }
 

@@ -5,6 +5,7 @@ call writes the same files again.
 """
 
 import copy
+import json
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -43,13 +44,13 @@ def run_shards(
         shards: by name; nothing is done for an empty mapping.
         load: rows of a shard -> the rows that the worker gets, e.g. with decoded pixels.
         worker: a class; `worker(threads=, device=, **worker_kwargs)(shard name, loaded rows) -> dict` commits
-            the shard and returns what to report of it.
+            the shard and returns what to report of it, as far as JSON goes.
 
     Yields:
         What the worker returned, in the order in which shards finish.
 
     Raises:
-        RecoError: as raised by `load` or the worker, without Ray's wrapping.
+        RecoError: as raised by the worker.
     """
     if not shards:
         return
@@ -75,13 +76,14 @@ def run_shards(
                 num_gpus=workers.gpus,
             )
         )
-        try:
-            yield from dataset.iter_rows()
-        except ray.exceptions.RayError as error:
-            raise _users_error(error) from error
+        for row in dataset.iter_rows():
+            if row["error"] is not None:
+                raise RecoError(row["error"])
+            yield json.loads(row["result"])
 
 
 _SHARD_COLUMN = "__shard__"
+_RESULT_SCHEMA = pa.schema([("result", pa.string()), ("error", pa.string())])
 
 
 def _named(name: str, shard: Shard) -> pa.Table:
@@ -108,14 +110,9 @@ class _Worker:
         names = table[_SHARD_COLUMN].unique().to_pylist()
         if len(names) != 1:
             raise RuntimeError(f"one block holds the rows of {len(names)} shards")
-        return pa.Table.from_pylist([self._worker(names[0], table)])
-
-
-def _users_error(error: BaseException) -> BaseException:
-    """The RecoError inside Ray's chain of causes, or the error itself."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, RecoError):
-            return RecoError(str(cause).splitlines()[0])
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return error
+        # A user's error travels as a row: Ray would bring it back as text inside a traceback.
+        try:
+            row = {"result": json.dumps(self._worker(names[0], table)), "error": None}
+        except RecoError as error:
+            row = {"result": None, "error": str(error)}
+        return pa.Table.from_pylist([row], schema=_RESULT_SCHEMA)

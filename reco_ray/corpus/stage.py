@@ -85,7 +85,7 @@ def embed_corpus(corpus: str, out: str, settings: Settings) -> tuple[storage.Man
     with progress("embed", listing.table.num_rows, done) as advance:
         for shard in run_shards(
             pending,
-            _Load(model.transform.crop, settings.embed.max_pixels, model.transform.size),
+            LoadCrops(model.transform.crop, settings.embed.max_pixels, model.transform.size),
             EmbedWorker,
             {
                 "models": settings.models,
@@ -108,7 +108,7 @@ def embed_corpus(corpus: str, out: str, settings: Settings) -> tuple[storage.Man
     return writer.commit(counts, {"dim": model.embedding_dim, "model": model.fingerprint}), True
 
 
-class _Load:
+class LoadCrops:
     """A shard's rows -> decoded crops; a class, so that Ray ships three values and no closure."""
 
     def __init__(self, to_pixels: Callable[..., np.ndarray], max_pixels: int, short_side: int) -> None:

@@ -26,7 +26,6 @@ def contact_sheet(pixels: np.ndarray, aspects: np.ndarray, support: np.ndarray, 
     rows = -(-n // columns)
     pair = 2 * TILE
     sheet = Image.new("RGB", (columns * (pair + GAP) + GAP, rows * (TILE + GAP) + GAP), "white")
-    low, high = float(support.min()), float(support.max())
     for number in range(n):
         left = GAP + (number % columns) * (pair + GAP)
         top = GAP + (number // columns) * (TILE + GAP)
@@ -34,6 +33,8 @@ def contact_sheet(pixels: np.ndarray, aspects: np.ndarray, support: np.ndarray, 
         photo = Image.fromarray(pixels[number]).resize((max(1, shape[0]), max(1, shape[1])), Image.Resampling.LANCZOS)
         left, top = left + (TILE - photo.width) // 2, top + (TILE - photo.height) // 2
         sheet.paste(photo, (left, top))
+        # Each map by itself, its upper half only: where to look in this image, not which image is the best.
+        low, high = np.quantile(support[number], 0.4), support[number].max()
         heat = heat_overlay(photo, (support[number] - low) / (high - low + 1e-9))
         _mark_seed(heat, seeds[number], support.shape[1:])
         sheet.paste(heat, (left + TILE, top))
@@ -51,7 +52,7 @@ def heat_overlay(photo: Image.Image, heat: np.ndarray) -> Image.Image:
     colour = np.stack(
         [_ramp(strength, 0.0, 0.5), 0.85 * _ramp(strength, 0.35, 1.0), 0.35 * _ramp(strength, 0.85, 1.0)], -1
     )[..., 0, :]
-    mixed = 0.45 * grey + 0.75 * colour
+    mixed = 0.5 * grey + 0.6 * colour
     return Image.fromarray((mixed.clip(0, 1) * 255).astype(np.uint8))
 
 

@@ -1,12 +1,13 @@
 """Pixels -> label maps: encode, score, refine, argmax. Torch only."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from reco_ray.config import SegmentSettings
-from reco_ray.models.dense import DenseFeatures, DenseModels
+from reco_ray.models.dense import DenseModels
 from reco_ray.segmentation.refine import refine
 from reco_ray.segmentation.score import concept_scores, label_map
 
@@ -37,20 +38,21 @@ def segment(
     encoded = models.encode(pixels)
     results = []
     for number, size in enumerate(output_sizes):
-        one = DenseFeatures(encoded.visual[number : number + 1], encoded.language[number : number + 1])
-        language = {"language_features": one.language, "text_embeddings": text_embeddings} if settings.language else {}
+        factors: dict[str, Any] = {"features": None, "references": None}
+        if settings.use != "language":
+            factors |= {"features": encoded.visual[number : number + 1], "references": references}
+        if settings.use != "references":
+            language = encoded.language[number : number + 1]
+            factors |= {"language_features": language, "text_embeddings": text_embeddings}
         if settings.refine == "none":
-            labels, scores = label_map(one.visual, references, output_size=size, **language)
-            results.append(Segmentation(labels[0], scores[0]))
+            labels, scores = label_map(**factors, output_size=size)
+            results.append(Segmentation(labels[0].long(), scores[0]))
             continue
         # Refined at the size the models saw, where the photograph is at hand, and only among the concepts that won
         # anywhere: the others would cost time and memory without a chance to appear.
         working = (pixels.shape[1], pixels.shape[2])
-        labels, _ = label_map(one.visual, references, output_size=working, **language)
-        present = labels.unique().long()
-        if settings.language:
-            language["text_embeddings"] = text_embeddings[present]
-        scores = concept_scores(one.visual, references[present], output_size=working, **language)[0]
+        present = label_map(**factors, output_size=working).labels.unique().long()
+        scores = concept_scores(**factors, output_size=working, concepts=present)[0]
         refined = refine(scores, pixels[number].permute(2, 0, 1), settings.refine)
         resized = F.interpolate(refined[None], size, mode="bilinear", align_corners=False)[0]
         best, winner = resized.max(dim=0)
