@@ -1,0 +1,6 @@
+"""References and images -> masks: score, refine, label."""
+
+from reco_ray.segmentation.refine import refine
+from reco_ray.segmentation.score import LabelMap, concept_scores, label_map, language_attention
+
+__all__ = ["LabelMap", "concept_scores", "label_map", "language_attention", "refine"]

@@ -1,0 +1,188 @@
+"""Dense features, references -> scores, labels (ReCo, Shin et al., NeurIPS 2022, section 3). Torch only.
+
+A score is the product of two maps, each made at its own resolution and then resized: how like the concept's
+reference a location looks, and how strongly the language model attends to the concept there. Each half may
+be left out, which gives the ablations "reference only" and "language only".
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LANGUAGE_SHARPNESS = 10.0  # ReCo's language attention is sigmoid(10 * cosine)
+UINT8_CONCEPTS = 255  # more need int16; as many leave the value 255 free to mean "unlabelled" in a mask
+
+
+class LabelMap(NamedTuple):
+    """The best concept at every pixel.
+
+    labels: (b, H, W), uint8 up to 255 concepts, int16 beyond.
+    scores: (b, H, W) float32 in (0, 1), the winner's.
+    """
+
+    labels: Tensor
+    scores: Tensor
+
+    def statistics(self, concepts: int) -> tuple[Tensor, Tensor]:
+        """The area and the mean score of every concept in every image.
+
+        Args:
+            concepts: how many there are, m.
+
+        Returns:
+            pixels won (b, m) int64, and the mean of their scores (b, m) float32, 0 where none was won.
+        """
+        images = len(self.labels)
+        rows = torch.arange(images, device=self.labels.device).mul(concepts).view(-1, 1, 1)
+        cells = (self.labels.long() + rows).flatten()
+        areas = torch.bincount(cells, minlength=images * concepts)
+        # Sums over millions of pixels: float32 would lose digits.
+        totals = torch.bincount(cells, weights=self.scores.flatten().double(), minlength=images * concepts)
+        means = (totals / areas.clamp_min(1)).float()
+        return areas.view(images, concepts), means.view(images, concepts)
+
+
+def language_attention(language_features: Tensor, text_embeddings: Tensor) -> Tensor:
+    """Where the language model sees each concept: sigmoid(10 * cos(feature, text)).
+
+    Args:
+        language_features: (b, d, h, w), of any scale.
+        text_embeddings: (m, d), of any scale.
+
+    Returns:
+        (b, m, h, w) float32 in (0, 1); 0.5 where a vector is zero.
+
+    Raises:
+        ValueError: on shapes other than these.
+    """
+    similarity = _cosine("language_features", language_features, "text_embeddings", text_embeddings)
+    return torch.sigmoid(LANGUAGE_SHARPNESS * similarity)
+
+
+def concept_scores(
+    features: Tensor | None,
+    references: Tensor | None,
+    *,
+    language_features: Tensor | None = None,
+    text_embeddings: Tensor | None = None,
+    output_size: tuple[int, int] | None = None,
+    concepts: Tensor | None = None,
+) -> Tensor:
+    """Scores of every concept at every pixel: sigmoid(cos(feature, reference)) times the language attention.
+
+    All m concepts are held at full size: for labels alone take `label_map`, and to refine many concepts name
+    in `concepts` those that won anywhere.
+
+    Args:
+        features: (b, c, h, w), of any scale; None, with `references`, for language only.
+        references: (m, c), of any scale.
+        language_features: (b, d, h', w'), of any scale; None, with `text_embeddings`, for references only.
+        text_embeddings: (m, d), of any scale.
+        output_size: (H, W) in pixels; the size of `features`, or else of `language_features`, if None.
+        concepts: int64 (k,), the concepts to score, in this order; all m if None.
+
+    Returns:
+        (b, m, H, W) or (b, k, H, W), float32 in (0, 1).
+
+    Raises:
+        ValueError: shapes that do not fit together, or nothing to score with.
+    """
+    if concepts is not None:
+        references = None if references is None else references[concepts]
+        text_embeddings = None if text_embeddings is None else text_embeddings[concepts]
+    maps = _low_resolution_maps(features, references, language_features, text_embeddings)
+    return _product_at(maps, _full_size(maps, output_size))
+
+
+def label_map(
+    features: Tensor | None,
+    references: Tensor | None,
+    *,
+    language_features: Tensor | None = None,
+    text_embeddings: Tensor | None = None,
+    output_size: tuple[int, int] | None = None,
+) -> LabelMap:
+    """The argmax over `concept_scores` of the same arguments, the lowest index where concepts tie.
+
+    Only one concept at a time is held at full size, so memory does not grow with their number.
+
+    Raises:
+        ValueError: as `concept_scores`, or no concept at all.
+    """
+    maps = _low_resolution_maps(features, references, language_features, text_embeddings)
+    images, concepts = maps[0].shape[:2]
+    if not concepts:
+        raise ValueError("references and text_embeddings: no concept to label with")
+    size = _full_size(maps, output_size)
+    best = _product_at([each[:, :1] for each in maps], size)[:, 0]
+    small = torch.uint8 if concepts <= UINT8_CONCEPTS else torch.int16
+    labels = torch.zeros(images, *size, dtype=small, device=best.device)
+    for concept in range(1, concepts):
+        scores = _product_at([each[:, concept : concept + 1] for each in maps], size)[:, 0]
+        labels.masked_fill_(scores > best, concept)
+        best = torch.maximum(best, scores)
+    return LabelMap(labels, best)
+
+
+def _low_resolution_maps(
+    features: Tensor | None,
+    references: Tensor | None,
+    language_features: Tensor | None,
+    text_embeddings: Tensor | None,
+) -> list[Tensor]:
+    """The factors of the scores, (b, m, h, w) each at its own resolution: one or two."""
+    if (features is None) != (references is None):
+        raise ValueError("features and references: give both or neither")
+    if (language_features is None) != (text_embeddings is None):
+        raise ValueError("language_features and text_embeddings: give both or neither")
+    maps = []
+    if features is not None and references is not None:
+        maps.append(torch.sigmoid(_cosine("features", features, "references", references)))
+    if language_features is not None and text_embeddings is not None:
+        maps.append(language_attention(language_features, text_embeddings))
+    if not maps:
+        raise ValueError("features, language_features: both are None, there is nothing to score with")
+    if maps[0].shape[0] != maps[-1].shape[0]:
+        raise ValueError(f"language_features: {maps[-1].shape[0]} images, features has {maps[0].shape[0]}")
+    if maps[0].shape[1] != maps[-1].shape[1]:
+        raise ValueError(f"text_embeddings: {maps[-1].shape[1]} concepts, references has {maps[0].shape[1]}")
+    return maps
+
+
+def _cosine(features_name: str, features: Tensor, vectors_name: str, vectors: Tensor) -> Tensor:
+    """(b, c, h, w) and (m, c) -> cosine similarity (b, m, h, w), 0 with a zero vector."""
+    if features.ndim != 4 or 0 in features.shape:
+        raise ValueError(
+            f"{features_name}: must be (b, c, h, w), none of them 0, got {tuple(features.shape)}"
+        )
+    channels = features.shape[1]
+    if vectors.ndim != 2 or vectors.shape[1] != channels:
+        raise ValueError(
+            f"{vectors_name}: must be (m, {channels}) as {features_name}, got {tuple(vectors.shape)}"
+        )
+    # float32, even within autocast: half precision makes concepts tie and rounds the zero-vector guard to zero.
+    with torch.autocast(features.device.type, enabled=False):
+        features = F.normalize(features.float(), dim=1)
+        return torch.einsum("bchw,mc->bmhw", features, F.normalize(vectors.float(), dim=1))
+
+
+def _full_size(maps: list[Tensor], output_size: tuple[int, int] | None) -> tuple[int, int]:
+    if output_size is None:
+        return maps[0].shape[2], maps[0].shape[3]
+    if len(output_size) != 2 or min(output_size) < 1:
+        raise ValueError(f"output_size: must be (height, width), both at least 1, got {tuple(output_size)}")
+    return output_size
+
+
+def _product_at(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+    """Resizes the factors, then multiplies: as the released code does, sigmoids come before the resize."""
+    product = _resize(maps[0], size)
+    for factor in maps[1:]:
+        product = product * _resize(factor, size)
+    return product
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
