@@ -1,4 +1,4 @@
-"""Models by name: `family:architecture/pretrained`, each family in a module of its own, imported when asked for."""
+"""Models by name, `family:architecture/pretrained`; each family is a module, imported when asked for."""
 
 from importlib import import_module
 from typing import Any
@@ -6,9 +6,15 @@ from typing import Any
 from reco_ray.errors import RecoError
 from reco_ray.models.protocols import DenseEncoder, LanguageImageModel
 
-# family -> "module:factory"; a factory takes (name, weights=, device=, seed=, precision=) and returns the model.
-LANGUAGE_IMAGE_FAMILIES = {"conse": "reco_ray.models.conse:load"}
-DENSE_FAMILIES = {"efficientnet_lite0": "reco_ray.models.efficientnet_lite:load"}
+# family -> "module:factory"; a factory takes (name, weights=, device=, seed=, precision=), returns the model.
+LANGUAGE_IMAGE_FAMILIES = {
+    "conse": "reco_ray.models.conse:load",
+    "open_clip": "reco_ray.models.open_clip:load",
+}
+DENSE_FAMILIES = {
+    "efficientnet_lite0": "reco_ray.models.efficientnet_lite:load",
+    "timm": "reco_ray.models.timm_encoder:load",
+}
 
 
 def load_language_image_model(
@@ -19,7 +25,8 @@ def load_language_image_model(
     Args:
         spec: `family:name`; open_clip names are `architecture/pretrained tag`, the tag "random" giving seeded
             random weights for tests.
-        weights: a folder or file with the weights, for machines without a network; None = the family's own source.
+        weights: a folder or file with the weights, for machines without a network; None = the variable
+            RECO_WEIGHTS, and without that the family's own source.
         device: "cpu", "cuda", "cuda:N" or "auto".
         seed: of random weights; ignored otherwise.
         precision: "auto" (bfloat16 where the hardware has it), "fp32" or "bf16".
@@ -41,7 +48,13 @@ def load_dense_encoder(
 
 
 def _load(
-    families: dict[str, str], kind: str, spec: str, weights: str | None, device: str, seed: int, precision: str
+    families: dict[str, str],
+    kind: str,
+    spec: str,
+    weights: str | None,
+    device: str,
+    seed: int,
+    precision: str,
 ) -> Any:
     family, _, name = spec.partition(":")
     if family not in families:

@@ -60,12 +60,13 @@ def has_native_bf16(device: str) -> bool:
 def fold_batch_norms(module: nn.Module) -> nn.Module:
     """Folds every batch norm that directly follows a convolution into it, in place (1.4x on EfficientNet-Lite0, CPU).
 
-    timm's BatchNormAct2d carries the activation, which stays.
+    timm's BatchNormAct2d carries the activation, which stays. Order is that of registration, so only a convolution
+    without a bias is taken to be made for the norm after it: RepViT's have one, and are summed before their norm.
     """
     for parent in module.modules():
         children = list(parent.named_children())
         for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(conv, nn.Conv2d) and conv.bias is None and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))
     return module
