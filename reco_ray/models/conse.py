@@ -14,6 +14,7 @@ from timm.data import ImageNetInfo
 
 from reco_ray.errors import RecoError
 from reco_ray.models.efficientnet_lite import TRANSFORM, EfficientNetLite, trunk_fingerprint
+from reco_ray.models.prompts import require_latin
 from reco_ray.models.runtime import Runtime, fingerprint, resolve_runtime
 from reco_ray.models.text_cache import TextCache
 
@@ -50,7 +51,12 @@ class ConSE:
             return self._combine(logits.float())
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """n sentences -> (n, 384) unit rows, centred as the class names are."""
+        """n sentences -> (n, 384) unit rows, centred as the class names are.
+
+        Raises:
+            RecoError: a text that is not in Latin script; MiniLM reads English.
+        """
+        require_latin(texts, "conse:efficientnet_lite0")
         with torch.inference_mode():
             return F.normalize(self._sentence.encode(texts) - self._center, dim=1)
 
