@@ -162,7 +162,7 @@ def _cosine(features_name: str, features: Tensor, vectors_name: str, vectors: Te
         raise ValueError(
             f"{vectors_name}: must be (m, {channels}) as {features_name}, got {tuple(vectors.shape)}"
         )
-    # float32, even within autocast: half precision makes concepts tie and rounds the zero-vector guard to zero.
+    # float32, even within autocast: in half precision concepts tie and the zero-vector guard rounds to zero.
     with torch.autocast(features.device.type, enabled=False):
         features = F.normalize(features.float(), dim=1)
         return torch.einsum("bchw,mc->bmhw", features, F.normalize(vectors.float(), dim=1))
