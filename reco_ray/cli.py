@@ -220,8 +220,9 @@ def _one_line_errors() -> Iterator[None]:
     except Exception as error:
         if os.environ.get("RECO_DEBUG"):
             raise
-        first = (str(error).strip() or "no message").splitlines()[0]
-        status, message = 1, f"unexpected {type(error).__name__}: {first} (RECO_DEBUG=1 shows where)"
+        # What a worker raised stands at the end of the traceback that Ray makes its message.
+        last = (str(error).strip() or "no message").splitlines()[-1 if "Traceback" in str(error) else 0]
+        status, message = 1, f"unexpected {type(error).__name__}: {last} (RECO_DEBUG=1 shows where)"
     if message:
         print(f"error: {message}", file=sys.stderr)
     if status:

@@ -60,7 +60,9 @@ class SegmentSettings(_Section):
     image_size: int = Field(default=320, ge=32, description="short side at which images are encoded, pixels")
     max_pixels: int = Field(default=100_000_000, ge=1, le=178_956_970)
     shard_size: int = Field(default=64, ge=1, le=65_536)
-    language: bool = Field(default=True, description="multiply by the dense language attention")
+    use: Literal["both", "references", "language"] = Field(
+        default="both", description="score by references times language attention, or by one of them alone"
+    )
     refine: Literal["none", "pamr", "crf"] = "none"
     overlays: bool = Field(default=True, description="write a picture with the mask over the photograph")
 

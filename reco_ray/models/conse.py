@@ -2,7 +2,7 @@
 
 An image is the convex combination of the word embeddings of the classes that an ImageNet classifier believes in,
 weighted by its posteriors (their eq. 4). Here: EfficientNet-Lite0's posteriors and MiniLM's embeddings of ImageNet's
-class names, both from PyPI packages, so it runs without any download. Far weaker than CLIP, but real.
+classes, both from PyPI packages, so it runs without any download. Far weaker than CLIP, but real.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ class ConSE:
         self.runtime: Runtime = resolve_runtime(device, precision)
         net = EfficientNetLite()
         self.top = top
-        texts = _class_names()
+        texts = _class_descriptions()
         sentence = _SentenceEncoder(self.runtime.device)
         embeddings = sentence.encode(texts)
-        # What all class names share says nothing about any of them; without it cosines spread over [-1, 1].
+        # What all classes share says nothing about any of them; without it cosines spread over [-1, 1].
         self._center = embeddings.mean(dim=0)
         self._class_embeddings = F.normalize(embeddings - self._center, dim=1)
         self._sentence = sentence
@@ -112,7 +112,11 @@ class _SentenceEncoder:
         return model.encode(texts, convert_to_tensor=True, show_progress_bar=False, batch_size=64)
 
 
-def _class_names() -> list[str]:
-    """ImageNet's 1000 class names in the classifier's order, as timm lists them (WordNet lemmas, comma-separated)."""
+def _class_descriptions() -> list[str]:
+    """ImageNet's 1000 classes in the classifier's order: WordNet's names and gloss, as timm lists them.
+
+    The gloss says what a rare name is ("sorrel: a horse of a brownish orange to light brown color") and which of its
+    senses is meant (crane, the bird or the machine).
+    """
     info = ImageNetInfo()
-    return [info.index_to_description(index) for index in range(1000)]
+    return [info.index_to_description(index, detailed=True) for index in range(1000)]

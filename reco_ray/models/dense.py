@@ -34,7 +34,9 @@ class DenseModels:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.language.fingerprint} + {self.encoder.fingerprint}"
+        # An index is the same for every dense attention of its model; references are not.
+        attention = getattr(self.language, "attention", "")
+        return f"{self.language.fingerprint}{attention and '@'}{attention} + {self.encoder.fingerprint}"
 
     def encode(self, pixels: torch.Tensor) -> DenseFeatures:
         """uint8 (b, H, W, 3), sides multiples of the encoder's stride -> features."""

@@ -24,7 +24,7 @@ def overlay(pixels: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.n
     border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     border[1:] |= labels[1:] != labels[:-1]
     mixed[border] = 255
-    return mixed.astype(np.uint8)
+    return mixed.round().astype(np.uint8)
 
 
 def with_legend(picture: np.ndarray, entries: list[tuple[str, tuple[int, int, int], float]]) -> bytes:
