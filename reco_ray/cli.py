@@ -7,9 +7,8 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from reco_ray.config import Settings, load_settings
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Concept names and unlabelled images in, a semantic segmenter out.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
@@ -199,23 +197,26 @@ def doctor() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and exits 0 (done), 1 (failed) or 2 (wrong usage), without a traceback."""
     with _one_line_errors():
-        app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        if status := app(args=words or ["--help"], standalone_mode=False):
+            sys.exit(status)
+
+
+# The base of what typer raises for wrong options: click's exception, of the package or of typer's own copy.
+_ClickException: Any = typer.BadParameter.__mro__[2]
 
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    status, message = 0, None
     try:
         yield
-    except click.exceptions.Exit as exit_:
-        status = exit_.exit_code
-    except click.ClickException as error:
+    except _ClickException as error:
         status, message = 2, f"{error.format_message()} (see --help)"
     except UsageError as error:
         status, message = 2, str(error)
     except RecoError as error:
         status, message = 1, str(error)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         status, message = 130, "interrupted: the same command goes on where it stopped"
     except Exception as error:
         if os.environ.get("RECO_DEBUG"):
@@ -223,10 +224,10 @@ def _one_line_errors() -> Iterator[None]:
         # What a worker raised stands at the end of the traceback that Ray makes its message.
         last = (str(error).strip() or "no message").splitlines()[-1 if "Traceback" in str(error) else 0]
         status, message = 1, f"unexpected {type(error).__name__}: {last} (RECO_DEBUG=1 shows where)"
-    if message:
-        print(f"error: {message}", file=sys.stderr)
-    if status:
-        sys.exit(status)
+    else:
+        return
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
+    sys.exit(status)
 
 
 def _vocabulary(concepts: str | None, file: str | None) -> Vocabulary:

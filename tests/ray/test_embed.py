@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from artifacts import embeddings, files, rows
-from conftest import local_ray
+from clusters import local_ray
 from images import write_photographs
 
 from reco_ray.config import Settings, load_settings

@@ -1,0 +1,128 @@
+"""Killed runs go on where they stopped, killed workers are replaced: nothing is lost or doubled."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from artifacts import embeddings, files, rows
+from images import write_photographs
+from processes import descendants, kill_at_once, title
+
+from reco_ray.config import Settings, load_settings
+from reco_ray.corpus.stage import embed_corpus
+
+SETTINGS = ["embed.shard_size=1", "embed.batch_size=1"]
+COUNTS = {"images": 42, "embedded": 40, "rejected": 1, "duplicates": 1}
+
+pytestmark = [
+    pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.skipif(sys.platform != "linux", reason="finds the processes to kill in /proc"),
+]
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return load_settings("mini", overrides=SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    written = write_photographs(folder, 40)
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "zz-copy.jpg").write_bytes(written[7].read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, settings, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    manifest, _ = embed_corpus(str(corpus), str(out), settings)
+    assert manifest.counts == COUNTS
+    return out
+
+
+def assert_equal(found: Path, expected: Path) -> None:
+    """The same rows, and the same embeddings to the last digits of half precision."""
+    for folder in ("rejected", "duplicates"):
+        assert rows(found, folder) == rows(expected, folder)
+    keys = ("image_id", "uri", "width", "height")
+    tables = [[[row[key] for key in keys] for row in rows(out, "embeddings")] for out in (found, expected)]
+    assert tables[0] == tables[1]
+    first, second = embeddings(found), embeddings(expected)
+    for image_id, vector in first.items():
+        np.testing.assert_allclose(vector, second[image_id], atol=2e-3)
+
+
+def wait_for_shards(out: Path, count: int, alive: subprocess.Popen | None = None) -> None:
+    deadline = time.monotonic() + 150
+    while len(list(out.glob("embeddings/*.parquet"))) < count:
+        assert time.monotonic() < deadline, "no shard was committed"
+        assert alive is None or alive.poll() is None, "the run ended by itself"
+        time.sleep(0.005)
+
+
+def test_a_killed_run_goes_on_where_it_stopped(corpus, settings, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", "from reco_ray.cli import main; main()", "embed"]
+    command += ["--corpus", str(corpus), "--out", str(out)]
+    for setting in SETTINGS:
+        command += ["--set", setting]
+    with (tmp_path / "log").open("wb") as log:
+        driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            wait_for_shards(out, 1, driver)
+        finally:
+            kill_at_once(driver.pid)
+
+    committed = files(out)
+    shards = [name for name in committed if name.startswith("embeddings/") and name.endswith(".parquet")]
+    assert "manifest.json" not in committed
+    assert 0 < len(shards) < COUNTS["images"]
+    # What a kill in mid-write leaves behind is no shard.
+    (out / "embeddings" / "000041.parquet.0a1b2c3d.tmp").write_bytes(b"half a table")
+
+    manifest, new = embed_corpus(str(corpus), str(out), settings)
+    assert new
+    assert manifest.counts == COUNTS
+    assert_equal(out, undisturbed)
+    after = files(out)
+    assert {name: after[name] for name in shards} == {name: committed[name] for name in shards}
+
+
+def test_a_run_killed_before_its_last_line_only_commits(corpus, settings, undisturbed):
+    before = files(undisturbed)
+    (undisturbed / "manifest.json").unlink()
+    manifest, new = embed_corpus(str(corpus), str(undisturbed), settings)
+    assert new
+    assert manifest.counts == COUNTS
+    after = files(undisturbed)
+    assert after.keys() == before.keys()
+    assert {n: f for n, f in after.items() if n != "manifest.json"} == {
+        n: f for n, f in before.items() if n != "manifest.json"
+    }
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(corpus, settings, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    killed: list[str] = []
+
+    def kill_one() -> None:
+        wait_for_shards(out, 2)
+        workers = [pid for pid in descendants(os.getpid()) if title(pid).startswith("ray::MapWorker")]
+        killed.append(title(workers[0]))
+        os.kill(workers[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    manifest, _ = embed_corpus(str(corpus), str(out), settings)
+    killer.join()
+    assert len(killed) == 1
+    assert manifest.counts == COUNTS
+    assert_equal(out, undisturbed)
