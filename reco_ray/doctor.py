@@ -22,7 +22,10 @@ class Check:
 def examine() -> list[Check]:
     """Runs all checks; none of them raises."""
     checks = [
-        Check("reco-ray", f"{__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}"),
+        Check(
+            "reco-ray",
+            f"{__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        ),
         *(_package(name) for name in ("torch", "torchvision", "timm", "open_clip_torch", "ray", "pyarrow")),
         _faiss(),
         _devices(),
@@ -108,4 +111,6 @@ def _try(name: str, action: Callable[[], str], *, needed: bool = True) -> Check:
     except RecoError as error:
         return Check(name, str(error), False, needed)
     except Exception as error:
-        return Check(name, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", False, needed)
+        return Check(
+            name, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", False, needed
+        )

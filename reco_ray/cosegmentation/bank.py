@@ -61,7 +61,9 @@ class ReferenceBank:
         manifest = storage.read_manifest(uri, KIND)
         made_with = manifest.content["model"]
         if model is not None and made_with != model:
-            raise RecoError(f"{uri}: made with models {made_with}, but this run uses {model}: build the references anew")
+            raise RecoError(
+                f"{uri}: made with models {made_with}, but this run uses {model}: build the references anew"
+            )
         try:
             tensors = load_tensors(storage.read_bytes(storage.join(uri, "references.safetensors")))
         except Exception as error:  # safetensors has no common base for its errors

@@ -30,7 +30,9 @@ def contact_sheet(pixels: np.ndarray, aspects: np.ndarray, support: np.ndarray, 
         left = GAP + (number % columns) * (pair + GAP)
         top = GAP + (number // columns) * (TILE + GAP)
         shape = (min(TILE, round(TILE * aspects[number])), min(TILE, round(TILE / aspects[number])))
-        photo = Image.fromarray(pixels[number]).resize((max(1, shape[0]), max(1, shape[1])), Image.Resampling.LANCZOS)
+        photo = Image.fromarray(pixels[number]).resize(
+            (max(1, shape[0]), max(1, shape[1])), Image.Resampling.LANCZOS
+        )
         left, top = left + (TILE - photo.width) // 2, top + (TILE - photo.height) // 2
         sheet.paste(photo, (left, top))
         # Each map by itself, its upper half only: where to look in this image, not which image is the best.
@@ -47,7 +49,9 @@ def contact_sheet(pixels: np.ndarray, aspects: np.ndarray, support: np.ndarray, 
 def heat_overlay(photo: Image.Image, heat: np.ndarray) -> Image.Image:
     """Lays a map in [0, 1] (h, w) over a photograph: dark where low, orange where high."""
     grey = np.asarray(photo.convert("L"), np.float32)[..., None] / 255
-    smooth = Image.fromarray((heat.clip(0, 1) * 255).astype(np.uint8)).resize(photo.size, Image.Resampling.BICUBIC)
+    smooth = Image.fromarray((heat.clip(0, 1) * 255).astype(np.uint8)).resize(
+        photo.size, Image.Resampling.BICUBIC
+    )
     strength = np.asarray(smooth, np.float32)[..., None] / 255
     colour = np.stack(
         [_ramp(strength, 0.0, 0.5), 0.85 * _ramp(strength, 0.35, 1.0), 0.35 * _ramp(strength, 0.85, 1.0)], -1

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 
 from reco_ray.config import ReferenceSettings
+from reco_ray.cosegmentation.attention import language_attention
 from reco_ray.cosegmentation.context import context_weights
 from reco_ray.cosegmentation.cosegment import Cosegmentation, cosegment
 from reco_ray.models.dense import DenseModels
-from reco_ray.segmentation.score import language_attention
 
 _BATCH = 16  # images a forward pass; keeps activations near 100 MB at 448 px
 

@@ -68,14 +68,18 @@ def build_references(
     concepts = _context_first(vocabulary, context)
     words = [list(concept.words) for concept in concepts]
     texts = encode_prompts(retrieval, words, models.templates).cpu()
-    language_texts = texts if models.language is None else encode_prompts(dense.language, words, models.templates).cpu()
+    language_texts = (
+        texts if models.language is None else encode_prompts(dense.language, words, models.templates).cpu()
+    )
 
     built = [number for number, c in enumerate(concepts) if _source(vocabulary, c, context) == c.name]
     names = [concepts[number].name for number in built]
     k = settings.references.exemplars
     exemplars = retrieve(index, names, texts[built], k)
     tables = {name: exemplars.slice(number * k, k) for number, name in enumerate(names)}
-    parts = {name: storage.join(writer.uri, "concepts", f"{storage.digest(name)}.safetensors") for name in names}
+    parts = {
+        name: storage.join(writer.uri, "concepts", f"{storage.digest(name)}.safetensors") for name in names
+    }
     kwargs: dict[str, Any] = {
         "settings": settings,
         "text_embeddings": {c.name: row.numpy() for c, row in zip(concepts, language_texts, strict=True)},
@@ -86,12 +90,18 @@ def build_references(
     with progress("reference", len(names), len(names) - len(missing)) as advance:
         if missing & set(context):
             shard = pa.concat_tables(tables[name] for name in context)
-            for done in run_shards({CONTEXT_SHARD: shard}, load, ReferenceWorker, kwargs, plan_workers(models.device, 1)):
+            for done in run_shards(
+                {CONTEXT_SHARD: shard}, load, ReferenceWorker, kwargs, plan_workers(models.device, 1)
+            ):
                 advance(done["concepts"])
         pending = {name: tables[name] for name in names if name in missing and name not in context}
-        references = np.stack([_read_part(parts[n])["reference"].numpy() for n in context]) if context else None
+        references = (
+            np.stack([_read_part(parts[n])["reference"].numpy() for n in context]) if context else None
+        )
         workers = plan_workers(models.device, most=max(1, len(pending)))
-        for done in run_shards(pending, load, ReferenceWorker, {**kwargs, "context_references": references}, workers):
+        for done in run_shards(
+            pending, load, ReferenceWorker, {**kwargs, "context_references": references}, workers
+        ):
             advance(done["concepts"])
     _assemble(writer.uri, vocabulary, context, parts, exemplars, kwargs["text_embeddings"])
     counts = {"concepts": len(vocabulary.concepts), "exemplars": exemplars.num_rows}
@@ -101,7 +111,9 @@ def build_references(
 def _context_first(vocabulary: Vocabulary, context: list[str]) -> list[Concept]:
     """The context concepts in their order (with the vocabulary's words for them, if it has any), then all others."""
     own = {concept.name: concept for concept in vocabulary.concepts}
-    return [own.get(name, Concept(name=name)) for name in context] + [c for c in own.values() if c.name not in context]
+    return [own.get(name, Concept(name=name)) for name in context] + [
+        c for c in own.values() if c.name not in context
+    ]
 
 
 def _source(vocabulary: Vocabulary, concept: Concept, context: list[str]) -> str:
@@ -143,8 +155,15 @@ class ReferenceWorker:
     ) -> None:
         torch.set_num_threads(threads)
         self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
-        self._settings, self._texts, self._parts, self._device = settings.references, text_embeddings, parts, device
-        self._context = None if context_references is None else torch.from_numpy(context_references).to(device)
+        self._settings, self._texts, self._parts, self._device = (
+            settings.references,
+            text_embeddings,
+            parts,
+            device,
+        )
+        self._context = (
+            None if context_references is None else torch.from_numpy(context_references).to(device)
+        )
 
     def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
         concepts = rows["concept"].unique().to_pylist()
@@ -153,10 +172,14 @@ class ReferenceWorker:
             unreadable = chosen.filter(chosen["reason"].is_valid())
             if unreadable.num_rows:
                 first = unreadable.slice(0, 1).to_pylist()[0]
-                raise RecoError(f"{first['uri']}: {first['reason']}, though it is in the index: embed the corpus again")
+                raise RecoError(
+                    f"{first['uri']}: {first['reason']}, though it is in the index: embed the corpus again"
+                )
             reference = self._build(concept, chosen)
             if name == CONTEXT_SHARD:
-                grown = reference[None] if self._context is None else torch.cat([self._context, reference[None]])
+                grown = (
+                    reference[None] if self._context is None else torch.cat([self._context, reference[None]])
+                )
                 self._context = grown
         return {"concepts": len(concepts)}
 
@@ -166,14 +189,18 @@ class ReferenceWorker:
         text = torch.from_numpy(self._texts[concept]).to(self._device)
         batch = torch.from_numpy(pixels).to(self._device)
         result = co_reference(self._models, batch, text, self._context, self._settings)
-        sheet = contact_sheet(pixels, aspects, result.support.cpu().numpy(), result.seed_locations.cpu().numpy())
+        sheet = contact_sheet(
+            pixels, aspects, result.support.cpu().numpy(), result.seed_locations.cpu().numpy()
+        )
         part = {
             "reference": result.reference,
             "seed_locations": result.seed_locations,
             "support": result.support.half(),
             "sheet": torch.frombuffer(bytearray(sheet), dtype=torch.uint8),
         }
-        storage.write_bytes(self._parts[concept], save_tensors({k: v.cpu().contiguous() for k, v in part.items()}))
+        storage.write_bytes(
+            self._parts[concept], save_tensors({k: v.cpu().contiguous() for k, v in part.items()})
+        )
         return result.reference
 
 

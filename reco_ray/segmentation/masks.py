@@ -54,7 +54,9 @@ def regions(labels: np.ndarray, scores: np.ndarray) -> list[dict[str, object]]:
         labels: int (H, W). scores: float32 (H, W), of the winning label.
     """
     ids, area = np.unique(labels, return_counts=True)
-    total = np.bincount(labels.reshape(-1), weights=scores.reshape(-1).astype(np.float64), minlength=int(ids.max()) + 1)
+    total = np.bincount(
+        labels.reshape(-1), weights=scores.reshape(-1).astype(np.float64), minlength=int(ids.max()) + 1
+    )
     return [
         {
             "label": int(label),

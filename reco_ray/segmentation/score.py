@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LANGUAGE_SHARPNESS = 10.0  # ReCo's language attention is sigmoid(10 * cosine)
+from reco_ray.cosegmentation.attention import cosine_maps, language_attention
+
 UINT8_CONCEPTS = 255  # more need int16; as many leave the value 255 free to mean "unlabelled" in a mask
 
 
@@ -42,23 +43,6 @@ class LabelMap(NamedTuple):
         totals = torch.bincount(cells, weights=self.scores.flatten().double(), minlength=images * concepts)
         means = (totals / areas.clamp_min(1)).float()
         return areas.view(images, concepts), means.view(images, concepts)
-
-
-def language_attention(language_features: Tensor, text_embeddings: Tensor) -> Tensor:
-    """Where the language model sees each concept: sigmoid(10 * cos(feature, text)).
-
-    Args:
-        language_features: (b, d, h, w), of any scale.
-        text_embeddings: (m, d), of any scale.
-
-    Returns:
-        (b, m, h, w) float32 in (0, 1); 0.5 where a vector is zero.
-
-    Raises:
-        ValueError: on shapes other than these.
-    """
-    similarity = _cosine("language_features", language_features, "text_embeddings", text_embeddings)
-    return torch.sigmoid(LANGUAGE_SHARPNESS * similarity)
 
 
 def concept_scores(
@@ -139,7 +123,7 @@ def _low_resolution_maps(
         raise ValueError("language_features and text_embeddings: give both or neither")
     maps = []
     if features is not None and references is not None:
-        maps.append(torch.sigmoid(_cosine("features", features, "references", references)))
+        maps.append(torch.sigmoid(cosine_maps("features", features, "references", references)))
     if language_features is not None and text_embeddings is not None:
         maps.append(language_attention(language_features, text_embeddings))
     if not maps:
@@ -149,23 +133,6 @@ def _low_resolution_maps(
     if maps[0].shape[1] != maps[-1].shape[1]:
         raise ValueError(f"text_embeddings: {maps[-1].shape[1]} concepts, references has {maps[0].shape[1]}")
     return maps
-
-
-def _cosine(features_name: str, features: Tensor, vectors_name: str, vectors: Tensor) -> Tensor:
-    """(b, c, h, w) and (m, c) -> cosine similarity (b, m, h, w), 0 with a zero vector."""
-    if features.ndim != 4 or 0 in features.shape:
-        raise ValueError(
-            f"{features_name}: must be (b, c, h, w), none of them 0, got {tuple(features.shape)}"
-        )
-    channels = features.shape[1]
-    if vectors.ndim != 2 or vectors.shape[1] != channels:
-        raise ValueError(
-            f"{vectors_name}: must be (m, {channels}) as {features_name}, got {tuple(vectors.shape)}"
-        )
-    # float32, even within autocast: in half precision concepts tie and the zero-vector guard rounds to zero.
-    with torch.autocast(features.device.type, enabled=False):
-        features = F.normalize(features.float(), dim=1)
-        return torch.einsum("bchw,mc->bmhw", features, F.normalize(vectors.float(), dim=1))
 
 
 def _full_size(maps: list[Tensor], output_size: tuple[int, int] | None) -> tuple[int, int]:

@@ -24,7 +24,9 @@ from reco_ray.segmentation.segment import segment
 from reco_ray.shards import cut, run_shards
 
 
-def segment_images(references: str, images: str, out: str, settings: Settings) -> tuple[storage.Manifest, bool]:
+def segment_images(
+    references: str, images: str, out: str, settings: Settings
+) -> tuple[storage.Manifest, bool]:
     """Segments every image of a source with a ReferenceBank, on the connected Ray cluster.
 
     Returns:
@@ -62,11 +64,19 @@ def segment_images(references: str, images: str, out: str, settings: Settings) -
         for shard in run_shards(pending, load, SegmentWorker, kwargs, workers):
             advance(shard["images"])
     rejected = _rejected(writer.uri)
-    counts = {"images": listing.table.num_rows, "segmented": listing.table.num_rows - len(rejected), "rejected": len(rejected)}
+    counts = {
+        "images": listing.table.num_rows,
+        "segmented": listing.table.num_rows - len(rejected),
+        "rejected": len(rejected),
+    }
     if not counts["segmented"]:
-        raise RecoError(f"{images}: none of the {len(rejected)} images can be used (the first: {rejected[0]['reason']})")
+        raise RecoError(
+            f"{images}: none of the {len(rejected)} images can be used (the first: {rejected[0]['reason']})"
+        )
     colours = palette(len(bank.vocabulary.names)).tolist()
-    return writer.commit(counts, {"labels": bank.vocabulary.names, "palette": colours, "references": bank.uri}), True
+    return writer.commit(
+        counts, {"labels": bank.vocabulary.names, "palette": colours, "references": bank.uri}
+    ), True
 
 
 class LoadWhole:
@@ -117,7 +127,9 @@ class SegmentWorker:
         size = (row["height"], row["width"])
         result = segment(self._models, self._references, self._texts, batch, [size], self._settings)[0]
         labels, scores = result.labels.cpu().numpy(), result.scores.cpu().numpy()
-        storage.write_bytes(storage.join(self._out, "masks", f"{row['name']}.png"), encode_png(labels, self._colours))
+        storage.write_bytes(
+            storage.join(self._out, "masks", f"{row['name']}.png"), encode_png(labels, self._colours)
+        )
         names = self._bank.vocabulary.names
         found = regions(labels, scores)
         if self._settings.overlays:
@@ -125,7 +137,9 @@ class SegmentWorker:
         shared = {key: row[key] for key in ("uri", "name", "width", "height")}
         return [{**shared, "concept": names[int(str(region["label"]))], **region} for region in found]
 
-    def _write_overlay(self, name: str, pixels: np.ndarray, labels: np.ndarray, found: list[dict[str, Any]]) -> None:
+    def _write_overlay(
+        self, name: str, pixels: np.ndarray, labels: np.ndarray, found: list[dict[str, Any]]
+    ) -> None:
         height, width = pixels.shape[:2]
         rows = np.arange(height) * labels.shape[0] // height
         cols = np.arange(width) * labels.shape[1] // width

@@ -1,0 +1,168 @@
+"""Co-segmentation: the exemplars of one concept -> its reference embedding (ReCo, section 3). Torch only."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+Reduction = Literal["mean", "medoid", "rank_weighted"]
+Pairing = Literal["exact", "as_released"]
+
+# Cosines are computed in square tiles of about this many locations a side: large enough for the product to
+# run at full speed, small enough (2.4 MB in float32) to be weighted and reduced while still in cache.
+TILE_LOCATIONS = 784
+
+
+@dataclass(frozen=True)
+class Cosegmentation:
+    """What `n` exemplars have in common, in the precision it was computed in (float32, or float64 if given).
+
+    Attributes:
+        reference: (c,) unit vector, the concept's embedding; zero only if the seeds cancel out or are zero.
+        seed_features: (n, c) feature of each exemplar at its seed, not normalised.
+        seed_locations: (n, 2) int64, row and column of each seed.
+        support: (n, h, w) mean over the images of the best weighted cosine similarity found in each.
+    """
+
+    reference: Tensor
+    seed_features: Tensor
+    seed_locations: Tensor
+    support: Tensor
+
+
+@torch.no_grad()
+def cosegment(
+    features: Tensor,
+    weights: Tensor | None = None,
+    *,
+    reduction: Reduction = "mean",
+    pairing: Pairing = "exact",
+) -> Cosegmentation:
+    """Find the location of each exemplar that recurs in all of them, and average what is there.
+
+    The support of a location is the mean, over the images j (its own included), of the maximum over the
+    locations y of j of `weights[j, y] * cos(features here, features[j, y])`. The seed of an image is its
+    location of highest support; supports that differ by rounding only are ties, which the first location in
+    row-major order wins. Features of zero have a cosine of zero with everything.
+
+    The (n h w)^2 similarities are never held at once, but their maximum in each image is: n^2 h w numbers.
+
+    Args:
+        features: (n, c, h, w) floating point dense features of the exemplars, in the order of retrieval. They
+            need not be normalised. Half precision is computed in float32.
+        weights: (n, h, w) floating point, not negative: how likely each location is to show the concept. One
+            everywhere if None.
+        reduction: how the seeds become the reference, before it is scaled to unit length. "mean": their mean.
+            "medoid": the seed most similar to the others, the first if tied. "rank_weighted": their mean,
+            weighted with 1 - i/n for the i-th retrieved image, i from 0.
+        pairing: "exact" takes each maximum over one image j. "as_released" takes it over the images j to 2j,
+            counted from 0 and as far as they exist, which reproduces the authors' implementation.
+
+    Raises:
+        ValueError: an argument has the wrong shape or dtype, or holds NaN, infinity or a negative weight.
+
+    Source: Shin et al., "ReCo: Retrieve and Co-segment for Zero-shot Transfer", NeurIPS 2022, section 3.
+
+    Example:
+        >>> features = torch.zeros(2, 3, 1, 2)
+        >>> features[0, :, 0, 0] = torch.tensor([0.0, 2.0, 0.0])
+        >>> features[1, :, 0, 1] = torch.tensor([0.0, 4.0, 0.0])
+        >>> result = cosegment(features)
+        >>> result.seed_locations.tolist(), result.reference.tolist()
+        ([[0, 0], [0, 1]], [0.0, 1.0, 0.0])
+    """
+    require_features(features)
+    n, _, height, width = features.shape
+    if weights is not None:
+        _require_weights(weights, (n, height, width))
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}")
+    if pairing not in get_args(Pairing):
+        raise ValueError(f"pairing must be one of {get_args(Pairing)}, got {pairing!r}")
+
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    rows = features.flatten(2).mT.to(dtype).contiguous()  # (n, h w, c)
+    weights = rows.new_ones(n, height, width) if weights is None else weights.to(dtype)
+    maxima = _maxima_by_image(normalize(rows, dim=2), weights.flatten(1))
+    if pairing == "as_released":
+        maxima = torch.stack([maxima[j : 2 * j + 1].amax(0) for j in range(n)])
+    support = maxima.mean(0)
+
+    seeds = _first_maximum(support)
+    seed_features = rows[torch.arange(n, device=seeds.device), seeds]
+    return Cosegmentation(
+        reference=_reduce(seed_features, reduction),
+        seed_features=seed_features,
+        seed_locations=torch.stack([seeds // width, seeds % width], dim=1),
+        support=support.view(n, height, width),
+    )
+
+
+def _maxima_by_image(unit: Tensor, weights: Tensor) -> Tensor:
+    """(n, n, l): [j, i, x] is the maximum over y of weights[j, y] * cos(unit[i, x], unit[j, y]).
+
+    unit is (n, l, c) with rows of length one or zero, weights (n, l). Cosines are symmetric, so each tile of
+    them serves both ways: with its columns weighted for a looking into b, with its rows for b looking into a.
+    """
+    n, locations, _ = unit.shape
+    maxima = unit.new_empty(n, n, locations)
+    group = max(1, TILE_LOCATIONS // locations)
+    # Autocast would compute the cosines in half precision, where distinct locations tie.
+    with torch.autocast(unit.device.type, enabled=False):
+        for start_a in range(0, n, group):
+            a = slice(start_a, start_a + group)
+            for start_b in range(start_a, n, group):
+                b = slice(start_b, start_b + group)
+                tile = torch.tensordot(unit[a], unit[b], dims=([2], [2]))  # (a, l, b, l)
+                maxima[b, a] = (tile * weights[b]).amax(3).permute(2, 0, 1)
+                maxima[a, b] = tile.mul_(weights[a, :, None, None]).amax(1)
+    return maxima
+
+
+def _first_maximum(values: Tensor) -> Tensor:
+    """Index of the first value, along the last dimension, that equals the maximum up to rounding.
+
+    Equal features get cosines that differ in the last bits, depending on where in a matrix product they were
+    computed; without a tolerance the seed would depend on the tile size and the hardware.
+    """
+    maximum = values.amax(-1, keepdim=True)
+    tolerance = 16 * torch.finfo(values.dtype).eps * maximum.abs()
+    return (values >= maximum - tolerance).int().argmax(-1)
+
+
+def _reduce(seed_features: Tensor, reduction: Reduction) -> Tensor:
+    """(n, c) seeds in the order of retrieval to the (c,) unit reference."""
+    n = len(seed_features)
+    if reduction == "medoid":
+        unit = normalize(seed_features, dim=1)
+        return unit[_first_maximum(unit @ unit.sum(0))]
+    if reduction == "rank_weighted":
+        rank = torch.arange(n, dtype=seed_features.dtype, device=seed_features.device)
+        seed_features = seed_features * (1 - rank / n)[:, None]
+    return normalize(seed_features.mean(0), dim=0)
+
+
+def require_features(features: Tensor) -> None:
+    """Raise ValueError unless features are (n, c, h, w), floating point, not empty and finite."""
+    if features.ndim != 4 or features.numel() == 0:
+        raise ValueError(f"features must be a non-empty (n, c, h, w) tensor, got {tuple(features.shape)}")
+    require_finite("features", features)
+
+
+def _require_weights(weights: Tensor, shape: tuple[int, int, int]) -> None:
+    if weights.shape != shape:
+        raise ValueError(f"weights must be (n, h, w) = {shape}, as the features, got {tuple(weights.shape)}")
+    require_finite("weights", weights)
+    if weights.min() < 0:
+        raise ValueError(f"weights must not be negative, the lowest is {weights.min().item():g}")
+
+
+def require_finite(name: str, tensor: Tensor) -> None:
+    """Raise ValueError unless the tensor is floating point and free of NaN and infinity."""
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
+    # The extremes propagate NaN, and are found several times faster than a mask of finite values.
+    if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+        raise ValueError(f"{name} must be finite, found NaN or infinity")
