@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from reco_ray.cluster import plan_workers, session
@@ -36,7 +37,9 @@ from reco_ray.shards import cut, run_shards
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", required=True, help="folder of photographs")
     parser.add_argument("--images", type=int, default=1500)
     parser.add_argument("--eager-images", type=int, default=256, help="the slow loop sees this many")
@@ -51,7 +54,9 @@ def main() -> None:
     eager = _rate(_eager(), uris[:: max(1, len(uris) // options.eager_images)], options.batch_size)
     model = load_language_image_model("conse:efficientnet_lite0")
     for _ in range(options.rounds):
-        loops.append(_rate(lambda pixels: embed_pixels(model, pixels, options.batch_size), uris, options.batch_size))
+        loops.append(
+            _rate(lambda pixels: embed_pixels(model, pixels, options.batch_size), uris, options.batch_size)
+        )
         rate, startup = _ray_rate(uris, options.batch_size)
         rays.append(rate)
         startups.append(startup)
@@ -109,8 +114,6 @@ def _eager() -> Callable[[list[np.ndarray]], object]:
 
 def _ray_rate(uris: list[str], batch_size: int) -> tuple[float, float]:
     """(images a second once every worker has finished a shard, seconds until then)."""
-    import pyarrow as pa
-
     settings = load_settings("mini")
     transform = ConSE.transform
     shards = cut(pa.table({"uri": uris}), 64)
@@ -119,15 +122,13 @@ def _ray_rate(uris: list[str], batch_size: int) -> tuple[float, float]:
         workers = plan_workers(most=len(shards))
         kwargs = {"models": settings.models, "seed": 0, "batch_size": batch_size, "out": out}
         load = LoadCrops(transform.crop, settings.embed.max_pixels, transform.size)
-        finished = 0
         images = 0
         start = begin
-        for shard in run_shards(shards, load, EmbedWorker, kwargs, workers):
-            if finished >= workers.count:
-                images += shard["images"]
-            finished += 1
-            if finished == workers.count:
+        for finished, shard in enumerate(run_shards(shards, load, EmbedWorker, kwargs, workers), start=1):
+            if finished <= workers.count:  # every worker is up only now
                 start = time.perf_counter()
+            else:
+                images += shard["images"]
         return images / (time.perf_counter() - start), start - begin
 
 

@@ -66,6 +66,7 @@ def _move_scale_into_head(net: Any) -> None:
     norm = net.blocks[-1][-1].bn3
     head = net.conv_head
     moved = nn.Conv2d(head.in_channels, head.out_channels, 1, bias=True)
+    assert moved.bias is not None
     with torch.no_grad():
         moved.weight.copy_(head.weight * norm.weight[None, :, None, None])
         moved.bias.copy_(head.weight[:, :, 0, 0] @ norm.bias)

@@ -86,5 +86,5 @@ def fingerprint(spec: str, *parts: nn.Module | torch.Tensor | str) -> str:
         tensors = part.state_dict() if isinstance(part, nn.Module) else {"": part}
         for name, tensor in tensors.items():
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return f"{spec}#{digest.hexdigest()[:12]}"

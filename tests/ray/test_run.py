@@ -39,7 +39,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Pat
 
 def run(folder: Path) -> None:
     words = ["--vocabulary", str(folder / "words.yaml")]
-    places = ["--corpus", str(folder / "corpus"), "--images", str(folder / "images"), "--out", str(folder / "out")]
+    places = [
+        "--corpus",
+        str(folder / "corpus"),
+        "--images",
+        str(folder / "images"),
+        "--out",
+        str(folder / "out"),
+    ]
     main(["run", *places, *words, *SMALL, "--refine", "pamr"])
 
 
