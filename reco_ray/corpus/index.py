@@ -45,7 +45,7 @@ def build_index(embeddings: str, out: str) -> tuple[storage.Manifest, bool]:
     table = storage.read_table(storage.join(embeddings, "embeddings"))
     index = faiss.IndexFlatIP(source.content["dim"])
     for chunk in table["embedding"].chunks:
-        vectors = chunk.flatten().to_numpy(zero_copy_only=False).reshape(len(chunk), -1)
+        vectors = chunk.flatten().to_numpy(zero_copy_only=False).reshape(len(chunk), index.d)
         index.add(vectors.astype(np.float32))
     storage.write_bytes(storage.join(writer.uri, "vectors.faiss"), faiss.serialize_index(index).tobytes())
     storage.write_table(storage.join(writer.uri, "images.parquet"), table.drop_columns(["embedding"]))
