@@ -4,6 +4,7 @@ Stages are imported when their command runs, so that `--help` answers at once.
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -199,7 +200,7 @@ def doctor() -> None:
     checks: list[Check] = examine()
     for check in checks:
         mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "  "}[check.good]
-        console.print(f"{mark:>2} {check.name:<22} {check.finding}")
+        console.print(f"{mark:>2} {check.name:<16} {check.finding}", soft_wrap=True)
     if any(check.good is False and check.needed for check in checks):
         raise typer.Exit(1)
 
@@ -208,10 +209,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and exits 0 (done), 1 (failed) or 2 (wrong usage), without a traceback."""
     with _one_line_errors():
         words = list(sys.argv[1:] if arguments is None else arguments)
-        if status := app(args=words or ["--help"], standalone_mode=False):
+        status = app(args=words or ["--help"], standalone_mode=False)
+        if status == _INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
+        if status:
             sys.exit(status)
 
 
+_INTERRUPTED = 130  # as shells count it: 128 + SIGINT
 # The base of what typer raises for wrong options: click's exception, of the package or of typer's own copy.
 _ClickException: Any = typer.BadParameter.__mro__[2]
 
@@ -227,13 +232,14 @@ def _one_line_errors() -> Iterator[None]:
     except RecoError as error:
         status, message = 1, str(error)
     except (KeyboardInterrupt, typer.Abort):
-        status, message = 130, "interrupted: the same command goes on where it stopped"
+        status, message = _INTERRUPTED, "interrupted: the same command goes on where it stopped"
     except Exception as error:
         if os.environ.get("RECO_DEBUG"):
             raise
-        # What a worker raised stands at the end of the traceback that Ray makes its message.
-        last = (str(error).strip() or "no message").splitlines()[-1 if "Traceback" in str(error) else 0]
-        status, message = 1, f"unexpected {type(error).__name__}: {last} (RECO_DEBUG=1 shows where)"
+        # Ray's message is a worker's whole traceback; the first line that names an exception says what went wrong.
+        lines = (str(error).strip() or "no message").splitlines()
+        first = next((line for line in lines if re.match(r"\w*(Error|Exception): \S", line)), lines[0])
+        status, message = 1, f"unexpected {type(error).__name__}: {first} (RECO_DEBUG=1 shows where)"
     else:
         return
     print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)

@@ -46,6 +46,9 @@ class ReferenceSettings(_Section):
     image_size: int = Field(default=224, ge=32, description="side of the exemplars' square crop, pixels")
     reduction: Literal["mean", "medoid", "rank_weighted"] = "mean"
     pairing: Literal["exact", "as_released"] = "exact"
+    prototypes: int = Field(
+        default=1, ge=1, le=16, description="k-means centres of the seeds kept a concept, 1 = their reduction"
+    )
     language_attention: bool = Field(
         default=True, description="weigh locations by the dense language features"
     )
@@ -64,6 +67,15 @@ class SegmentSettings(_Section):
         default="both", description="score by references times language attention, or by one of them alone"
     )
     refine: Literal["none", "pamr", "crf"] = "none"
+    background: bool | None = Field(
+        default=None, description="label 0 for what shows no concept; None = as the vocabulary says"
+    )
+    background_threshold: float = Field(
+        default=0.0, ge=0, le=1, description="lower scores are background, where there is one"
+    )
+    prefilter: int = Field(
+        default=0, ge=0, description="concepts an image may show, chosen by its best language match; 0 = all"
+    )
     overlays: bool = Field(default=True, description="write a picture with the mask over the photograph")
 
 

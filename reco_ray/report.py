@@ -39,7 +39,7 @@ def write_report(references: str, masks: str, out: str) -> str:
     page = Environment(autoescape=select_autoescape(default=True)).from_string(template)
     names = regions["name"].unique().to_pylist()
     html = page.render(
-        concepts=_concepts(bank, colours),
+        concepts=_concepts(bank, colours[manifest.content["labels"].index(bank.vocabulary.names[0]) :]),
         images=[_image(masks, name, regions, colours) for name in sorted(names)[:MOST_IMAGES]],
         image_count=len(names),
         counts=manifest.counts,
@@ -47,6 +47,7 @@ def write_report(references: str, masks: str, out: str) -> str:
         made_at=manifest.made_at,
         model=bank.model,
         refine=manifest.made_from["refine"],
+        background="background" in manifest.content["labels"],
     )
     uri = storage.join(out, "index.html")
     storage.write_bytes(uri, html.encode())
@@ -54,6 +55,7 @@ def write_report(references: str, masks: str, out: str) -> str:
 
 
 def _concepts(bank: ReferenceBank, colours: np.ndarray) -> list[dict[str, object]]:
+    """colours: uint8 (m, 3), of the concepts, without that of a background."""
     exemplars = bank.exemplars()
     entries = []
     for index, concept in enumerate(bank.vocabulary.concepts):

@@ -2,8 +2,9 @@
 
 Files of the artifact:
 
-- `references.safetensors`: `references` (m, c) unit rows, `text_embeddings` (m, d) unit rows of the dense language
-  model, `context_references` (r, c), r possibly 0; all float32
+- `references.safetensors`: `references` (m, c) unit rows, or (m, p, c) with p prototypes a concept, `text_embeddings`
+  (m, d) unit rows of the dense language model, and the same of the r context concepts, r possibly 0:
+  `context_references`, `context_text_embeddings`; all float32
 - `exemplars.parquet`: EXEMPLARS_SCHEMA, concepts in the order of the vocabulary, exemplars in order of rank
 - `supports.safetensors`: per concept its support maps (n, h, w) float16
 - `sheets/<slug>.jpg`: the contact sheets
@@ -40,14 +41,17 @@ EXEMPLARS_SCHEMA = pa.schema(
 class ReferenceBank:
     """An opened bank.
 
-    references: (m, c) float32 unit rows, in the vocabulary's order. text_embeddings: (m, d) float32 unit rows.
-    model: fingerprint of the dense models that made it.
+    references: (m, c) or (m, p, c) float32 unit rows, in the vocabulary's order. text_embeddings: (m, d) unit rows.
+    context_*: the same of the context concepts, which may be none. model: fingerprint of the dense models that made it.
     """
 
     uri: str
     vocabulary: Vocabulary
     references: torch.Tensor
     text_embeddings: torch.Tensor
+    context_names: list[str]
+    context_references: torch.Tensor
+    context_text_embeddings: torch.Tensor
     model: str
     made_at: str
 
@@ -73,6 +77,9 @@ class ReferenceBank:
             Vocabulary(**manifest.content["vocabulary"]),
             tensors["references"],
             tensors["text_embeddings"],
+            manifest.content["context"],
+            tensors["context_references"],
+            tensors["context_text_embeddings"],
             made_with,
             manifest.made_at,
         )

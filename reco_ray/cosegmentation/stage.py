@@ -21,6 +21,7 @@ from reco_ray.corpus.index import CorpusIndex
 from reco_ray.corpus.load import load_images, pixels_of
 from reco_ray.cosegmentation.bank import EXEMPLARS_SCHEMA, KIND
 from reco_ray.cosegmentation.contact_sheet import contact_sheet
+from reco_ray.cosegmentation.prototypes import prototypes
 from reco_ray.cosegmentation.references import co_reference
 from reco_ray.cosegmentation.retrieve import retrieve
 from reco_ray.errors import RecoError
@@ -104,8 +105,9 @@ def build_references(
         ):
             advance(done["concepts"])
     _assemble(writer.uri, vocabulary, context, parts, exemplars, kwargs["text_embeddings"])
+    content = {"vocabulary": vocabulary.model_dump(), "context": context, "model": dense.fingerprint}
     counts = {"concepts": len(vocabulary.concepts), "exemplars": exemplars.num_rows}
-    return writer.commit(counts, {"vocabulary": vocabulary.model_dump(), "model": dense.fingerprint}), True
+    return writer.commit(counts, content), True
 
 
 def _context_first(vocabulary: Vocabulary, context: list[str]) -> list[Concept]:
@@ -194,6 +196,9 @@ class ReferenceWorker:
         )
         part = {
             "reference": result.reference,
+            "prototypes": prototypes(
+                result, self._settings.prototypes
+            ).clone(),  # safetensors refuses aliases
             "seed_locations": result.seed_locations,
             "support": result.support.half(),
             "sheet": torch.frombuffer(bytearray(sheet), dtype=torch.uint8),
@@ -221,7 +226,7 @@ def _assemble(
     for number, concept in enumerate(vocabulary.concepts):
         source = _source(vocabulary, concept, context)
         part = _read_part(parts[source])
-        references.append(part["reference"])
+        references.append(part["prototypes"])
         text_embeddings.append(torch.from_numpy(texts[concept.name]))
         supports[slug(number, concept.name)] = part["support"]
         storage.write_bytes(
@@ -233,13 +238,20 @@ def _assemble(
         columns = [pa.array([concept.name] * found.num_rows), *found.columns[1:]]
         columns += [pa.array(rows), pa.array(cols), pa.array(support)]
         tables.append(pa.Table.from_arrays(columns, schema=EXEMPLARS_SCHEMA))
+    context_parts = [_read_part(parts[name]) for name in context]
     tensors = {
         "references": torch.stack(references),
         "text_embeddings": torch.stack(text_embeddings),
-        "context_references": torch.stack([_read_part(parts[n])["reference"] for n in context])
-        if context
-        else torch.zeros(0, references[0].shape[0]),
+        "context_references": _stack_like([part["prototypes"] for part in context_parts], references[0]),
+        "context_text_embeddings": _stack_like(
+            [torch.from_numpy(texts[n]) for n in context], text_embeddings[0]
+        ),
     }
     storage.write_bytes(storage.join(out, "references.safetensors"), save_tensors(tensors))
     storage.write_bytes(storage.join(out, "supports.safetensors"), save_tensors(supports))
     storage.write_table(storage.join(out, "exemplars.parquet"), pa.concat_tables(tables))
+
+
+def _stack_like(rows: list[torch.Tensor], example: torch.Tensor) -> torch.Tensor:
+    """The rows as one tensor; an empty one of the example's row shape if there are none."""
+    return torch.stack(rows) if rows else example.new_zeros(0, *example.shape)

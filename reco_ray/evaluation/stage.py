@@ -26,6 +26,7 @@ from reco_ray.evaluation.metrics import confusion_matrix, scores
 from reco_ray.models.dense import DenseModels
 from reco_ray.segmentation.segment import segment
 from reco_ray.segmentation.stage import LoadWhole
+from reco_ray.segmentation.targets import targets_of
 from reco_ray.shards import cut, run_shards
 
 _SHARD_SIZE = 16
@@ -101,7 +102,7 @@ class EvaluateWorker:
         torch.set_num_threads(threads)
         self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
         bank = ReferenceBank.open(references, self._models.fingerprint)
-        self._references, self._texts = bank.references.to(device), bank.text_embeddings.to(device)
+        self._targets = targets_of(bank, settings.segment).to(device)
         self._dataset, self._variants, self._device = dataset, variants(settings.segment), device
 
     def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
@@ -117,7 +118,7 @@ class EvaluateWorker:
                 raise RecoError(f"{sample.label}: {truth.shape[1]} x {truth.shape[0]} pixels, but its image is {entry['width']} x {entry['height']}")
             pixels = torch.from_numpy(pixels_of(rows, row).copy())[None].to(self._device)
             for variant, settings in self._variants.items():
-                result = segment(self._models, self._references, self._texts, pixels, [truth.shape], settings)[0]
+                result = segment(self._models, self._targets, pixels, [truth.shape], settings)[0]
                 matrices[variant] += confusion_matrix(truth, result.labels.cpu().numpy(), classes)
         return {
             "images": rows.num_rows,

@@ -61,7 +61,7 @@ def concept_scores(
 
     Args:
         features: (b, c, h, w), of any scale; None, with `references`, for language only.
-        references: (m, c), of any scale.
+        references: (m, c), of any scale; or (m, p, c), p prototypes a concept, of which the nearest counts.
         language_features: (b, d, h', w'), of any scale; None, with `text_embeddings`, for references only.
         text_embeddings: (m, d), of any scale.
         output_size: (H, W) in pixels; the size of `features`, or else of `language_features`, if None.
@@ -123,7 +123,9 @@ def _low_resolution_maps(
         raise ValueError("language_features and text_embeddings: give both or neither")
     maps = []
     if features is not None and references is not None:
-        maps.append(torch.sigmoid(cosine_maps("features", features, "references", references)))
+        prototypes = references.shape[1] if references.ndim == 3 else 1
+        cosines = cosine_maps("features", features, "references", references.flatten(0, -2))
+        maps.append(torch.sigmoid(cosines.unflatten(1, (-1, prototypes)).amax(dim=2)))
     if language_features is not None and text_embeddings is not None:
         maps.append(language_attention(language_features, text_embeddings))
     if not maps:

@@ -1,20 +1,55 @@
 """Pixels -> label maps: encode, score, refine, argmax. Torch only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from reco_ray.config import SegmentSettings
-from reco_ray.models.dense import DenseModels
+from reco_ray.models.dense import DenseFeatures, DenseModels
 from reco_ray.segmentation.refine import refine
 from reco_ray.segmentation.score import concept_scores, label_map
+
+BACKGROUND = 0  # its label id, where there is a background
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What every location is compared with.
+
+    references: (m, c) or, with p prototypes each, (m, p, c). text_embeddings: (m, d) of the dense language model.
+    labels: int64 (m,), the label id that each of them stands for; several may stand for the background.
+    background: whether there is one, which then also takes what no target fits.
+    """
+
+    references: torch.Tensor
+    text_embeddings: torch.Tensor
+    labels: torch.Tensor
+    background: bool = False
+
+    def to(self, device: str) -> "Targets":
+        """The same on another device."""
+        return replace(
+            self,
+            references=self.references.to(device),
+            text_embeddings=self.text_embeddings.to(device),
+            labels=self.labels.to(device),
+        )
+
+    def only(self, chosen: torch.Tensor) -> "Targets":
+        """Those at the indices `chosen`, int64 (k,)."""
+        return replace(
+            self,
+            references=self.references[chosen],
+            text_embeddings=self.text_embeddings[chosen],
+            labels=self.labels[chosen],
+        )
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """labels: int64 (H, W), concept indices. scores: float32 (H, W), of the winning concept."""
+    """labels: int64 (H, W), label ids. scores: float32 (H, W), of the winner."""
 
     labels: torch.Tensor
     scores: torch.Tensor
@@ -22,8 +57,7 @@ class Segmentation:
 
 def segment(
     models: DenseModels,
-    references: torch.Tensor,
-    text_embeddings: torch.Tensor,
+    targets: Targets,
     pixels: torch.Tensor,
     output_sizes: list[tuple[int, int]],
     settings: SegmentSettings,
@@ -31,30 +65,55 @@ def segment(
     """Segments images of one size (ReCo, section 3.4).
 
     Args:
-        references: (m, c). text_embeddings: (m, d) of the dense language model.
         pixels: uint8 (b, H, W, 3), sides multiples of the encoder's stride.
         output_sizes: (height, width) of each result.
     """
     encoded = models.encode(pixels)
     results = []
     for number, size in enumerate(output_sizes):
-        factors: dict[str, Any] = {"features": None, "references": None}
-        if settings.use != "language":
-            factors |= {"features": encoded.visual[number : number + 1], "references": references}
-        if settings.use != "references":
-            language = encoded.language[number : number + 1]
-            factors |= {"language_features": language, "text_embeddings": text_embeddings}
-        if settings.refine == "none":
-            labels, scores = label_map(**factors, output_size=size)
-            results.append(Segmentation(labels[0].long(), scores[0]))
-            continue
-        # Refined at the size the models saw, where the photograph is at hand, and only among the concepts that won
-        # anywhere: the others would cost time and memory without a chance to appear.
-        working = (pixels.shape[1], pixels.shape[2])
-        present = label_map(**factors, output_size=working).labels.unique().long()
-        scores = concept_scores(**factors, output_size=working, concepts=present)[0]
-        refined = refine(scores, pixels[number].permute(2, 0, 1), settings.refine)
-        resized = F.interpolate(refined[None], size, mode="bilinear", align_corners=False)[0]
-        best, winner = resized.max(dim=0)
-        results.append(Segmentation(present[winner], best))
+        one = DenseFeatures(encoded.visual[number : number + 1], encoded.language[number : number + 1])
+        chosen = targets.only(_likely(one, targets, settings.prefilter)) if settings.prefilter else targets
+        results.append(_segment_one(one, chosen, pixels[number], size, settings))
     return results
+
+
+def _segment_one(
+    encoded: DenseFeatures,
+    targets: Targets,
+    pixels: torch.Tensor,
+    size: tuple[int, int],
+    settings: SegmentSettings,
+) -> Segmentation:
+    factors: dict[str, Any] = {"features": None, "references": None}
+    if settings.use != "language":
+        factors |= {"features": encoded.visual, "references": targets.references}
+    if settings.use != "references":
+        factors |= {"language_features": encoded.language, "text_embeddings": targets.text_embeddings}
+    threshold = settings.background_threshold if targets.background else 0.0
+    if settings.refine == "none":
+        winner, best = (maps[0] for maps in label_map(**factors, output_size=size))
+        return Segmentation(targets.labels[winner.long()].masked_fill(best < threshold, BACKGROUND), best)
+    # Refined at the size the models saw, where the photograph is at hand, and only among the targets that won anywhere:
+    # the others would cost time and memory without a chance to appear. The threshold is one more target, with a
+    # constant score, so that the background has edges as sharp as all others.
+    working = (pixels.shape[0], pixels.shape[1])
+    present = label_map(**factors, output_size=working).labels.unique().long()
+    scores = concept_scores(**factors, output_size=working, concepts=present)[0]
+    labels = targets.labels[present]
+    if targets.background:
+        scores = torch.cat([scores, torch.full_like(scores[:1], threshold)])
+        labels = torch.cat([labels, labels.new_tensor([BACKGROUND])])
+    refined = refine(scores, pixels.permute(2, 0, 1), settings.refine)
+    best, winner = F.interpolate(refined[None], size, mode="bilinear", align_corners=False)[0].max(dim=0)
+    return Segmentation(labels[winner], best)
+
+
+def _likely(encoded: DenseFeatures, targets: Targets, keep: int) -> torch.Tensor:
+    """Indices of the `keep` targets whose words fit the image best somewhere, and of all that stand for background."""
+    similarity = (
+        torch.einsum("bdhw,md->mhw", encoded.language, targets.text_embeddings).flatten(1).amax(dim=1)
+    )
+    if targets.background:
+        similarity = similarity.masked_fill(targets.labels == BACKGROUND, torch.inf)
+        keep += int((targets.labels == BACKGROUND).sum())
+    return similarity.topk(min(keep, len(similarity))).indices.sort().values

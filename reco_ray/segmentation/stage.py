@@ -21,6 +21,7 @@ from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, encode_png, mask_n
 from reco_ray.segmentation.overlay import overlay, with_legend
 from reco_ray.segmentation.palette import palette
 from reco_ray.segmentation.segment import segment
+from reco_ray.segmentation.targets import has_background, label_names, targets_of
 from reco_ray.shards import cut, run_shards
 
 
@@ -73,10 +74,9 @@ def segment_images(
         raise RecoError(
             f"{images}: none of the {len(rejected)} images can be used (the first: {rejected[0]['reason']})"
         )
-    colours = palette(len(bank.vocabulary.names)).tolist()
-    return writer.commit(
-        counts, {"labels": bank.vocabulary.names, "palette": colours, "references": bank.uri}
-    ), True
+    labels = label_names(bank, settings.segment)
+    colours = palette(len(labels), background=has_background(bank, settings.segment)).tolist()
+    return writer.commit(counts, {"labels": labels, "palette": colours, "references": bank.uri}), True
 
 
 class LoadWhole:
@@ -104,9 +104,9 @@ class SegmentWorker:
         torch.set_num_threads(threads)
         self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
         self._bank = ReferenceBank.open(bank_uri, self._models.fingerprint)
-        self._references = self._bank.references.to(device)
-        self._texts = self._bank.text_embeddings.to(device)
-        self._colours = palette(len(self._bank.vocabulary.names))
+        self._targets = targets_of(self._bank, settings.segment).to(device)
+        self._names = label_names(self._bank, settings.segment)
+        self._colours = palette(len(self._names), background=self._targets.background)
         self._settings, self._device, self._out = settings.segment, device, out
 
     def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
@@ -125,17 +125,16 @@ class SegmentWorker:
     def _segment_one(self, pixels: np.ndarray, row: dict[str, Any]) -> list[dict[str, object]]:
         batch = torch.from_numpy(pixels.copy())[None].to(self._device)
         size = (row["height"], row["width"])
-        result = segment(self._models, self._references, self._texts, batch, [size], self._settings)[0]
+        result = segment(self._models, self._targets, batch, [size], self._settings)[0]
         labels, scores = result.labels.cpu().numpy(), result.scores.cpu().numpy()
         storage.write_bytes(
             storage.join(self._out, "masks", f"{row['name']}.png"), encode_png(labels, self._colours)
         )
-        names = self._bank.vocabulary.names
         found = regions(labels, scores)
         if self._settings.overlays:
             self._write_overlay(row["name"], pixels, labels, found)
         shared = {key: row[key] for key in ("uri", "name", "width", "height")}
-        return [{**shared, "concept": names[int(str(region["label"]))], **region} for region in found]
+        return [{**shared, "concept": self._names[int(str(region["label"]))], **region} for region in found]
 
     def _write_overlay(
         self, name: str, pixels: np.ndarray, labels: np.ndarray, found: list[dict[str, Any]]
@@ -144,9 +143,8 @@ class SegmentWorker:
         rows = np.arange(height) * labels.shape[0] // height
         cols = np.arange(width) * labels.shape[1] // width
         picture = overlay(pixels, labels[rows][:, cols], self._colours)
-        names = self._bank.vocabulary.names
         legend = [
-            (names[f["label"]], tuple(self._colours[f["label"]].tolist()), f["area"] / labels.size)
+            (self._names[f["label"]], tuple(self._colours[f["label"]].tolist()), f["area"] / labels.size)
             for f in sorted(found, key=lambda f: -f["area"])
         ]
         storage.write_bytes(storage.join(self._out, "overlays", f"{name}.jpg"), with_legend(picture, legend))

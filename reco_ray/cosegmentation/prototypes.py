@@ -1,0 +1,26 @@
+"""One concept, several appearances: k-means centres of the seeds instead of their mean."""
+
+import torch
+import torch.nn.functional as F
+
+from reco_ray.corpus.index import load_faiss
+from reco_ray.cosegmentation.cosegment import Cosegmentation
+
+
+def prototypes(result: Cosegmentation, count: int) -> torch.Tensor:
+    """The reference, or `count` centres of the seeds' directions by spherical k-means (Dhillon & Modha, 2001).
+
+    A bus seen from the front and from the side, or a tree in leaf and bare, have no mean that looks like either.
+
+    Returns:
+        (c,) for a count of 1; else (count, c) unit rows, the reference repeated where there are too few seeds.
+    """
+    if count == 1:
+        return result.reference
+    seeds = F.normalize(result.seed_features.float(), dim=1).cpu()
+    if len(seeds) <= count:
+        return torch.cat([seeds, result.reference.cpu()[None].expand(count - len(seeds), -1)])
+    options = {"spherical": True, "niter": 25, "seed": 0, "min_points_per_centroid": 1}
+    kmeans = load_faiss().Kmeans(seeds.shape[1], count, **options)
+    kmeans.train(seeds.numpy())
+    return F.normalize(torch.from_numpy(kmeans.centroids), dim=1)

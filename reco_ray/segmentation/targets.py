@@ -1,0 +1,40 @@
+"""A ReferenceBank -> the targets of its vocabulary, with or without a background."""
+
+import torch
+
+from reco_ray.config import SegmentSettings
+from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.segmentation.segment import BACKGROUND, Targets
+
+
+def has_background(bank: ReferenceBank, settings: SegmentSettings) -> bool:
+    """Whether label 0 is a background: as the settings say, else the vocabulary; always for a single concept, which
+    would otherwise cover every image."""
+    if settings.background is not None:
+        return settings.background
+    return bank.vocabulary.background or len(bank.vocabulary.concepts) == 1
+
+
+def label_names(bank: ReferenceBank, settings: SegmentSettings) -> list[str]:
+    """The names of the label ids, in their order."""
+    names = bank.vocabulary.names
+    return ["background", *names] if has_background(bank, settings) else names
+
+
+def targets_of(bank: ReferenceBank, settings: SegmentSettings) -> Targets:
+    """The vocabulary's concepts; with a background, the context concepts that it does not name stand for that.
+
+    A place that looks more like a road than like any concept that was asked for shows none of them.
+    """
+    count = len(bank.vocabulary.concepts)
+    if not has_background(bank, settings):
+        return Targets(bank.references, bank.text_embeddings, torch.arange(count))
+    taken = {bank.vocabulary.context_of(concept) for concept in bank.vocabulary.concepts}
+    free = [number for number, name in enumerate(bank.context_names) if name not in taken]
+    labels = torch.cat([torch.arange(1, count + 1), torch.full((len(free),), BACKGROUND)])
+    return Targets(
+        torch.cat([bank.references, bank.context_references[free]]),
+        torch.cat([bank.text_embeddings, bank.context_text_embeddings[free]]),
+        labels,
+        background=True,
+    )
