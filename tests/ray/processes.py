@@ -42,7 +42,6 @@ def kill_at_once(root: int) -> None:
         stopped |= new
     for pid in stopped:
         _send(pid, signal.SIGKILL)
-    os.waitpid(root, 0)
     while any(_runs(pid) for pid in stopped):
         time.sleep(0.01)
 

@@ -265,6 +265,30 @@ def test_more_exemplars_than_images(reco, capsys, index, tmp_path):
     )
 
 
+def test_an_exemplar_that_is_gone(reco, capsys, corpus, index, tmp_path):
+    """What a worker finds out reaches the user as one line too."""
+    gone = corpus / "003.jpg"
+    gone.rename(tmp_path / "003.jpg")
+    command = (
+        "references",
+        "--index",
+        index,
+        "--out",
+        tmp_path / "out",
+        "--concepts",
+        "dog",
+        "--exemplars",
+        "12",
+    )
+    try:
+        message = one_error(reco(capsys, *command, *SMALL, "--set", "references.context_elimination=false"))
+    finally:
+        (tmp_path / "003.jpg").rename(gone)
+    assert message == (
+        f"{gone}: cannot be read: No such file or directory, though it is in the index: embed the corpus again"
+    )
+
+
 # --- concepts -----------------------------------------------------------------------------------------------
 
 COMMANDS = {

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,22 @@ def assert_equal(found: Path, expected: Path) -> None:
         np.testing.assert_allclose(vector, second[image_id], atol=2e-3)
 
 
+@contextmanager
+def running(corpus: Path, out: Path, log: Path) -> Iterator[subprocess.Popen]:
+    """The same run in a process of its own, with a Ray of its own; none of it outlives the block."""
+    command = [sys.executable, "-c", "from reco_ray.cli import main; main()", "embed"]
+    command += ["--corpus", str(corpus), "--out", str(out), *(f"--set={setting}" for setting in SETTINGS)]
+    environment = {**os.environ, "RAY_ADDRESS": ""}
+    with log.open("wb") as file:
+        driver = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+    try:
+        yield driver
+    finally:
+        if driver.poll() is None:
+            kill_at_once(driver.pid)
+            driver.wait()
+
+
 def wait_for_shards(out: Path, count: int, alive: subprocess.Popen | None = None) -> None:
     deadline = time.monotonic() + 150
     while len(list(out.glob("embeddings/*.parquet"))) < count:
@@ -70,16 +88,9 @@ def wait_for_shards(out: Path, count: int, alive: subprocess.Popen | None = None
 
 def test_a_killed_run_goes_on_where_it_stopped(corpus, settings, undisturbed, tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-c", "from reco_ray.cli import main; main()", "embed"]
-    command += ["--corpus", str(corpus), "--out", str(out)]
-    for setting in SETTINGS:
-        command += ["--set", setting]
-    with (tmp_path / "log").open("wb") as log:
-        driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        try:
-            wait_for_shards(out, 1, driver)
-        finally:
-            kill_at_once(driver.pid)
+    with running(corpus, out, tmp_path / "log") as driver:
+        wait_for_shards(out, 1, driver)
+        kill_at_once(driver.pid)
 
     committed = files(out)
     shards = [name for name in committed if name.startswith("embeddings/") and name.endswith(".parquet")]
@@ -94,6 +105,18 @@ def test_a_killed_run_goes_on_where_it_stopped(corpus, settings, undisturbed, tm
     assert_equal(out, undisturbed)
     after = files(out)
     assert {name: after[name] for name in shards} == {name: committed[name] for name in shards}
+
+
+def test_an_interrupted_run_says_that_it_goes_on(corpus, tmp_path):
+    """Ctrl-C reaches everything the terminal started."""
+    out = tmp_path / "out"
+    with running(corpus, out, tmp_path / "log") as driver:
+        wait_for_shards(out, 1, driver)
+        os.killpg(driver.pid, signal.SIGINT)
+        assert driver.wait(timeout=100) == 130
+    message = "error: interrupted: the same command goes on where it stopped\n"
+    assert (tmp_path / "log").read_text() == message
+    assert not (out / "manifest.json").exists()
 
 
 def test_a_run_killed_before_its_last_line_only_commits(corpus, settings, undisturbed):
