@@ -72,7 +72,7 @@ def segment(
     results = []
     for number, size in enumerate(output_sizes):
         one = DenseFeatures(encoded.visual[number : number + 1], encoded.language[number : number + 1])
-        chosen = targets.only(_likely(one, targets, settings.prefilter)) if settings.prefilter else targets
+        chosen = targets.only(likely(one, targets, settings.prefilter)) if settings.prefilter else targets
         results.append(_segment_one(one, chosen, pixels[number], size, settings))
     return results
 
@@ -84,31 +84,57 @@ def _segment_one(
     size: tuple[int, int],
     settings: SegmentSettings,
 ) -> Segmentation:
+    factors = score_factors(encoded, targets, settings)
+    if settings.refine == "none":
+        threshold = settings.background_threshold if targets.background else 0.0
+        winner, best = (maps[0] for maps in label_map(**factors, output_size=size))
+        return Segmentation(targets.labels[winner.long()].masked_fill(best < threshold, BACKGROUND), best)
+    # Refined at the size the models saw, where the photograph is at hand, and only among the targets that won anywhere:
+    # the others would cost time and memory without a chance to appear.
+    working = (pixels.shape[0], pixels.shape[1])
+    present = label_map(**factors, output_size=working).labels.unique().long()
+    scores = concept_scores(**factors, output_size=working, concepts=present)[0]
+    return label_scores(scores, targets.only(present), pixels, size, settings)
+
+
+def score_factors(encoded: DenseFeatures, targets: Targets, settings: SegmentSettings) -> dict[str, Any]:
+    """The arguments of `concept_scores` and `label_map` for what the settings score by."""
     factors: dict[str, Any] = {"features": None, "references": None}
     if settings.use != "language":
         factors |= {"features": encoded.visual, "references": targets.references}
     if settings.use != "references":
         factors |= {"language_features": encoded.language, "text_embeddings": targets.text_embeddings}
-    threshold = settings.background_threshold if targets.background else 0.0
-    if settings.refine == "none":
-        winner, best = (maps[0] for maps in label_map(**factors, output_size=size))
-        return Segmentation(targets.labels[winner.long()].masked_fill(best < threshold, BACKGROUND), best)
-    # Refined at the size the models saw, where the photograph is at hand, and only among the targets that won anywhere:
-    # the others would cost time and memory without a chance to appear. The threshold is one more target, with a
-    # constant score, so that the background has edges as sharp as all others.
-    working = (pixels.shape[0], pixels.shape[1])
-    present = label_map(**factors, output_size=working).labels.unique().long()
-    scores = concept_scores(**factors, output_size=working, concepts=present)[0]
-    labels = targets.labels[present]
+    return factors
+
+
+def label_scores(
+    scores: torch.Tensor,
+    targets: Targets,
+    pixels: torch.Tensor,
+    size: tuple[int, int],
+    settings: SegmentSettings,
+) -> Segmentation:
+    """Scores at the size of the image -> labels at `size`, refined first if the settings say so.
+
+    Args:
+        scores: (m, H, W), of each target. pixels: uint8 (H, W, 3).
+    """
+    labels = targets.labels
     if targets.background:
-        scores = torch.cat([scores, torch.full_like(scores[:1], threshold)])
+        # The threshold is one more target, of a constant score: so the background has edges as sharp as all others.
+        scores = torch.cat([scores, torch.full_like(scores[:1], settings.background_threshold)])
         labels = torch.cat([labels, labels.new_tensor([BACKGROUND])])
     refined = refine(scores, pixels.permute(2, 0, 1), settings.refine)
-    best, winner = F.interpolate(refined[None], size, mode="bilinear", align_corners=False)[0].max(dim=0)
+    best = torch.full(size, -torch.inf, device=scores.device)
+    winner = torch.zeros(size, dtype=torch.long, device=scores.device)
+    for number in range(len(refined)):  # one at a time at the full size: there may be hundreds
+        resized = F.interpolate(refined[None, number, None], size, mode="bilinear", align_corners=False)[0, 0]
+        winner.masked_fill_(resized > best, number)
+        best = torch.maximum(best, resized)
     return Segmentation(labels[winner], best)
 
 
-def _likely(encoded: DenseFeatures, targets: Targets, keep: int) -> torch.Tensor:
+def likely(encoded: DenseFeatures, targets: Targets, keep: int) -> torch.Tensor:
     """Indices of the `keep` targets whose words fit the image best somewhere, and of all that stand for background."""
     similarity = (
         torch.einsum("bdhw,md->mhw", encoded.language, targets.text_embeddings).flatten(1).amax(dim=1)

@@ -1,0 +1,58 @@
+"""Sliding windows: as large as the image they change nothing, smaller ones average their scores."""
+
+import numpy as np
+import pytest
+import torch
+from images import photograph
+
+from reco_ray.config import load_settings
+from reco_ray.models.dense import DenseModels
+from reco_ray.segmentation.score import concept_scores
+from reco_ray.segmentation.segment import BACKGROUND, Targets, segment
+from reco_ray.segmentation.windows import segment_windows
+
+SETTINGS = load_settings("mini", overrides=["models.precision=fp32"])
+
+
+@pytest.fixture(scope="module")
+def models() -> DenseModels:
+    return DenseModels.load(SETTINGS.models)
+
+
+@pytest.fixture(scope="module")
+def pixels(models: DenseModels) -> torch.Tensor:
+    return torch.from_numpy(models.encoder.transform.fit(photograph(0, 300), 96, 32).copy())[None]
+
+
+@pytest.fixture(scope="module")
+def targets(models: DenseModels) -> Targets:
+    texts = models.language.encode_texts(["dog", "grass", "car", "sky"])
+    return Targets(torch.eye(4, 320), texts, torch.tensor([1, 2, 3, BACKGROUND]), background=True)
+
+
+@pytest.mark.parametrize("changes", [{}, {"refine": "pamr"}, {"use": "language", "prefilter": 2}])
+def test_one_window_is_no_window(
+    models: DenseModels, targets: Targets, pixels: torch.Tensor, changes: dict[str, object]
+) -> None:
+    settings = SETTINGS.segment.model_copy(update={"background_threshold": 0.0, **changes})
+    size = (pixels.shape[1], pixels.shape[2])  # elsewhere the two resize scores or their factors
+    whole = segment(models, targets, pixels, [size], settings)[0]
+    window = segment_windows(models, targets, pixels, size, settings, window=512, step=256)
+    torch.testing.assert_close(window.labels, whole.labels)
+    torch.testing.assert_close(window.scores, whole.scores)
+
+
+def test_where_windows_overlap_scores_are_averaged(models: DenseModels, targets: Targets) -> None:
+    photo = np.asarray(photograph(1).resize((96, 64)))
+    pixels = torch.from_numpy(photo.copy())[None]
+    settings = SETTINGS.segment.model_copy(update={"use": "language", "background_threshold": 0.0})
+    labels = segment_windows(models, targets, pixels, (64, 96), settings, window=64, step=32).labels
+
+    def scores(left: int) -> torch.Tensor:
+        features = models.encode(pixels[:, :, left : left + 64]).language
+        words = {"language_features": features, "text_embeddings": targets.text_embeddings}
+        return concept_scores(None, None, **words, output_size=(64, 64))[0]
+
+    left, right = scores(0), scores(32)
+    expected = torch.cat([left[..., :32], (left[..., 32:] + right[..., :32]) / 2, right[..., 32:]], dim=2)
+    torch.testing.assert_close(labels, targets.labels[expected.argmax(dim=0)])
