@@ -1,19 +1,15 @@
 """A page to look at: why every concept looks as it does, and what was found in every image. One file, no links out."""
 
-import base64
-import io
-from importlib.resources import files
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, select_autoescape
 from PIL import Image
 
 from reco_ray import storage
 from reco_ray.corpus.decode import decode_image
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.pages import css_colour, data_uri, jpeg_uri, render_page
 from reco_ray.segmentation.masks import KIND, decode_png
 from reco_ray.segmentation.overlay import overlay
 
@@ -35,10 +31,9 @@ def write_report(references: str, masks: str, out: str) -> str:
     manifest = storage.read_manifest(masks, KIND)
     colours = np.array(manifest.content["palette"], np.uint8)
     regions = storage.read_table(storage.join(masks, "regions"))
-    template = (files("reco_ray") / "templates" / "report.html").read_text()
-    page = Environment(autoescape=select_autoescape(default=True)).from_string(template)
     names = regions["name"].unique().to_pylist()
-    html = page.render(
+    page = render_page(
+        "report.html",
         concepts=_concepts(bank, colours[manifest.content["labels"].index(bank.vocabulary.names[0]) :]),
         images=[_image(masks, name, regions, colours) for name in sorted(names)[:MOST_IMAGES]],
         image_count=len(names),
@@ -50,7 +45,7 @@ def write_report(references: str, masks: str, out: str) -> str:
         background="background" in manifest.content["labels"],
     )
     uri = storage.join(out, "index.html")
-    storage.write_bytes(uri, html.encode())
+    storage.write_bytes(uri, page)
     return uri
 
 
@@ -64,8 +59,8 @@ def _concepts(bank: ReferenceBank, colours: np.ndarray) -> list[dict[str, object
             {
                 "name": concept.name,
                 "words": concept.words,
-                "colour": _css(colours[index]),
-                "sheet": _data_uri(storage.read_bytes(bank.sheet_uri(index))),
+                "colour": css_colour(colours[index]),
+                "sheet": data_uri(storage.read_bytes(bank.sheet_uri(index))),
                 "exemplars": rows.num_rows,
                 "best": rows["similarity"][0].as_py(),
                 "worst": rows["similarity"][-1].as_py(),
@@ -84,13 +79,13 @@ def _image(masks: str, name: str, regions: pa.Table, colours: np.ndarray) -> dic
     total = sum(row["area"] for row in rows)
     return {
         "name": name,
-        "photo": _jpeg(photo),
-        "overlay": _jpeg(Image.fromarray(overlay(np.asarray(photo), small, colours))),
+        "photo": jpeg_uri(photo),
+        "overlay": jpeg_uri(Image.fromarray(overlay(np.asarray(photo), small, colours))),
         "size": f"{rows[0]['width']} x {rows[0]['height']}",
         "legend": [
             {
                 "name": row["concept"],
-                "colour": _css(colours[row["label"]]),
+                "colour": css_colour(colours[row["label"]]),
                 "share": row["area"] / total,
                 "score": row["score"],
             }
@@ -98,17 +93,3 @@ def _image(masks: str, name: str, regions: pa.Table, colours: np.ndarray) -> dic
             if row["area"] >= _LEAST_SHARE * total
         ],
     }
-
-
-def _css(colour: np.ndarray) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour.tolist())
-
-
-def _jpeg(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return _data_uri(buffer.getvalue())
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

@@ -1,0 +1,32 @@
+"""HTML pages that are one file: style and pictures inside, no links out."""
+
+import base64
+import io
+
+import numpy as np
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+
+_ENVIRONMENT = Environment(loader=PackageLoader("reco_ray"), autoescape=True)
+
+
+def render_page(template: str, **values: object) -> bytes:
+    """A page from `templates/`, UTF-8."""
+    return _ENVIRONMENT.get_template(template).render(**values).encode()
+
+
+def css_colour(rgb: np.ndarray) -> str:
+    """uint8 (3,) -> "#rrggbb"."""
+    return "#{:02x}{:02x}{:02x}".format(*rgb.tolist())
+
+
+def jpeg_uri(image: Image.Image) -> str:
+    """A picture as a data URI."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return data_uri(buffer.getvalue())
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG's bytes as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
