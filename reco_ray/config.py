@@ -4,7 +4,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reco_ray import storage
 from reco_ray.errors import RecoError, reason
@@ -23,9 +23,30 @@ class ModelSettings(_Section):
     )
     encoder: str = Field(description="dense encoder of the references")
     templates: str = Field(default="plain", description="prompt templates that are averaged")
+    affinity: Literal["none", "proxyclip", "dinoiser"] = Field(
+        default="none", description="pool the language features over what the encoder finds alike"
+    )
+    window: int | None = Field(
+        default=None, ge=32, description="encode larger images in windows of this side, pixels"
+    )
+    window_step: int | None = Field(
+        default=None, ge=16, description="from one window to the next, pixels; None = half a window"
+    )
     weights: str | None = Field(default=None, description="folder of weights for machines without a network")
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    @property
+    def specs(self) -> list[str]:
+        """The models that are named, each once, without what follows `@`: that changes no weights."""
+        named = (self.retrieval, self.language, self.encoder)
+        return list(dict.fromkeys(spec.partition("@")[0] for spec in named if spec))
+
+    @model_validator(mode="after")
+    def _windows_leave_no_gap(self) -> "ModelSettings":
+        if self.window_step is not None and self.window_step > (self.window or 0):
+            raise ValueError("window_step must not exceed window")
+        return self
 
 
 class EmbedSettings(_Section):
@@ -43,7 +64,10 @@ class ReferenceSettings(_Section):
     """Retrieval and co-segmentation."""
 
     exemplars: int = Field(default=50, ge=1, description="images retrieved a concept, k of the paper")
-    image_size: int = Field(default=224, ge=32, description="side of the exemplars' square crop, pixels")
+    image_size: int = Field(default=224, ge=32, description="side of the exemplars' squares, pixels")
+    geometry: Literal["whole", "crop"] = Field(
+        default="whole", description="exemplars squeezed into the square, or cropped to it as in the paper"
+    )
     reduction: Literal["mean", "medoid", "rank_weighted"] = "mean"
     pairing: Literal["exact", "as_released"] = "exact"
     prototypes: int = Field(

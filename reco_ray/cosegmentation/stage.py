@@ -125,16 +125,19 @@ def _source(vocabulary: Vocabulary, concept: Concept, context: list[str]) -> str
 
 
 class _Load:
-    """Exemplars of a shard, whole, as squares: co-segmentation needs one size, and a crop could cut the concept off."""
+    """Exemplars of a shard, as squares: co-segmentation needs one size. Whole ones, unless the settings say crop:
+    that could cut the concept off, but is what the paper does."""
 
     def __init__(self, transform: ImageTransform, settings: Settings) -> None:
-        self._transform, self._size = transform, settings.references.image_size
+        whole = settings.references.geometry == "whole"
+        self._to_square = transform.stretch if whole else transform.crop
+        self._size = settings.references.image_size
         self._max_pixels = settings.embed.max_pixels
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         loaded = load_images(
             shard["uri"].to_pylist(),
-            lambda image: self._transform.stretch(image, self._size),
+            lambda image: self._to_square(image, self._size),
             max_pixels=self._max_pixels,
             short_side=self._size,
             drop_duplicates=False,
@@ -188,6 +191,8 @@ class ReferenceWorker:
     def _build(self, concept: str, rows: pa.Table) -> torch.Tensor:
         pixels = np.stack([pixels_of(rows, row) for row in range(rows.num_rows)])
         aspects = rows["width"].to_numpy() / rows["height"].to_numpy()
+        if self._settings.geometry == "crop":
+            aspects = np.ones(rows.num_rows)
         text = torch.from_numpy(self._texts[concept]).to(self._device)
         batch = torch.from_numpy(pixels).to(self._device)
         result = co_reference(self._models, batch, text, self._context, self._settings)

@@ -13,7 +13,7 @@ from PIL import Image
 from timm.data import ImageNetInfo
 
 from reco_ray.errors import RecoError
-from reco_ray.models.efficientnet_lite import TRANSFORM, EfficientNetLite, trunk_fingerprint
+from reco_ray.models.efficientnet_lite import STRIDE, TRANSFORM, EfficientNetLite, trunk_fingerprint
 from reco_ray.models.prompts import require_latin
 from reco_ray.models.runtime import Runtime, fingerprint, resolve_runtime
 from reco_ray.models.text_cache import TextCache
@@ -24,6 +24,7 @@ class ConSE:
 
     transform = TRANSFORM
     embedding_dim = 384
+    stride = STRIDE
 
     def __init__(self, device: str = "cpu", precision: str = "auto", top: int = 10) -> None:
         self.runtime: Runtime = resolve_runtime(device, precision)

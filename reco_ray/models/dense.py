@@ -1,12 +1,17 @@
 """The two dense models of a preset as one: pixels in, visual and language features out, shared work done once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from reco_ray.config import ModelSettings
+from reco_ray.models.affinity import pool_by_affinity
+from reco_ray.models.image import ImageTransform
 from reco_ray.models.protocols import DenseEncoder, LanguageImageModel
 from reco_ray.models.registry import load_dense_encoder, load_language_image_model
+from reco_ray.models.sliding import fit_to_stride, slide
 
 
 @dataclass(frozen=True)
@@ -18,10 +23,14 @@ class DenseFeatures:
 
 
 class DenseModels:
-    """A dense encoder beside the dense branch of a language-image model, each with its own normalisation and stride."""
+    """A dense encoder beside the dense branch of a language-image model, each with its own normalisation and stride.
 
-    def __init__(self, language: LanguageImageModel, encoder: DenseEncoder) -> None:
-        self.language, self.encoder = language, encoder
+    settings: `affinity` pools the language features over what the encoder finds alike; `window` and `window_step` have
+    larger images encoded in windows.
+    """
+
+    def __init__(self, language: LanguageImageModel, encoder: DenseEncoder, settings: ModelSettings) -> None:
+        self.language, self.encoder, self._settings = language, encoder, settings
         # `mini`: the encoder is the classifier's own trunk, so half of the language branch is already computed.
         self._shares_trunk = getattr(language, "trunk_fingerprint", None) == encoder.fingerprint
 
@@ -30,17 +39,48 @@ class DenseModels:
         """Loads both models of the settings; errors as for the registry."""
         options = {"weights": models.weights, "device": device, "seed": seed, "precision": models.precision}
         language = load_language_image_model(models.language or models.retrieval, **options)  # type: ignore[arg-type]
-        return cls(language, load_dense_encoder(models.encoder, **options))  # type: ignore[arg-type]
+        return cls(language, load_dense_encoder(models.encoder, **options), models)  # type: ignore[arg-type]
 
     @property
     def fingerprint(self) -> str:
-        # An index is the same for every dense attention of its model; references are not.
+        """Of all that determines the features; an index serves every dense attention of its model, references one."""
         attention = getattr(self.language, "attention", "")
-        return f"{self.language.fingerprint}{attention and '@'}{attention} + {self.encoder.fingerprint}"
+        parts = [f"{self.language.fingerprint}{attention and '@'}{attention}", self.encoder.fingerprint]
+        if self._settings.affinity != "none":
+            parts.append(f"affinity={self._settings.affinity}")
+        if self._settings.window:
+            parts.append(f"window={self._settings.window}/{self._step}")
+        return " + ".join(parts)
 
     def encode(self, pixels: torch.Tensor) -> DenseFeatures:
         """uint8 (b, H, W, 3), sides multiples of the encoder's stride -> features."""
-        visual = self.encoder.encode(self.encoder.transform.normalize(pixels))
+        visual = self._slide(self.encoder.encode, self.encoder.transform, self.encoder.stride, pixels)
         if self._shares_trunk:
-            return DenseFeatures(visual, self.language.encode_dense_from_trunk(visual))  # type: ignore[attr-defined]
-        return DenseFeatures(visual, self.language.encode_dense(self.language.transform.normalize(pixels)))
+            language = self.language.encode_dense_from_trunk(visual)  # type: ignore[attr-defined]
+        else:
+            language = self._slide(
+                self.language.encode_dense, self.language.transform, self.language.stride, pixels
+            )
+        if self._settings.affinity != "none":
+            language = pool_by_affinity(language, visual, self._settings.affinity)
+        if self._settings.affinity != "none" or self._settings.window:
+            language = F.normalize(language, dim=1)  # means of unit vectors are shorter
+        return DenseFeatures(visual, language)
+
+    @property
+    def _step(self) -> int:
+        return self._settings.window_step or (self._settings.window or 0) // 2
+
+    def _slide(
+        self,
+        encode: Callable[[torch.Tensor], torch.Tensor],
+        transform: ImageTransform,
+        stride: int,
+        pixels: torch.Tensor,
+    ) -> torch.Tensor:
+        """Normalises and encodes pixels, in windows if the settings say so; windows are rounded to the stride."""
+        images = transform.normalize(pixels)
+        if not self._settings.window:
+            return encode(images)
+        window, step = (max(1, round(side / stride)) * stride for side in (self._settings.window, self._step))
+        return slide(encode, fit_to_stride(images, stride), window=window, step=step, stride=stride)

@@ -19,6 +19,7 @@ class LanguageImageModel(Protocol):
     module: torch.nn.Module
     transform: ImageTransform
     embedding_dim: int
+    stride: int
     fingerprint: str
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
