@@ -1,6 +1,7 @@
 """Co-segmentation: the exemplars of one concept -> its reference embedding (ReCo, section 3). Torch only."""
 
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from typing import Literal, get_args
 
 import torch
@@ -11,7 +12,7 @@ Reduction = Literal["mean", "medoid", "rank_weighted"]
 Pairing = Literal["exact", "as_released"]
 
 # Cosines are computed in square tiles of about this many locations a side: large enough for the product to
-# run at full speed, small enough (2.4 MB in float32) to be weighted and reduced while still in cache.
+# run at full speed, small enough (2.4 MB in float32) to be reduced while still in cache.
 TILE_LOCATIONS = 784
 
 
@@ -47,7 +48,8 @@ def cosegment(
     location of highest support; supports that differ by rounding only are ties, which the first location in
     row-major order wins. Features of zero have a cosine of zero with everything.
 
-    The (n h w)^2 similarities are never held at once, but their maximum in each image is: n^2 h w numbers.
+    The (n h w)^2 similarities are never held at once, only their maximum in each image, n^2 h w numbers, and
+    a tile that is at least one image wide and high.
 
     Args:
         features: (n, c, h, w) floating point dense features of the exemplars, in the order of retrieval. They
@@ -82,16 +84,13 @@ def cosegment(
     if pairing not in get_args(Pairing):
         raise ValueError(f"pairing must be one of {get_args(Pairing)}, got {pairing!r}")
 
+    if weights is None:
+        weights = features.new_ones(n, height, width)
     dtype = torch.promote_types(features.dtype, torch.float32)
-    rows = features.flatten(2).mT.to(dtype).contiguous()  # (n, h w, c)
-    weights = rows.new_ones(n, height, width) if weights is None else weights.to(dtype)
-    maxima = _maxima_by_image(normalize(rows, dim=2), weights.flatten(1))
-    if pairing == "as_released":
-        maxima = torch.stack([maxima[j : 2 * j + 1].amax(0) for j in range(n)])
-    support = maxima.mean(0)
+    support = _support(features.flatten(2).mT.to(dtype), weights.flatten(1).to(dtype), pairing)
 
     seeds = _first_maximum(support)
-    seed_features = rows[torch.arange(n, device=seeds.device), seeds]
+    seed_features = features.flatten(2)[torch.arange(n, device=seeds.device), :, seeds].to(dtype)
     return Cosegmentation(
         reference=_reduce(seed_features, reduction),
         seed_features=seed_features,
@@ -100,24 +99,43 @@ def cosegment(
     )
 
 
-def _maxima_by_image(unit: Tensor, weights: Tensor) -> Tensor:
-    """(n, n, l): [j, i, x] is the maximum over y of weights[j, y] * cos(unit[i, x], unit[j, y]).
+def _support(rows: Tensor, weights: Tensor, pairing: Pairing) -> Tensor:
+    """(n, l, c) features and (n, l) weights of l locations an image to their (n, l) support."""
+    # With every feature scaled to the length of its weight, a product of two is their cosine times both weights:
+    # the maximum over one, divided by the weight of the other, is what either direction needs, and no tile has
+    # to be multiplied by weights. Weights relative to the largest cannot underflow; those below its rounding
+    # error, zeros among them, are raised to it because they divide.
+    largest = weights.max()
+    limits = torch.finfo(weights.dtype)
+    lengths = (weights / largest.clamp_min(limits.tiny)).clamp_min(limits.eps)
+    scaled = torch.empty_like(rows, memory_format=torch.contiguous_format).copy_(rows)
+    scaled *= (lengths / scaled.norm(dim=2).clamp_min(1e-12))[:, :, None]
 
-    unit is (n, l, c) with rows of length one or zero, weights (n, l). Cosines are symmetric, so each tile of
-    them serves both ways: with its columns weighted for a looking into b, with its rows for b looking into a.
+    maxima = _maximal_products(scaled) / lengths
+    if pairing == "as_released":
+        maxima = torch.stack([maxima[j : 2 * j + 1].amax(0) for j in range(len(maxima))])
+    return maxima.mean(0) * largest
+
+
+def _maximal_products(rows: Tensor) -> Tensor:
+    """(n, l, c) to (n, n, l): [j, i, x] is the maximum over y of the product of rows[i, x] and rows[j, y].
+
+    Products are symmetric, so each tile of them is reduced twice: over the images b for a, and over a for b.
     """
-    n, locations, _ = unit.shape
-    maxima = unit.new_empty(n, n, locations)
-    group = max(1, TILE_LOCATIONS // locations)
-    # Autocast would compute the cosines in half precision, where distinct locations tie.
-    with torch.autocast(unit.device.type, enabled=False):
-        for start_a in range(0, n, group):
-            a = slice(start_a, start_a + group)
-            for start_b in range(start_a, n, group):
-                b = slice(start_b, start_b + group)
-                tile = torch.tensordot(unit[a], unit[b], dims=([2], [2]))  # (a, l, b, l)
-                maxima[b, a] = (tile * weights[b]).amax(3).permute(2, 0, 1)
-                maxima[a, b] = tile.mul_(weights[a, :, None, None]).amax(1)
+    n, locations, _ = rows.shape
+    maxima = rows.new_empty(n, n, locations)
+    size = min(n, max(1, TILE_LOCATIONS // locations))
+    groups = [slice(start, start + size) for start in range(0, n, size)]
+    memory = rows.new_empty((size * locations) ** 2)
+    # Autocast would compute the products in half precision, in which distinct locations tie.
+    with torch.autocast(rows.device.type, enabled=False):
+        for a, b in combinations_with_replacement(groups, 2):
+            rows_a, rows_b = rows[a].flatten(0, 1), rows[b].flatten(0, 1)
+            tile = memory[: len(rows_a) * len(rows_b)].view(len(rows_a), len(rows_b))
+            torch.mm(rows_a, rows_b.T, out=tile)
+            by_image = tile.view(-1, locations, len(rows_b) // locations, locations)
+            maxima[b, a] = by_image.amax(3).permute(2, 0, 1)
+            maxima[a, b] = by_image.amax(1)
     return maxima
 
 
