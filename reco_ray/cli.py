@@ -156,6 +156,10 @@ def evaluate(
     data: Annotated[str, typer.Option(help="the data set in its official folder layout")],
     corpus: Corpus,
     out: Out = "reco-evaluation",
+    protocol: Annotated[str, typer.Option(help="whole, reco (320 centre crop) or mmseg (windows)")] = "whole",
+    short_side: Annotated[
+        int | None, typer.Option(help="pixels; default: the protocol's, or segment.image_size")
+    ] = None,
     preset: Preset = "mini",
     settings: SettingsFile = None,
     set_: Set = None,
@@ -167,12 +171,15 @@ def evaluate(
     """Scores ReCo and its ablations on a labelled data set; the labels measure, they choose nothing."""
     chosen = _settings(preset, settings, set_, exemplars=exemplars, refine=refine, device=device)
     from reco_ray.cluster import session
+    from reco_ray.evaluation.protocols import choose_protocol
     from reco_ray.evaluation.stage import evaluate as run_evaluation
     from reco_ray.evaluation.table import as_table
 
+    way = choose_protocol(protocol, short_side, chosen.segment)
     with session(address):
-        results = run_evaluation(benchmark, data, corpus, out, chosen)
+        results = run_evaluation(benchmark, data, corpus, out, chosen, way)
     print(as_table(results))
+    console.print(f"report     {join(absolute(out), 'report', 'index.html')}")
     console.print(f"results    {join(absolute(out), 'results.json')}")
 
 

@@ -1,8 +1,18 @@
 """Confusion matrices and what is read off them. numpy only."""
 
+from typing import TypedDict
+
 import numpy as np
 
 IGNORE = 255
+
+
+class Figures(TypedDict):
+    """All in [0, 1]; `iou` by class."""
+
+    miou: float
+    pixel_accuracy: float
+    iou: list[float | None]
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -21,7 +31,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> 
     return np.bincount(cells, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 
 
-def scores(confusion: np.ndarray) -> dict[str, object]:
+def scores(confusion: np.ndarray) -> Figures:
     """`miou`: mean IoU over the classes that occur in truth or prediction; `pixel_accuracy`; `iou`: per class, None
     where a class does not occur. All in [0, 1]."""
     classes = len(confusion)

@@ -4,6 +4,7 @@ The confusion matrices are integers that add up in any order, so the figures do 
 """
 
 import json
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,21 +16,22 @@ from reco_ray.cluster import plan_workers
 from reco_ray.config import SegmentSettings, Settings
 from reco_ray.console import progress
 from reco_ray.corpus.index import build_index
-from reco_ray.corpus.load import pixels_of
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.stage import build_references
-from reco_ray.errors import RecoError
-from reco_ray.evaluation.benchmarks import open_benchmark
+from reco_ray.evaluation.benchmark import open_benchmark
+from reco_ray.evaluation.compare import Comparer, LoadSamples, Variant
 from reco_ray.evaluation.dataset import Dataset
+from reco_ray.evaluation.jaccard import cosegmentation_jaccard
 from reco_ray.evaluation.metrics import confusion_matrix, scores
+from reco_ray.evaluation.protocols import Protocol
+from reco_ray.evaluation.provenance import provenance
+from reco_ray.evaluation.report import write_report
 from reco_ray.models.dense import DenseModels
-from reco_ray.segmentation.segment import segment
-from reco_ray.segmentation.stage import LoadWhole
-from reco_ray.segmentation.targets import targets_of
 from reco_ray.shards import cut, run_shards
 
-_SHARD_SIZE = 16
+SHARD_SIZE = 16
+RECO = "ReCo"
 
 
 def variants(settings: SegmentSettings) -> dict[str, SegmentSettings]:
@@ -38,90 +40,131 @@ def variants(settings: SegmentSettings) -> dict[str, SegmentSettings]:
     chosen = {
         "language only": plain.model_copy(update={"use": "language"}),
         "reference only": plain.model_copy(update={"use": "references"}),
-        "ReCo": plain,
+        RECO: plain,
     }
     if settings.refine != "none":
-        chosen[f"ReCo + {settings.refine}"] = settings
+        chosen[f"{RECO} + {settings.refine}"] = settings.model_copy(update={"use": "both"})
     return chosen
 
 
-def evaluate(benchmark: str, data: str, corpus: str, out: str, settings: Settings) -> dict[str, Any]:
-    """Builds references for a benchmark's classes from an unlabelled corpus and scores every variant.
+def evaluate(
+    benchmark: str, data: str, corpus: str, out: str, settings: Settings, protocol: Protocol
+) -> dict[str, Any]:
+    """Builds references for a benchmark's classes from an unlabelled corpus, scores every variant, writes a report.
 
     Returns:
-        What is also written to `results.json`: settings, model, counts and, per variant, `miou`, `pixel_accuracy` and
-        `iou` by class.
+        What is also written to `results.json`: settings, model, counts, where it all came from and, per variant,
+        `miou`, `pixel_accuracy` and `iou` by class; of a data set of binary masks also the Jaccard index of
+        co-segmenting each class's images.
 
     Raises:
         RecoError: the data set is not in its official layout, a label file does not match its image.
     """
     dataset = open_benchmark(benchmark, storage.absolute(data))
-    embeddings, index, references = (storage.join(out, name) for name in ("embeddings", "index", "references"))
+    out = storage.absolute(out)
+    embeddings, index, references = (
+        storage.join(out, name) for name in ("embeddings", "index", "references")
+    )
     embed_corpus(corpus, embeddings, settings)
     build_index(embeddings, index)
     build_references(index, dataset.vocabulary, references, settings)
-    matrices = score(dataset, references, settings)
-    names = dataset.vocabulary.names
+    # A single class has a background only where the benchmark has one.
+    segmenting = settings.segment.model_copy(update={"background": dataset.vocabulary.background})
+    ways = variants(segmenting)
+    compared = {name: Variant(references, way) for name, way in ways.items()}
+    measured = score(dataset, compared, protocol, settings)
     results: dict[str, Any] = {
         "benchmark": benchmark,
         "images": len(dataset.samples),
+        "protocol": asdict(protocol),
+        "data": storage.absolute(data),
         "corpus": storage.absolute(corpus),
         "model": ReferenceBank.open(references).model,
         "settings": settings.model_dump(),
-        "variants": {},
+        "variants": {name: _figures(matrix, dataset) for name, matrix in measured.matrices.items()},
+        **provenance(),
     }
-    for variant, matrix in matrices.items():
-        figures = scores(matrix)
-        results["variants"][variant] = {**figures, "iou": dict(zip(names, figures["iou"], strict=True))}  # type: ignore[call-overload]
+    if all(sample.binary_of is not None for sample in dataset.samples):
+        by_class = cosegmentation_jaccard(dataset, references, ways, settings)
+        results["cosegmentation"] = {
+            name: {"jaccard": float(np.mean(list(values.values()))), "classes": values}
+            for name, values in by_class.items()
+        }
     storage.write_bytes(storage.join(out, "results.json"), json.dumps(results, indent=2).encode())
+    shown = {RECO: compared[RECO]}
+    write_report(
+        storage.join(out, "report"), results, dataset, shown, measured.images[RECO], protocol, settings
+    )
     return results
 
 
-def score(dataset: Dataset, references: str, settings: Settings) -> dict[str, np.ndarray]:
-    """Segments every sample in every variant: variant -> int64 (m, m + 1) confusion matrix."""
+def _figures(matrix: np.ndarray, dataset: Dataset) -> dict[str, Any]:
+    figures = scores(matrix)
+    return {**figures, "iou": dict(zip(dataset.classes, figures["iou"], strict=True))}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """By variant. matrices: int64 (m, m + 1) confusion matrix. images: every sample's mIoU, None if nothing counts."""
+
+    matrices: dict[str, np.ndarray]
+    images: dict[str, list[float | None]]
+
+
+def score(dataset: Dataset, variants: dict[str, Variant], protocol: Protocol, settings: Settings) -> Measured:
+    """Segments every sample in every variant, on the connected Ray cluster.
+
+    Raises:
+        RecoError: an image cannot be used, or a label file does not match it.
+    """
     dense = DenseModels.load(settings.models, seed=settings.seed)
-    table = pa.table({"uri": [s.image for s in dataset.samples], "name": [str(n) for n in range(len(dataset.samples))]})
-    shards = cut(table, _SHARD_SIZE)
-    total: dict[str, np.ndarray] = {}
-    kwargs = {"dataset": dataset, "settings": settings, "references": storage.absolute(references)}
+    count, classes = len(dataset.samples), len(dataset.classes)
+    table = pa.table({"uri": [sample.image for sample in dataset.samples], "number": range(count)})
+    shards = cut(table, SHARD_SIZE)
+    measured = Measured(
+        {name: np.zeros((classes, classes + 1), np.int64) for name in variants},
+        {name: [None] * count for name in variants},
+    )
+    kwargs = {"dataset": dataset, "variants": variants, "protocol": protocol, "settings": settings}
+    load = LoadSamples(dense.encoder.transform, dense.encoder.stride, protocol, settings.segment.max_pixels)
     workers = plan_workers(settings.models.device, most=len(shards))
-    load = LoadWhole(dense.encoder.transform, settings, dense.encoder.stride)
-    with progress("evaluate", len(dataset.samples)) as advance:
+    with progress("evaluate", count) as advance:
         for shard in run_shards(shards, load, EvaluateWorker, kwargs, workers):
-            advance(shard["images"])
-            for variant, matrix in zip(shard["variants"], shard["matrices"], strict=True):
-                total[variant] = total.get(variant, 0) + np.array(matrix, np.int64)
-    classes = len(dataset.vocabulary.names)
-    return {variant: total[variant].reshape(classes, classes + 1) for variant in variants(settings.segment)}
+            advance(len(shard["numbers"]))
+            for name in variants:
+                measured.matrices[name] += np.array(shard["matrices"][name], np.int64)
+                for number, miou in zip(shard["numbers"], shard["images"][name], strict=True):
+                    measured.images[name][number] = miou
+    return measured
 
 
 class EvaluateWorker:
-    """Scores the loaded images of a shard against their truth."""
+    """Counts the pixels of a shard's samples."""
 
-    def __init__(self, *, threads: int, device: str, dataset: Dataset, settings: Settings, references: str) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int,
+        device: str,
+        dataset: Dataset,
+        variants: dict[str, Variant],
+        protocol: Protocol,
+        settings: Settings,
+    ) -> None:
         torch.set_num_threads(threads)
-        self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
-        bank = ReferenceBank.open(references, self._models.fingerprint)
-        self._targets = targets_of(bank, settings.segment).to(device)
-        self._dataset, self._variants, self._device = dataset, variants(settings.segment), device
+        self._compare = Comparer(dataset, variants, protocol, settings, device)
+        self._variants, self._classes = list(variants), len(dataset.classes)
 
     def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
-        classes = len(self._dataset.vocabulary.names)
-        matrices = {variant: np.zeros((classes, classes + 1), np.int64) for variant in self._variants}
-        for row in range(rows.num_rows):
-            entry = rows.slice(row, 1).drop_columns(["pixels"]).to_pylist()[0]
-            if entry["reason"] is not None:
-                raise RecoError(f"{entry['uri']}: {entry['reason']}: every image of a benchmark is needed")
-            sample = self._dataset.samples[int(entry["name"])]
-            truth = self._dataset.truth(sample)
-            if truth.shape != (entry["height"], entry["width"]):
-                raise RecoError(f"{sample.label}: {truth.shape[1]} x {truth.shape[0]} pixels, but its image is {entry['width']} x {entry['height']}")
-            pixels = torch.from_numpy(pixels_of(rows, row).copy())[None].to(self._device)
-            for variant, settings in self._variants.items():
-                result = segment(self._models, self._targets, pixels, [truth.shape], settings)[0]
-                matrices[variant] += confusion_matrix(truth, result.labels.cpu().numpy(), classes)
+        matrices = {v: np.zeros((self._classes, self._classes + 1), np.int64) for v in self._variants}
+        images: dict[str, list[float | None]] = {v: [] for v in self._variants}
+        for compared in self._compare(rows):
+            for variant, predicted in compared.predicted.items():
+                matrix = confusion_matrix(compared.truth, predicted, self._classes)
+                matrices[variant] += matrix
+                images[variant].append(scores(matrix)["miou"] if matrix.any() else None)
         return {
-            "images": rows.num_rows,
-            "variants": list(matrices),
-            "matrices": [matrix.reshape(-1).tolist() for matrix in matrices.values()],
+            "numbers": rows["number"].to_pylist(),
+            "matrices": {variant: matrix.tolist() for variant, matrix in matrices.items()},
+            "images": images,
         }

@@ -1,24 +1,45 @@
-"""Results as a Markdown table, to read in a terminal and to put into a document."""
+"""Results as Markdown tables, to read in a terminal and to put into a document."""
 
 from typing import Any
 
 
 def as_table(results: dict[str, Any]) -> str:
-    """One row a variant with mIoU and pixel accuracy, then one row a class; percent with one decimal."""
+    """The variants with mIoU and pixel accuracy, then the classes' IoU; where it was measured, the same for the Jaccard
+    index of co-segmentation. Percent with one decimal."""
     variants: dict[str, Any] = results["variants"]
-    lines = [f"{results['benchmark']}, {results['images']} images, preset {results['settings']['preset']}", ""]
-    lines += _rows(["variant", "mIoU", "pixel accuracy"])
-    lines += [f"| {name} | {_percent(v['miou'])} | {_percent(v['pixel_accuracy'])} |" for name, v in variants.items()]
-    lines += ["", *_rows(["IoU", *variants])]
-    for concept in next(iter(variants.values()))["iou"]:
-        cells = " | ".join(_percent(v["iou"][concept]) for v in variants.values())
-        lines.append(f"| {concept} | {cells} |")
+    protocol, preset = results["protocol"], results["settings"]["preset"]
+    heading = (
+        f"{results['benchmark']}, {results['images']} images, preset {preset}, protocol {protocol['name']}"
+    )
+    lines = [f"{heading} at {protocol['short_side']} px", ""]
+    lines += markdown(
+        ["variant", "mIoU", "pixel accuracy"],
+        [[name, percent(v["miou"]), percent(v["pixel_accuracy"])] for name, v in variants.items()],
+    )
+    lines += ["", *_by_class("IoU", {name: v["iou"] for name, v in variants.items()})]
+    if measured := results.get("cosegmentation"):
+        lines += [
+            "",
+            *markdown(
+                ["co-segmentation", "Jaccard"], [[n, percent(v["jaccard"])] for n, v in measured.items()]
+            ),
+        ]
+        lines += ["", *_by_class("Jaccard", {name: v["classes"] for name, v in measured.items()})]
     return "\n".join(lines)
 
 
-def _rows(headings: list[str]) -> list[str]:
-    return [f"| {' | '.join(headings)} |", f"|---|{'---:|' * (len(headings) - 1)}"]
+def markdown(headings: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table; the first column is text, the others are numbers."""
+    ruler = f"|---|{'---:|' * (len(headings) - 1)}"
+    return [f"| {' | '.join(headings)} |", ruler, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share as percent; "-" where there is nothing to count."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _by_class(figure: str, columns: dict[str, dict[str, float | None]]) -> list[str]:
+    classes = next(iter(columns.values()))
+    rows = [[name, *(percent(column[name]) for column in columns.values())] for name in classes]
+    return markdown([figure, *columns], rows)

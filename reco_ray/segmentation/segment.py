@@ -1,17 +1,24 @@
 """Pixels -> label maps: encode, score, refine, argmax. Torch only."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 
 from reco_ray.config import SegmentSettings
-from reco_ray.models.dense import DenseFeatures, DenseModels
+from reco_ray.models.dense import DenseFeatures
 from reco_ray.segmentation.refine import refine
 from reco_ray.segmentation.score import concept_scores, label_map
 
 BACKGROUND = 0  # its label id, where there is a background
+
+
+class Encodes(Protocol):
+    """What segmenting needs of `DenseModels`."""
+
+    def encode(self, pixels: torch.Tensor) -> DenseFeatures:
+        """uint8 (b, H, W, 3) -> features."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Segmentation:
 
 
 def segment(
-    models: DenseModels,
+    models: Encodes,
     targets: Targets,
     pixels: torch.Tensor,
     output_sizes: list[tuple[int, int]],

@@ -3,14 +3,13 @@
 import torch
 
 from reco_ray.config import SegmentSettings
-from reco_ray.models.dense import DenseModels
 from reco_ray.models.sliding import slide
 from reco_ray.segmentation.score import concept_scores
-from reco_ray.segmentation.segment import Segmentation, Targets, label_scores, likely, score_factors
+from reco_ray.segmentation.segment import Encodes, Segmentation, Targets, label_scores, likely, score_factors
 
 
 def segment_windows(
-    models: DenseModels,
+    models: Encodes,
     targets: Targets,
     pixels: torch.Tensor,
     size: tuple[int, int],

@@ -1,0 +1,130 @@
+"""One image of a benchmark: its truth, and what every variant of the method makes of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from reco_ray.config import SegmentSettings, Settings
+from reco_ray.corpus.load import load_images, pixels_of
+from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.errors import RecoError
+from reco_ray.evaluation.dataset import Dataset
+from reco_ray.evaluation.protocols import Protocol
+from reco_ray.models.dense import DenseFeatures, DenseModels
+from reco_ray.models.image import ImageTransform
+from reco_ray.segmentation.segment import Encodes, segment
+from reco_ray.segmentation.targets import targets_of
+from reco_ray.segmentation.windows import segment_windows
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to segment that is measured. references: URI of a bank."""
+
+    references: str
+    settings: SegmentSettings
+
+
+class LoadSamples:
+    """Samples of a dataset (`number`, `uri`) -> their images as the protocol has the models see them."""
+
+    def __init__(self, transform: ImageTransform, stride: int, protocol: Protocol, max_pixels: int) -> None:
+        self._transform, self._stride = transform, stride
+        self._protocol, self._max_pixels = protocol, max_pixels
+
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        side = self._protocol.short_side
+        loaded = load_images(
+            shard["uri"].to_pylist(),
+            lambda image: self._transform.fit(self._protocol.cut_image(image), side, self._stride),
+            max_pixels=self._max_pixels,
+            short_side=side,
+            drop_duplicates=False,
+        )
+        return loaded.append_column("number", shard["number"])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """number: of the sample. pixels: uint8 (h, w, 3), as the models saw them. truth, predicted: classes, (H, W)."""
+
+    number: int
+    pixels: np.ndarray
+    truth: np.ndarray
+    predicted: dict[str, np.ndarray]
+
+
+class Comparer:
+    """Segments loaded samples in every variant."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        variants: dict[str, Variant],
+        protocol: Protocol,
+        settings: Settings,
+        device: str,
+    ) -> None:
+        self.models = DenseModels.load(settings.models, device=device, seed=settings.seed)
+        self._dataset, self._variants, self._protocol, self._device = dataset, variants, protocol, device
+        self._targets = {
+            name: targets_of(ReferenceBank.open(v.references, self.models.fingerprint), v.settings).to(device)
+            for name, v in variants.items()
+        }
+        self._class_of = np.array(dataset.class_of)
+
+    def __call__(self, rows: pa.Table) -> Iterator[Compared]:
+        """Rows of `LoadSamples`, one at a time.
+
+        Raises:
+            RecoError: an image cannot be used, or a label file does not match it.
+        """
+        for row in range(rows.num_rows):
+            entry = rows.slice(row, 1).drop_columns(["pixels"]).to_pylist()[0]
+            truth = self._protocol.cut_truth(self._truth(entry))
+            pixels = pixels_of(rows, row)
+            batch = torch.from_numpy(pixels.copy())[None].to(self._device)
+            models = EncodedOnce(self.models)
+            predicted = {
+                name: self._class_of[self._labels(models, name, batch, truth.shape)]
+                for name in self._variants
+            }
+            yield Compared(entry["number"], pixels, truth, predicted)
+
+    def _truth(self, entry: dict[str, Any]) -> np.ndarray:
+        if entry["reason"] is not None:
+            raise RecoError(f"{entry['uri']}: {entry['reason']}: every image of a benchmark is needed")
+        sample = self._dataset.samples[entry["number"]]
+        truth = self._dataset.truth(sample)
+        size = (entry["height"], entry["width"])
+        if truth.shape != size:
+            raise RecoError(
+                f"{sample.label}: {truth.shape[1]} x {truth.shape[0]} pixels, its image has {size[1]} x {size[0]}"
+            )
+        return truth
+
+    def _labels(self, models: Encodes, name: str, batch: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+        targets, settings = self._targets[name], self._variants[name].settings
+        if self._protocol.window and self._protocol.step:
+            options = {"window": self._protocol.window, "step": self._protocol.step}
+            return segment_windows(models, targets, batch, size, settings, **options).labels.cpu().numpy()
+        return segment(models, targets, batch, [size], settings)[0].labels.cpu().numpy()
+
+
+class EncodedOnce:
+    """The models for one image: a part of it that several variants look at is encoded once."""
+
+    def __init__(self, models: DenseModels) -> None:
+        self._models = models
+        self._kept: dict[tuple[int, torch.Size], DenseFeatures] = {}
+
+    def encode(self, pixels: torch.Tensor) -> DenseFeatures:
+        """As `DenseModels.encode`; pixels are views of one tensor, told apart by where they begin in it."""
+        part = (int(pixels.storage_offset()), pixels.shape)
+        if part not in self._kept:
+            self._kept[part] = self._models.encode(pixels)
+        return self._kept[part]

@@ -1,0 +1,90 @@
+"""A page to look at an evaluation: the table, the classes, and the images where it does worst and best."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from reco_ray import storage
+from reco_ray.config import Settings
+from reco_ray.evaluation.compare import Compared, Comparer, LoadSamples, Variant
+from reco_ray.evaluation.dataset import Dataset
+from reco_ray.evaluation.metrics import IGNORE
+from reco_ray.evaluation.protocols import Protocol
+from reco_ray.pages import css_colour, jpeg_uri, render_page
+from reco_ray.segmentation.overlay import overlay
+
+SHOWN = 6  # images at either end
+_WIDTH = 420  # pixels of an embedded picture
+_NOT_COUNTED = (128, 128, 128)
+
+
+def write_report(
+    out: str,
+    results: dict[str, Any],
+    dataset: Dataset,
+    variant: dict[str, Variant],
+    image_miou: list[float | None],
+    protocol: Protocol,
+    settings: Settings,
+) -> str:
+    """Writes `index.html` and returns its URI.
+
+    Args:
+        variant: by its name, the one whose predictions are shown. image_miou: of every sample, in that variant.
+    """
+    ranked = [number for number, miou in enumerate(image_miou) if miou is not None]
+    ranked.sort(key=lambda number: image_miou[number] or 0.0)
+    worst = ranked[:SHOWN]
+    best = ranked[len(worst) :][-SHOWN:][::-1]
+    compared = _compare(worst + best, dataset, variant, protocol, settings)
+    shown = {entry.number: _pictures(entry, dataset, image_miou) for entry in compared}
+    page = render_page(
+        "evaluation.html",
+        results=results,
+        variant=next(iter(variant)),
+        colours=[css_colour(colour) for colour in dataset.colours],
+        classes=dataset.classes,
+        groups={"Worst": [shown[number] for number in worst], "Best": [shown[number] for number in best]},
+    )
+    uri = storage.join(out, "index.html")
+    storage.write_bytes(uri, page)
+    return uri
+
+
+def _compare(
+    numbers: list[int], dataset: Dataset, variant: dict[str, Variant], protocol: Protocol, settings: Settings
+) -> list[Compared]:
+    """Segments the few samples to show once more, here, so that no other prediction has to be kept."""
+    if not numbers:
+        return []
+    compare = Comparer(dataset, variant, protocol, settings, device="cpu")
+    encoder = compare.models.encoder
+    load = LoadSamples(encoder.transform, encoder.stride, protocol, settings.segment.max_pixels)
+    return list(
+        compare(load(pa.table({"uri": [dataset.samples[n].image for n in numbers], "number": numbers})))
+    )
+
+
+def _pictures(compared: Compared, dataset: Dataset, image_miou: list[float | None]) -> dict[str, Any]:
+    height, width = compared.truth.shape
+    size = (_WIDTH, max(1, round(_WIDTH * height / width)))
+    photo = np.asarray(Image.fromarray(compared.pixels).resize(size))
+    colours = np.full((IGNORE + 1, 3), _NOT_COUNTED, np.uint8)
+    colours[: len(dataset.colours)] = dataset.colours
+
+    def picture(labels: np.ndarray) -> str:
+        small = Image.fromarray(labels.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        return jpeg_uri(Image.fromarray(overlay(photo, np.asarray(small), colours)))
+
+    (predicted,) = compared.predicted.values()
+    present = set(np.unique(compared.truth)) | set(np.unique(predicted))
+    return {
+        "name": "/".join(dataset.samples[compared.number].image.split("/")[-2:]),
+        "miou": image_miou[compared.number],
+        "photo": jpeg_uri(Image.fromarray(photo)),
+        "truth": picture(compared.truth),
+        "predicted": picture(predicted),
+        "classes": sorted(int(label) for label in present - {IGNORE}),
+    }
