@@ -123,8 +123,10 @@ def _low_resolution_maps(
         raise ValueError("language_features and text_embeddings: give both or neither")
     maps = []
     if features is not None and references is not None:
-        prototypes = references.shape[1] if references.ndim == 3 else 1
-        cosines = cosine_maps("features", features, "references", references.flatten(0, -2))
+        rows, prototypes = references, 1
+        if references.ndim == 3:
+            rows, prototypes = references.flatten(0, 1), references.shape[1]
+        cosines = cosine_maps("features", features, "references", rows)
         maps.append(torch.sigmoid(cosines.unflatten(1, (-1, prototypes)).amax(dim=2)))
     if language_features is not None and text_embeddings is not None:
         maps.append(language_attention(language_features, text_embeddings))
