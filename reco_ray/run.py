@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from reco_ray.config import Settings
 from reco_ray.corpus.index import build_index
+from reco_ray.corpus.read import list_images
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.cosegmentation.stage import build_references
 from reco_ray.report import write_report
@@ -23,6 +24,7 @@ def run_all(
     Raises:
         RecoError: as the stages do; what was finished before stays.
     """
+    list_images(images)  # before hours of embedding: are there any at all?
     embeddings, index = join(out, "embeddings"), join(out, "index")
     references, masks = join(out, "references"), join(out, "masks")
     yield "embed", embeddings, *embed_corpus(corpus, embeddings, settings)

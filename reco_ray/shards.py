@@ -101,18 +101,26 @@ class _Loaded:
 
 
 class _Worker:
-    """The actor: builds the stage's worker once, then computes whole shards."""
+    """The actor: builds the stage's worker once, then computes whole shards.
+
+    A user's error, also one while a model loads, travels as a row: Ray would bring it back as text in a traceback.
+    """
 
     def __init__(self, worker: type, kwargs: dict[str, Any]) -> None:
-        self._worker = worker(**kwargs)
+        self._worker, self._error = None, None
+        try:
+            self._worker = worker(**kwargs)
+        except RecoError as error:
+            self._error = str(error)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         names = table[_SHARD_COLUMN].unique().to_pylist()
         if len(names) != 1:
             raise RuntimeError(f"one block holds the rows of {len(names)} shards")
-        # A user's error travels as a row: Ray would bring it back as text inside a traceback.
-        try:
-            row = {"result": json.dumps(self._worker(names[0], table)), "error": None}
-        except RecoError as error:
-            row = {"result": None, "error": str(error)}
+        row = {"result": None, "error": self._error}
+        if self._worker is not None:
+            try:
+                row["result"] = json.dumps(self._worker(names[0], table))
+            except RecoError as error:
+                row["error"] = str(error)
         return pa.Table.from_pylist([row], schema=_RESULT_SCHEMA)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 
@@ -44,9 +44,12 @@ class TextCache:
 
     def _read(self) -> None:
         for file in sorted(self._directory.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as stored:
-                texts = json.loads(stored.metadata()["texts"])
-                self._known.update(zip(texts, stored.get_tensor("embeddings"), strict=True))
+            try:
+                with safe_open(file, framework="pt") as stored:
+                    texts = json.loads(stored.metadata()["texts"])
+                    self._known.update(zip(texts, stored.get_tensor("embeddings"), strict=True))
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+                continue  # damaged: embedding its sentences again costs seconds, stopping would cost the run
 
     def _write(self, texts: list[str], embeddings: torch.Tensor) -> None:
         """Best effort: a read-only home costs time, not the run."""

@@ -1,6 +1,7 @@
 """The embedded models on real photographs: they find what is asked for, in either precision."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from reco_ray.errors import RecoError
 from reco_ray.models import DenseEncoder, LanguageImageModel, load_dense_encoder, load_language_image_model
 from reco_ray.models.conse import ConSE, _SentenceEncoder
 from reco_ray.models.dense import DenseModels
+from reco_ray.models.text_cache import TextCache
 
 SPEC = "conse:efficientnet_lite0"
 # What the photographs of `images.py` show: a concept -> the number of its best one.
@@ -181,3 +183,19 @@ def test_a_cache_that_cannot_be_written_costs_time_not_the_run(tmp_path, monkeyp
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("RECO_CACHE", str(tmp_path / "file"))
     assert _SentenceEncoder(CPU).encode(["a dog"]).shape == (1, 384)
+
+
+def test_a_damaged_cache_costs_time_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECO_CACHE", str(tmp_path))
+    calls: list[list[str]] = []
+
+    def encode(texts: list[str]) -> torch.Tensor:
+        calls.append(texts)
+        return torch.ones(len(texts), 2)
+
+    TextCache("m").lookup(["a"], encode, torch.device("cpu"))
+    (file,) = tmp_path.rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:40])
+    assert TextCache("m").lookup(["a"], encode, torch.device("cpu")).tolist() == [[1.0, 1.0]]
+    assert TextCache("m").lookup(["a"], encode, torch.device("cpu")).tolist() == [[1.0, 1.0]]
+    assert calls == [["a"], ["a"]]
