@@ -21,7 +21,9 @@ TILE, GAP, TOP = (216, 144), 14, 92
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--demo", type=Path, default=Path("reco-demo"), help="output of `reco-ray demo`")
     parser.add_argument("--out", type=Path, default=Path("docs/picture.jpg"))
     options = parser.parse_args()
@@ -68,9 +70,10 @@ def _fitted(image: Image.Image) -> Image.Image:
     """The centre of an image, at the tile's aspect and size."""
     image = image.convert("RGB")
     scale = max(TILE[0] / image.width, TILE[1] / image.height)
-    box = (TILE[0] / scale, TILE[1] / scale)
-    left, top = max(0.0, (image.width - box[0]) / 2), max(0.0, (image.height - box[1]) / 2)
-    return image.resize(TILE, Image.Resampling.LANCZOS, box=(left, top, min(image.width, left + box[0]), min(image.height, top + box[1])))
+    width, height = min(image.width, TILE[0] / scale), min(image.height, TILE[1] / scale)
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    box = (left, top, left + width, top + height)
+    return image.resize(TILE, Image.Resampling.LANCZOS, box=box)
 
 
 def _paste(canvas: Image.Image, image: Image.Image, column: int, row: int) -> None:

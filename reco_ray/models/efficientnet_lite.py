@@ -93,7 +93,9 @@ def _packaged_weights(net: nn.Module) -> dict[str, torch.Tensor]:
     stored = torch.load(path, map_location="cpu", weights_only=True)
     names = list(net.state_dict())
     if len(names) != len(stored):
-        raise RecoError(f"{path} holds {len(stored)} tensors, timm's tf_efficientnet_lite0 {len(names)}: reinstall it")
+        raise RecoError(
+            f"{path} holds {len(stored)} tensors, timm's tf_efficientnet_lite0 {len(names)}: reinstall it"
+        )
     return dict(zip(names, stored.values(), strict=True))
 
 

@@ -44,7 +44,9 @@ def resolve_runtime(device: str = "cpu", precision: str = "auto") -> Runtime:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise RecoError(f"device {device!r} was asked for, but torch sees no CUDA GPU: use --device cpu or auto")
+        raise RecoError(
+            f"device {device!r} was asked for, but torch sees no CUDA GPU: use --device cpu or auto"
+        )
     if precision not in ("auto", "fp32", "bf16"):
         raise RecoError(f"precision {precision!r} is unknown: choose auto, fp32 or bf16")
     bf16 = precision == "bf16" or (precision == "auto" and has_native_bf16(device))

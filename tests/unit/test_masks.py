@@ -45,7 +45,13 @@ def test_regions_say_area_score_and_shape() -> None:
 
 
 def test_mask_names_follow_the_source_and_stay_unique_and_inside() -> None:
-    uris = ["/data/a/x.jpg", "/data/a/x.png", "/data/b/x.jpg", "/data/../../etc/passwd.jpg", "s3://other/y.jpg"]
+    uris = [
+        "/data/a/x.jpg",
+        "/data/a/x.png",
+        "/data/b/x.jpg",
+        "/data/../../etc/passwd.jpg",
+        "s3://other/y.jpg",
+    ]
     assert mask_names(uris, "/data") == ["a/x.jpg", "a/x.png", "b/x", "etc/passwd", "other/y"]
     assert mask_names(["/t.parquet#3", "/t.parquet#4"], "/t.parquet") == ["-row-3", "-row-4"]
 
