@@ -1,7 +1,6 @@
 """Co-segmentation: the exemplars of one concept -> its reference embedding (ReCo, section 3). Torch only."""
 
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
 from typing import Literal, get_args
 
 import torch
@@ -11,9 +10,11 @@ from torch.nn.functional import normalize
 Reduction = Literal["mean", "medoid", "rank_weighted"]
 Pairing = Literal["exact", "as_released"]
 
-# Cosines are computed in square tiles of about this many locations a side: large enough for the product to
-# run at full speed, small enough (2.4 MB in float32) to be reduced while still in cache.
-TILE_LOCATIONS = 784
+# Products are computed for a few images at a time (of about this many locations together, enough for matrix
+# products to run at full speed) with as many others as fit this memory. Long strips take few operations: each
+# ends with the threads waiting for one another, which on a busy machine costs more than leaving the cache does.
+STRIP_LOCATIONS = 784
+STRIP_PRODUCTS = 8_000_000  # 32 MB in float32
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def cosegment(
     row-major order wins. Features of zero have a cosine of zero with everything.
 
     The (n h w)^2 similarities are never held at once, only their maximum in each image, n^2 h w numbers, and
-    a tile that is at least one image wide and high.
+    part of them: 32 MB in float32, or all those of two images where that is more.
 
     Args:
         features: (n, c, h, w) floating point dense features of the exemplars, in the order of retrieval. They
@@ -101,10 +102,10 @@ def cosegment(
 
 def _support(rows: Tensor, weights: Tensor, pairing: Pairing) -> Tensor:
     """(n, l, c) features and (n, l) weights of l locations an image to their (n, l) support."""
-    # With every feature scaled to the length of its weight, a product of two is their cosine times both weights:
-    # the maximum over one, divided by the weight of the other, is what either direction needs, and no tile has
-    # to be multiplied by weights. Weights relative to the largest cannot underflow; those below its rounding
-    # error, zeros among them, are raised to it because they divide.
+    # With every feature scaled to the length of its weight, a product of two is their cosine times both weights.
+    # The maximum over one, divided by the weight of the other, is what is wanted in either direction, and the
+    # products themselves need no multiplication by weights. Taken relative to the largest, weights cannot
+    # underflow; those below its rounding error, zeros among them, are raised to it because they divide.
     largest = weights.max()
     limits = torch.finfo(weights.dtype)
     lengths = (weights / largest.clamp_min(limits.tiny)).clamp_min(limits.eps)
@@ -120,22 +121,25 @@ def _support(rows: Tensor, weights: Tensor, pairing: Pairing) -> Tensor:
 def _maximal_products(rows: Tensor) -> Tensor:
     """(n, l, c) to (n, n, l): [j, i, x] is the maximum over y of the product of rows[i, x] and rows[j, y].
 
-    Products are symmetric, so each tile of them is reduced twice: over the images b for a, and over a for b.
+    Products are symmetric, so each strip of them is reduced twice: over the images b for a, and over a for b.
     """
     n, locations, _ = rows.shape
     maxima = rows.new_empty(n, n, locations)
-    size = min(n, max(1, TILE_LOCATIONS // locations))
-    groups = [slice(start, start + size) for start in range(0, n, size)]
-    memory = rows.new_empty((size * locations) ** 2)
+    height = min(n, max(1, STRIP_LOCATIONS // locations))
+    width = min(n, max(1, STRIP_PRODUCTS // (height * locations**2)))
+    memory = rows.new_empty(width * height * locations**2)
     # Autocast would compute the products in half precision, in which distinct locations tie.
     with torch.autocast(rows.device.type, enabled=False):
-        for a, b in combinations_with_replacement(groups, 2):
-            rows_a, rows_b = rows[a].flatten(0, 1), rows[b].flatten(0, 1)
-            tile = memory[: len(rows_a) * len(rows_b)].view(len(rows_a), len(rows_b))
-            torch.mm(rows_a, rows_b.T, out=tile)
-            by_image = tile.view(-1, locations, len(rows_b) // locations, locations)
-            maxima[b, a] = by_image.amax(3).permute(2, 0, 1)
-            maxima[a, b] = by_image.amax(1)
+        for start in range(0, n, height):
+            a = slice(start, start + height)
+            rows_a = rows[a].flatten(0, 1)
+            for b in (slice(i, i + width) for i in range(start, n, width)):
+                images_b = len(rows[b])
+                strip = memory[: images_b * locations * len(rows_a)].view(images_b, locations, len(rows_a))
+                torch.bmm(rows[b], rows_a.T.expand(images_b, -1, -1), out=strip)
+                strip = strip.view(images_b, locations, -1, locations)
+                maxima[b, a] = strip.amax(1)
+                maxima[a, b] = strip.amax(3).permute(2, 0, 1)
     return maxima
 
 
@@ -143,7 +147,7 @@ def _first_maximum(values: Tensor) -> Tensor:
     """Index of the first value, along the last dimension, that equals the maximum up to rounding.
 
     Equal features get cosines that differ in the last bits, depending on where in a matrix product they were
-    computed; without a tolerance the seed would depend on the tile size and the hardware.
+    computed; without a tolerance the seed would depend on the number of images and the hardware.
     """
     maximum = values.amax(-1, keepdim=True)
     tolerance = 16 * torch.finfo(values.dtype).eps * maximum.abs()

@@ -87,12 +87,14 @@ def exemplars(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     st.sampled_from(get_args(MODULE.Reduction)),
     st.sampled_from(get_args(MODULE.Pairing)),
     st.integers(1, 60),
+    st.integers(1, 2000),
     st.sampled_from([torch.float32, torch.float64]),
 )
-def test_streamed_equals_the_plain_formula(inputs, reduction, pairing, tile_locations, dtype):
+def test_streamed_equals_the_plain_formula(inputs, reduction, pairing, locations, products, dtype):
     features, weights = (each.to(dtype) for each in inputs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "TILE_LOCATIONS", tile_locations)  # one image a tile, several, all
+        patch.setattr(MODULE, "STRIP_LOCATIONS", locations)  # strips of one image by one, of some, of all
+        patch.setattr(MODULE, "STRIP_PRODUCTS", products)
         result = cosegment(features, weights, reduction=reduction, pairing=pairing)
     assert result.reference.dtype == result.support.dtype == dtype
     # Rounding errors grow and shrink with the weights.
@@ -105,21 +107,21 @@ def test_streamed_equals_the_plain_formula(inputs, reduction, pairing, tile_loca
 
 @pytest.mark.parametrize("pairing", get_args(MODULE.Pairing))
 @pytest.mark.parametrize("reduction", get_args(MODULE.Reduction))
-def test_several_tiles_and_an_incomplete_one_at_the_default_size(reduction, pairing):
+def test_several_strips_and_an_incomplete_one_at_the_default_size(reduction, pairing):
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(6, 32, 14, 14, generator=generator)
     weights = torch.rand(6, 14, 14, generator=generator)
-    assert 6 % (MODULE.TILE_LOCATIONS // 14**2) != 0
+    assert 6 % (MODULE.STRIP_LOCATIONS // 14**2) != 0
     result = cosegment(features, weights, reduction=reduction, pairing=pairing)
     check(result, features, weights, reduction, pairing)
     seeds = plain_support(features, weights, pairing).flatten(1).argmax(1)
     assert result.seed_locations.tolist() == [[seed // 14, seed % 14] for seed in seeds.tolist()]
 
 
-def test_an_image_larger_than_a_tile():
+def test_an_image_larger_than_a_strip_is_high():
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, 8, 30, 29, generator=generator)
-    assert MODULE.TILE_LOCATIONS < 30 * 29
+    assert MODULE.STRIP_LOCATIONS < 30 * 29
     check(cosegment(features), features, torch.ones(2, 30, 29), "mean", "exact")
 
 
