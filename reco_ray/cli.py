@@ -27,6 +27,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+weights_app = typer.Typer(help="The models' weights, for machines without a network.", rich_markup_mode=None)
+app.add_typer(weights_app, name="weights")
 
 Corpus = Annotated[
     str, typer.Option(help="unlabelled images: folder, glob, list file, Parquet; local or s3://, gs://")
@@ -47,6 +49,12 @@ Exemplars = Annotated[
 ]
 Refine = Annotated[str | None, typer.Option(help="none, pamr or crf; short for --set segment.refine=")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda; short for --set models.device=")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RECO_WEIGHTS", help="folder that `weights pull` filled; short for --set models.weights="
+    ),
+]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to join; default $RAY_ADDRESS, else Ray starts here")
 ]
@@ -65,14 +73,19 @@ def run(
     exemplars: Exemplars = None,
     refine: Refine = None,
     device: Device = None,
+    weights: Weights = None,
     address: Address = None,
 ) -> None:
     """The whole job: embed the corpus, index it, build references, segment the images, write a report."""
     words = _vocabulary(concepts, vocabulary)
-    chosen = _settings(preset, settings, set_, exemplars=exemplars, refine=refine, device=device)
+    chosen = _settings(
+        preset, settings, set_, exemplars=exemplars, refine=refine, device=device, weights=weights
+    )
     from reco_ray.cluster import session
+    from reco_ray.models.weights import prefetch
     from reco_ray.run import run_all
 
+    prefetch(chosen.models.specs, chosen.models.weights)  # before hours of embedding, not after them
     with session(address):
         for stage, uri, manifest, new in run_all(corpus, images, words, out, chosen):
             _report(stage, uri, manifest, new)
@@ -87,10 +100,11 @@ def embed(
     settings: SettingsFile = None,
     set_: Set = None,
     device: Device = None,
+    weights: Weights = None,
     address: Address = None,
 ) -> None:
     """Embeds every image of a corpus once."""
-    chosen = _settings(preset, settings, set_, device=device)
+    chosen = _settings(preset, settings, set_, device=device, weights=weights)
     from reco_ray.cluster import session
     from reco_ray.corpus.stage import embed_corpus
 
@@ -117,11 +131,12 @@ def references(
     set_: Set = None,
     exemplars: Exemplars = None,
     device: Device = None,
+    weights: Weights = None,
     address: Address = None,
 ) -> None:
     """Retrieves exemplars of every concept and co-segments them into references."""
     words = _vocabulary(concepts, vocabulary)
-    chosen = _settings(preset, settings, set_, exemplars=exemplars, device=device)
+    chosen = _settings(preset, settings, set_, exemplars=exemplars, device=device, weights=weights)
     from reco_ray.cluster import session
     from reco_ray.cosegmentation.stage import build_references
 
@@ -139,10 +154,11 @@ def segment(
     set_: Set = None,
     refine: Refine = None,
     device: Device = None,
+    weights: Weights = None,
     address: Address = None,
 ) -> None:
     """Segments images with references that were built before."""
-    chosen = _settings(preset, settings, set_, refine=refine, device=device)
+    chosen = _settings(preset, settings, set_, refine=refine, device=device, weights=weights)
     from reco_ray.cluster import session
     from reco_ray.segmentation.stage import segment_images
 
@@ -166,15 +182,20 @@ def evaluate(
     exemplars: Exemplars = None,
     refine: Refine = None,
     device: Device = None,
+    weights: Weights = None,
     address: Address = None,
 ) -> None:
     """Scores ReCo and its ablations on a labelled data set; the labels measure, they choose nothing."""
-    chosen = _settings(preset, settings, set_, exemplars=exemplars, refine=refine, device=device)
+    chosen = _settings(
+        preset, settings, set_, exemplars=exemplars, refine=refine, device=device, weights=weights
+    )
     from reco_ray.cluster import session
     from reco_ray.evaluation.protocols import choose_protocol
     from reco_ray.evaluation.stage import evaluate as run_evaluation
     from reco_ray.evaluation.table import as_table
+    from reco_ray.models.weights import prefetch
 
+    prefetch(chosen.models.specs, chosen.models.weights)
     way = choose_protocol(protocol, short_side, chosen.segment)
     with session(address):
         results = run_evaluation(benchmark, data, corpus, out, chosen, way)
@@ -197,6 +218,38 @@ def demo(out: Out = "reco-demo", address: Address = None) -> None:
         ):
             _report(stage, uri, manifest, new)
     console.print(f"report     {join(absolute(out), 'report', 'index.html')}")
+
+
+@weights_app.command("pull")
+def pull_weights(
+    weights: Annotated[str, typer.Option(envvar="RECO_WEIGHTS", help="folder to fill")],
+    spec: Annotated[str | None, typer.Argument(help="one model, such as open_clip:ViT-B-16/openai")] = None,
+    preset: Annotated[str | None, typer.Option(help="all models of a preset")] = None,
+) -> None:
+    """Downloads weights into a folder, to be carried to where there is no network."""
+    if (spec is None) == (preset is None):
+        raise UsageError("name either one model or --preset NAME")
+    from reco_ray.models.weights import needed, pull
+
+    specs = [str(spec)] if preset is None else needed(load_settings(preset).models.specs)
+    if not specs:
+        raise RecoError(f"preset {preset}: nothing to pull, its weights come as Python packages")
+    for each in specs:
+        print(pull(each, weights))
+
+
+@weights_app.command("list")
+def list_weights(
+    weights: Annotated[str, typer.Option(envvar="RECO_WEIGHTS", help="the folder")],
+) -> None:
+    """Says which models' weights a folder holds."""
+    from reco_ray.models.weights import list_local
+
+    found = list_local(weights)
+    if not found:
+        raise RecoError(f"{weights}: no weights in it: fill it with `reco-ray weights pull`")
+    for each in found:
+        print(each)
 
 
 @app.command()
@@ -267,8 +320,14 @@ def _settings(
     exemplars: int | None = None,
     refine: str | None = None,
     device: str | None = None,
+    weights: str | None = None,
 ) -> Settings:
-    short = {"references.exemplars": exemplars, "segment.refine": refine, "models.device": device}
+    short = {
+        "references.exemplars": exemplars,
+        "segment.refine": refine,
+        "models.device": device,
+        "models.weights": absolute(weights) if weights else None,
+    }
     return load_settings(
         preset,
         file,

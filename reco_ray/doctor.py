@@ -83,16 +83,27 @@ def _preset_names() -> list[str]:
 
 
 def _preset(name: str) -> Check:
-    """Whether a preset's models load from what is on this machine; only `mini` has to."""
+    """Whether a preset's weights are on this machine; only those inside packages have to be."""
     from reco_ray.config import load_settings
-    from reco_ray.models.dense import DenseModels
+    from reco_ray.models.weights import is_here, needed
+
+    models = load_settings(name).models
+    from_hub = needed(models.specs)
 
     def load() -> str:
-        settings = load_settings(name)
-        models = DenseModels.load(settings.models)
-        return f"ready: {models.fingerprint}"
+        from reco_ray.models.dense import DenseModels
 
-    return _try(f"preset {name}", load, needed=name == "mini")
+        return f"ready: {DenseModels.load(models).fingerprint}"
+
+    def find() -> str:  # and not load them: they are large
+        missing = [spec for spec in from_hub if not is_here(spec, models.weights)]
+        if missing:
+            raise RecoError(
+                f"needs weights {', '.join(missing)}: reco-ray weights pull --preset {name} --weights DIR"
+            )
+        return f"ready: weights of {', '.join(from_hub)}"
+
+    return _try(f"preset {name}", find if from_hub else load, needed=not from_hub)
 
 
 def _start_ray() -> str:

@@ -130,6 +130,13 @@ def pull(name: str, stem: Path) -> Path:
     return weight_files.write_state_dict(model.state_dict(), stem)
 
 
+def prefetch(name: str, weights: str | None) -> None:
+    """Has the weights file of `ARCHITECTURE/TAG` on this machine; for `weights.prefetch`."""
+    architecture, tag = _parse_pair(name)
+    if weight_files.local_file(f"open_clip:{architecture}/{tag}", weights) is None:
+        _download(architecture, tag)
+
+
 def _parse_pair(name: str) -> tuple[str, str]:
     architecture, _, tag = name.partition("/")
     known = open_clip.list_models()

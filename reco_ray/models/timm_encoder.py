@@ -18,6 +18,8 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from timm.data import resolve_data_config
 from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import Block
@@ -154,6 +156,18 @@ def pull(name: str, stem: Path) -> Path:
     return weight_files.write_state_dict(_from_network(name).state_dict(), stem)
 
 
+def prefetch(name: str, weights: str | None) -> None:
+    """Has the weights file of `name` on this machine, where timm says which that is; for `weights.prefetch`."""
+    if weight_files.local_file(f"timm:{name}", weights) is not None:
+        return
+    architecture = _architecture(name)
+    if name in RELEASED:
+        _fetch_release(name)
+    elif (config := timm.get_pretrained_cfg(architecture)) and config.hf_hub_id:
+        with weight_files.from_hub(f"timm:{name}"):
+            _fetch_from_hub(config.hf_hub_id)
+
+
 def _parse_options(text: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
@@ -181,13 +195,24 @@ def _from_network(name: str) -> nn.Module:
     spec = f"timm:{name}"
     architecture = _architecture(name)
     if name in RELEASED:
-        with weight_files.from_hub(spec):
-            path = weight_files.fetch(RELEASED[name])
-        return _from_file(name, path)
+        return _from_file(name, _fetch_release(name))
     if "/" not in name and not _tags(architecture.partition(".")[0]):
         raise RecoError(f"{spec} was never released with weights: give --weights FILE, or take {name}/random")
     with weight_files.from_hub(spec):
         return _create(architecture, pretrained=True)
+
+
+def _fetch_release(name: str) -> Path:
+    with weight_files.from_hub(f"timm:{name}") as offline:
+        return weight_files.fetch(RELEASED[name], offline=offline)
+
+
+def _fetch_from_hub(repository: str) -> None:
+    """Into the hub's own cache, where timm looks; like timm, safetensors where the repository has them."""
+    try:
+        hf_hub_download(repository, "model.safetensors")
+    except EntryNotFoundError:
+        hf_hub_download(repository, "pytorch_model.bin")
 
 
 def _from_file(name: str, path: Path) -> nn.Module:

@@ -12,7 +12,7 @@ import pickle
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -31,8 +31,8 @@ from reco_ray.models.text_cache import cache_directory
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
-# family -> "module:function"; the function takes (name, path stem) and writes the weights there.
-PULLABLE = {"open_clip": "reco_ray.models.open_clip:pull", "timm": "reco_ray.models.timm_encoder:pull"}
+# family -> its module, with `pull(name, path stem)`, which writes the weights there, and `prefetch(name, weights)`.
+FROM_HUB = {"open_clip": "reco_ray.models.open_clip", "timm": "reco_ray.models.timm_encoder"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ class LocalWeights:
         """Checksum of the file, read whole at every call."""
         return checksum(self.path)
 
+    def __str__(self) -> str:
+        return f"{self.spec}  {self.size / 1e6:,.0f} MB  sha256 {self.sha256}  {self.path}"
+
 
 def pull(spec: str, directory: str | Path) -> LocalWeights:
     """Downloads a model's weights into `directory`, to be carried to a machine without a network.
@@ -63,22 +66,54 @@ def pull(spec: str, directory: str | Path) -> LocalWeights:
     Raises:
         RecoError: the hub cannot be reached, or the model's weights do not come from one.
     """
-    family, _, name = spec.partition("@")[0].partition(":")
-    if family not in PULLABLE:
-        raise RecoError(f"{spec}: nothing to pull, only {' and '.join(PULLABLE)} models come from a hub")
+    family, name = _family_and_name(spec)
+    if family not in FROM_HUB:
+        raise RecoError(f"{spec}: nothing to pull, only {' and '.join(FROM_HUB)} models come from a hub")
     if name.endswith("/random"):
         raise RecoError(f"{spec}: random weights are made, not pulled")
-    name = name.removesuffix("/pretrained")
-    module, _, function = PULLABLE[family].partition(":")
     stem = Path(directory) / relative_path(f"{family}:{name}")
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    return LocalWeights(f"{family}:{name}", getattr(import_module(module), function)(name, stem))
+    return LocalWeights(f"{family}:{name}", import_module(FROM_HUB[family]).pull(name, stem))
+
+
+def needed(specs: Iterable[str]) -> list[str]:
+    """Those of the models whose weights come from a hub, or from a folder that `pull` filled."""
+    return [
+        s for s in specs if s.partition(":")[0] in FROM_HUB and not s.partition("@")[0].endswith("/random")
+    ]
+
+
+def prefetch(specs: Iterable[str], weights: str | None = None) -> None:
+    """Has the weights of models on this machine, downloading them if need be; builds no model.
+
+    Args:
+        specs: models; those whose weights are not `needed` are passed over.
+        weights: as for `local_file`.
+
+    Raises:
+        RecoError: some are neither here nor to be had; the message says what to do.
+    """
+    for spec in needed(specs):
+        family, name = _family_and_name(spec)
+        import_module(FROM_HUB[family]).prefetch(name, weights)
+
+
+def is_here(spec: str, weights: str | None = None) -> bool:
+    """Whether `prefetch` would succeed without a network."""
+    was_offline = hub_constants.HF_HUB_OFFLINE
+    hub_constants.HF_HUB_OFFLINE = True
+    try:
+        prefetch([spec], weights)
+    except RecoError:
+        return False
+    finally:
+        hub_constants.HF_HUB_OFFLINE = was_offline
+    return True
 
 
 def list_local(directory: str | Path) -> list[LocalWeights]:
     """What `pull` or a hand has put into `directory`, by spec."""
     found = []
-    for family in PULLABLE:
+    for family in FROM_HUB:
         folder = Path(directory) / family
         for path in folder.rglob("*"):
             if path.suffix in SUFFIXES and path.is_file():
@@ -130,17 +165,19 @@ def local_file(spec: str, weights: str | None = None) -> Path | None:
     )
 
 
-def fetch(uri: str) -> Path:
+def fetch(uri: str, *, offline: bool = False) -> Path:
     """A local path as it is; anything else is downloaded once into the cache.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or `offline` and it was not downloaded before.
     """
     if "://" not in uri:
         return Path(uri).expanduser()
     digest = hashlib.sha256(uri.encode()).hexdigest()[:16]
     target = cache_directory() / "weights" / f"{digest}-{uri.rpartition('/')[2]}"
     if not target.exists():
+        if offline:
+            raise FileNotFoundError(f"{uri} was never downloaded")
         target.parent.mkdir(parents=True, exist_ok=True)
         filesystem, path = storage.resolve(uri)
         source = filesystem.open_input_stream(path)
@@ -168,6 +205,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 def write_state_dict(state_dict: dict[str, torch.Tensor], stem: Path) -> Path:
     """Writes `stem`.safetensors atomically and returns its path."""
     path = stem.with_name(stem.name + ".safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with _atomic(path) as temporary:
         # Cloned: safetensors refuses tensors that share memory, as tied weights do.
         tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state_dict.items()}
@@ -184,8 +222,11 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def from_hub(spec: str) -> Iterator[None]:
+def from_hub(spec: str) -> Iterator[bool]:
     """Around a download: what is cached is used without a network, and a failure becomes one line.
+
+    Yields:
+        Whether the user forbids downloads (HF_HUB_OFFLINE).
 
     Raises:
         RecoError: whatever went wrong; hubs and their clients raise dozens of kinds of error.
@@ -194,7 +235,7 @@ def from_hub(spec: str) -> Iterator[None]:
     # Its client would retry for most of a minute before it looks into its cache or gives up.
     hub_constants.HF_HUB_OFFLINE = was_offline or not _hub_is_reachable()
     try:
-        yield
+        yield was_offline
     except Exception as error:
         raise unreachable(spec, error) from error
     finally:
@@ -220,6 +261,11 @@ def unreachable(spec: str, error: Exception) -> RecoError:
         f"run `reco-ray weights pull {spec} --weights DIR` where there is a network and give --weights DIR, "
         "or RECO_WEIGHTS=DIR, here; or take the preset mini, which needs no download"
     )
+
+
+def _family_and_name(spec: str) -> tuple[str, str]:
+    family, _, name = spec.partition("@")[0].partition(":")
+    return family, name.removesuffix("/pretrained")
 
 
 def _hub_is_reachable() -> bool:
