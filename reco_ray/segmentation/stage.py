@@ -46,6 +46,7 @@ def segment_images(
         {
             "references": bank.uri,
             "references_made_at": bank.made_at,
+            "models": dense.fingerprint,
             "images": storage.absolute(images),
             "listing": listing.fingerprint,
             **options,

@@ -112,6 +112,7 @@ def test_the_manifests_record_each_models_weights(modern: Path) -> None:
         r"timm:vit_small_patch14_reg4_dinov2/random@layer=11,output=tokens#[0-9a-f]{12}", made_with[2]
     )
     assert made_with[3] == "affinity=proxyclip"
+    assert manifest(modern / "out" / "masks")["made_from"]["models"].split(" + ") == made_with[1:]
 
 
 def test_other_weights_under_the_same_name_are_noticed(
