@@ -98,14 +98,8 @@ class Comparer:
     def _truth(self, entry: dict[str, Any]) -> np.ndarray:
         if entry["reason"] is not None:
             raise RecoError(f"{entry['uri']}: {entry['reason']}: every image of a benchmark is needed")
-        sample = self._dataset.samples[entry["number"]]
-        truth = self._dataset.truth(sample)
         size = (entry["height"], entry["width"])
-        if truth.shape != size:
-            raise RecoError(
-                f"{sample.label}: {truth.shape[1]} x {truth.shape[0]} pixels, its image has {size[1]} x {size[0]}"
-            )
-        return truth
+        return self._dataset.truth(self._dataset.samples[entry["number"]], size)
 
     def _labels(self, models: Encodes, name: str, batch: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
         targets, settings = self._targets[name], self._variants[name].settings

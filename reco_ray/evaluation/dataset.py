@@ -45,17 +45,23 @@ class Dataset:
     colours: np.ndarray = field(repr=False)
     first_channel: bool = False
 
-    def truth(self, sample: Sample) -> np.ndarray:
+    def truth(self, sample: Sample, size: tuple[int, int]) -> np.ndarray:
         """The classes of a sample, uint8 (H, W), IGNORE where nothing is counted.
 
+        Args:
+            size: (height, width) of its image.
+
         Raises:
-            RecoError: the file is missing, damaged, or holds an id that the benchmark does not know.
+            RecoError: the file is missing, damaged, of another size, or holds an id that the benchmark does not know.
         """
         try:
             image = Image.open(io.BytesIO(storage.read_bytes(sample.label)))
             ids = np.asarray(image if sample.binary_of is None else image.convert("L"))
         except (OSError, SyntaxError) as error:
             raise RecoError(f"{sample.label}: the label file cannot be read: {reason(error)}") from error
+        if ids.shape[:2] != size:
+            found = f"{ids.shape[1]} x {ids.shape[0]}"
+            raise RecoError(f"{sample.label}: {found} pixels, but its image has {size[1]} x {size[0]}")
         if sample.binary_of is not None:
             return np.where(ids > 127, sample.binary_of, IGNORE).astype(np.uint8)
         channels = 1 if ids.ndim == 2 else ids.shape[2]

@@ -101,9 +101,10 @@ class CosegmentWorker:
         squares = squares.to(self._device)
         targets = self._targets(name, squares)
         jaccards: dict[str, list[float]] = {variant: [] for variant in self._variants}
-        for pixels, number in zip(squares, rows["number"].to_pylist(), strict=True):
-            sample = self._dataset.samples[number]
-            mask = self._dataset.truth(sample) == sample.binary_of
+        entries = rows.select(["number", "height", "width"]).to_pylist()
+        for pixels, entry in zip(squares, entries, strict=True):
+            sample = self._dataset.samples[entry["number"]]
+            mask = self._dataset.truth(sample, (entry["height"], entry["width"])) == sample.binary_of
             for variant, foreground in self._foregrounds(targets, pixels, mask.shape).items():
                 jaccards[variant].append(jaccard(mask, foreground))
         return {"class": name, "jaccard": {variant: float(np.mean(j)) for variant, j in jaccards.items()}}

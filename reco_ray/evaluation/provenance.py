@@ -12,10 +12,14 @@ import ray
 import torch
 
 from reco_ray import __version__
+from reco_ray.cluster import plan_workers
 
 
-def provenance() -> dict[str, Any]:
-    """The command line, the versions, and the connected Ray cluster; the commit if this runs from a git checkout."""
+def provenance(device: str) -> dict[str, Any]:
+    """The command line, the versions, and the connected Ray cluster; the commit if this runs from a git checkout.
+
+    `threads` of a worker on `device` are part of it: sums in float32 depend on them in their last bits.
+    """
     resources = ray.cluster_resources()
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -34,6 +38,7 @@ def provenance() -> dict[str, Any]:
             "nodes": sum(node["Alive"] for node in ray.nodes()),
             "cpus": resources.get("CPU", 0),
             "gpus": resources.get("GPU", 0),
+            "threads": plan_workers(device).threads,
         },
     }
 

@@ -32,6 +32,9 @@ from reco_ray.shards import cut, run_shards
 
 SHARD_SIZE = 16
 RECO = "ReCo"
+CONFUSION_SCHEMA = pa.schema(
+    [("variant", pa.string()), ("truth", pa.string()), ("predicted", pa.string()), ("pixels", pa.int64())]
+)
 
 
 def variants(settings: SegmentSettings) -> dict[str, SegmentSettings]:
@@ -55,7 +58,8 @@ def evaluate(
     Returns:
         What is also written to `results.json`: settings, model, counts, where it all came from and, per variant,
         `miou`, `pixel_accuracy` and `iou` by class; of a data set of binary masks also the Jaccard index of
-        co-segmenting each class's images.
+        co-segmenting each class's images. `confusion.parquet` beside it has the pixels of every variant, true and
+        predicted class.
 
     Raises:
         RecoError: the data set is not in its official layout, a label file does not match its image.
@@ -82,7 +86,7 @@ def evaluate(
         "model": ReferenceBank.open(references).model,
         "settings": settings.model_dump(),
         "variants": {name: _figures(matrix, dataset) for name, matrix in measured.matrices.items()},
-        **provenance(),
+        **provenance(settings.models.device),
     }
     if all(sample.binary_of is not None for sample in dataset.samples):
         by_class = cosegmentation_jaccard(dataset, references, ways, settings)
@@ -91,6 +95,7 @@ def evaluate(
             for name, values in by_class.items()
         }
     storage.write_bytes(storage.join(out, "results.json"), json.dumps(results, indent=2).encode())
+    storage.write_table(storage.join(out, "confusion.parquet"), _confusion_table(measured.matrices, dataset))
     shown = {RECO: compared[RECO]}
     write_report(
         storage.join(out, "report"), results, dataset, shown, measured.images[RECO], protocol, settings
@@ -101,6 +106,22 @@ def evaluate(
 def _figures(matrix: np.ndarray, dataset: Dataset) -> dict[str, Any]:
     figures = scores(matrix)
     return {**figures, "iou": dict(zip(dataset.classes, figures["iou"], strict=True))}
+
+
+def _confusion_table(matrices: dict[str, np.ndarray], dataset: Dataset) -> pa.Table:
+    """`variant`, `truth`, `predicted` (class names, null for a prediction outside the classes), `pixels` above 0."""
+    predictions = [*dataset.classes, None]
+    rows = [
+        {
+            "variant": variant,
+            "truth": dataset.classes[t],
+            "predicted": predictions[p],
+            "pixels": int(matrix[t, p]),
+        }
+        for variant, matrix in matrices.items()
+        for t, p in zip(*np.nonzero(matrix), strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=CONFUSION_SCHEMA)
 
 
 @dataclass(frozen=True)

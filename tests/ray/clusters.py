@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 
 
 @contextmanager
@@ -23,3 +24,18 @@ def local_ray(cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def two_nodes() -> Iterator[None]:
+    """A cluster of two nodes with one logical CPU each, both on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        try:
+            cluster.add_node(num_cpus=1)
+            ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+            yield
+        finally:
+            ray.shutdown()
+            cluster.shutdown()

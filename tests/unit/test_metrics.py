@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 
+from reco_ray.evaluation.jaccard import jaccard
 from reco_ray.evaluation.metrics import IGNORE, confusion_matrix, scores
 
 
@@ -33,3 +34,11 @@ def test_agrees_with_torchmetrics(classes: int, seed: int) -> None:
     np.testing.assert_allclose(figures["iou"], iou.numpy(), rtol=1e-5)
     accuracy = multiclass_accuracy(*arguments, average="micro", ignore_index=IGNORE)
     assert figures["pixel_accuracy"] == pytest.approx(accuracy.item(), rel=1e-5)
+
+
+def test_jaccard_by_hand() -> None:
+    truth = np.array([[True, True, False, False]])
+    assert jaccard(truth, truth) == 1.0
+    assert jaccard(truth, np.array([[False, True, True, False]])) == pytest.approx(1 / 3)
+    assert jaccard(truth, ~truth) == 0.0
+    assert jaccard(truth & False, truth & False) == 1.0

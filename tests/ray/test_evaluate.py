@@ -1,0 +1,192 @@
+"""Evaluation as a user runs it: a folder of images with labels, on one node and on two."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+from clusters import local_ray, two_nodes
+from images import write_photographs
+from PIL import Image
+
+from reco_ray.cli import main
+from reco_ray.config import load_settings
+from reco_ray.errors import RecoError
+from reco_ray.evaluation.benchmark import open_benchmark
+from reco_ray.evaluation.compare import Compared, Comparer, LoadSamples, Variant
+from reco_ray.evaluation.dataset import Dataset, Sample
+from reco_ray.evaluation.jaccard import CosegmentWorker, LoadSquares
+from reco_ray.evaluation.metrics import IGNORE, scores
+from reco_ray.evaluation.protocols import PROTOCOL_NAMES, Protocol, choose_protocol
+from reco_ray.evaluation.stage import RECO, score, variants
+from reco_ray.models.dense import DenseModels
+
+OVERRIDES = [
+    "references.image_size=64",
+    "segment.image_size=64",
+    "references.exemplars=3",
+    "segment.refine=pamr",
+]
+SETTINGS = load_settings("mini", overrides=OVERRIDES)
+SEGMENT = SETTINGS.segment.model_copy(update={"background": False})
+CLASSES = ["dog", "car", "sky"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """34 images, three shards; the left third of every label is ignored, the rest one class above another."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_photographs(folder / "corpus", 12)
+    labels = folder / "data" / "labels"
+    labels.mkdir(parents=True)
+    for number, file in enumerate(write_photographs(folder / "data" / "images", 34)):
+        width, height = Image.open(file).size
+        ids = np.full((height, width), number % 3, np.uint8)
+        ids[: height // 2] = (number + 1) % 3
+        ids[:, : width // 3] = IGNORE
+        Image.fromarray(ids).save(labels / f"{file.stem}.png")
+    (folder / "data" / "classes.txt").write_text("\n".join(CLASSES))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(data: Path) -> Dataset:
+    return open_benchmark("folder", str(data / "data"))
+
+
+@pytest.fixture(scope="module")
+def out(data: Path) -> Path:
+    """A finished evaluation on one node."""
+    out = data / "out"
+    words = ["--data", str(data / "data"), "--corpus", str(data / "corpus"), "--out", str(out)]
+    with local_ray(2):
+        main(["evaluate", "folder", *words, *(word for setting in OVERRIDES for word in ("--set", setting))])
+    return out
+
+
+def results(out: Path) -> dict:
+    return json.loads((out / "results.json").read_text())
+
+
+def matrix_of(out: Path, variant: str) -> np.ndarray:
+    """The confusion matrix of a variant as it was written."""
+    matrix = np.zeros((3, 4), np.int64)
+    for row in pq.read_table(out / "confusion.parquet").to_pylist():
+        if row["variant"] == variant:
+            matrix[CLASSES.index(row["truth"]), CLASSES.index(row["predicted"])] = row["pixels"]
+    return matrix
+
+
+def test_every_counted_pixel_is_in_every_matrix(data: Path, out: Path) -> None:
+    truth = [np.asarray(Image.open(file)) for file in (data / "data" / "labels").iterdir()]
+    expected = [sum(int((ids == label).sum()) for ids in truth) for label in range(3)]
+    for variant in results(out)["variants"]:
+        assert matrix_of(out, variant).sum(axis=1).tolist() == expected
+
+
+def test_the_figures_are_those_of_the_matrices(out: Path) -> None:
+    found = results(out)["variants"]
+    assert list(found) == ["language only", "reference only", "ReCo", "ReCo + pamr"]
+    for variant, figures in found.items():
+        expected = scores(matrix_of(out, variant))
+        assert figures["miou"] == expected["miou"] > 0
+        assert figures["pixel_accuracy"] == expected["pixel_accuracy"]
+        assert list(figures["iou"].values()) == expected["iou"]
+
+
+def test_results_say_where_they_come_from(data: Path, out: Path) -> None:
+    found = results(out)
+    assert found["images"] == 34
+    assert found["settings"] == SETTINGS.model_dump()
+    assert found["protocol"]["name"] == "whole"
+    assert found["corpus"] == str(data / "corpus")
+    assert found["machine"]["torch"] == torch.__version__
+    assert found["command"]
+
+
+def test_the_report_is_one_page_with_the_worst_and_best_images(out: Path) -> None:
+    page = (out / "report" / "index.html").read_text()
+    assert "://" not in page
+    assert page.count("data:image/jpeg;base64,") == 12 * 3
+    for text in ("Worst images of ReCo", "Best images of ReCo", "pixel accuracy", *CLASSES):
+        assert text in page
+
+
+def test_two_nodes_count_the_same_pixels_as_one(dataset: Dataset, out: Path) -> None:
+    ways = {name: Variant(str(out / "references"), way) for name, way in variants(SEGMENT).items()}
+    with two_nodes():
+        assert len(ray.nodes()) == 2
+        measured = score(dataset, ways, choose_protocol("whole", None, SEGMENT), SETTINGS)
+    assert list(measured.matrices) == list(results(out)["variants"])
+    for variant, matrix in measured.matrices.items():
+        np.testing.assert_array_equal(matrix, matrix_of(out, variant))
+
+
+# --- what a worker does, here without Ray ----------------------------------------------------------------------
+
+
+def compared(dataset: Dataset, numbers: list[int], out: Path, protocol: Protocol) -> list[Compared]:
+    compare = Comparer(dataset, {RECO: Variant(str(out / "references"), SEGMENT)}, protocol, SETTINGS, "cpu")
+    encoder = compare.models.encoder
+    load = LoadSamples(encoder.transform, encoder.stride, protocol, 10**6)
+    return list(
+        compare(load(pa.table({"uri": [dataset.samples[n].image for n in numbers], "number": numbers})))
+    )
+
+
+@pytest.mark.parametrize("name", PROTOCOL_NAMES)
+def test_protocols_say_what_is_seen_and_counted(dataset: Dataset, out: Path, name: str) -> None:
+    side = {"whole": 64, "reco": 64, "mmseg": 256}[name]
+    found = compared(dataset, [2, 5], out, choose_protocol(name, side, SEGMENT))
+    assert [entry.number for entry in found] == [2, 5]
+    for entry in found:
+        with Image.open(dataset.samples[entry.number].image) as image:
+            size = (64, 64) if name == "reco" else image.size[::-1]
+        assert entry.truth.shape == entry.predicted[RECO].shape == size
+        assert min(entry.pixels.shape[:2]) == side
+        assert set(np.unique(entry.predicted[RECO])) <= {0, 1, 2}
+
+
+def test_a_label_file_of_another_size_is_named(dataset: Dataset, out: Path, tmp_path: Path) -> None:
+    Image.new("L", (5, 4)).save(tmp_path / "small.png")
+    wrong = replace(dataset, samples=[Sample(dataset.samples[0].image, str(tmp_path / "small.png"))])
+    with pytest.raises(RecoError, match=r"small\.png: 5 x 4 pixels, but its image has"):
+        compared(wrong, [0], out, choose_protocol("whole", None, SEGMENT))
+
+
+def test_an_image_that_cannot_be_used_is_named(dataset: Dataset, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    wrong = replace(dataset, samples=[Sample(str(tmp_path / "broken.jpg"), dataset.samples[0].label)])
+    with pytest.raises(RecoError, match=r"broken\.jpg: not an image that can be decoded"):
+        compared(wrong, [0], out, choose_protocol("whole", None, SEGMENT))
+
+
+def test_cosegmentation_of_a_classs_own_images(dataset: Dataset, out: Path, tmp_path: Path) -> None:
+    """A mask of the upper half of the image: half of what is above the mean lies in it, more or less."""
+    samples = []
+    for number, sample in enumerate(dataset.samples[:3]):
+        with Image.open(sample.image) as image:
+            mask = np.zeros(image.size[::-1], np.uint8)
+        mask[: len(mask) // 2] = 255
+        Image.fromarray(mask).save(tmp_path / f"{number}.png")
+        samples.append(Sample(sample.image, str(tmp_path / f"{number}.png"), binary_of=0))
+    binary = replace(dataset, samples=samples)
+    ways = variants(SEGMENT)
+    places = {
+        "dataset": binary,
+        "references": str(out / "references"),
+        "variants": ways,
+        "settings": SETTINGS,
+    }
+    worker = CosegmentWorker(threads=1, device="cpu", **places)
+    load = LoadSquares(DenseModels.load(SETTINGS.models).encoder.transform, SETTINGS)
+    found = worker("dog", load(pa.table({"uri": [s.image for s in samples], "number": range(3)})))
+    assert found["class"] == "dog"
+    assert list(found["jaccard"]) == list(ways)
+    assert all(0.1 < value < 0.9 for value in found["jaccard"].values())
+    assert found["jaccard"]["ReCo"] != found["jaccard"]["language only"]
