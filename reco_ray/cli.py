@@ -170,7 +170,8 @@ def segment(
 def evaluate(
     benchmark: Annotated[str, typer.Argument(help="name of the benchmark")],
     data: Annotated[str, typer.Option(help="the data set in its official folder layout")],
-    corpus: Corpus,
+    corpus: Annotated[str | None, typer.Option(help="unlabelled images, in the forms of `run`")] = None,
+    index: Annotated[str | None, typer.Option(help="an index artifact, in place of --corpus")] = None,
     out: Out = "reco-evaluation",
     protocol: Annotated[str, typer.Option(help="whole, reco (320 centre crop) or mmseg (windows)")] = "whole",
     short_side: Annotated[
@@ -186,10 +187,14 @@ def evaluate(
     address: Address = None,
 ) -> None:
     """Scores ReCo and its ablations on a labelled data set; the labels measure, they choose nothing."""
+    if (corpus is None) == (index is None):
+        raise UsageError("give either --corpus with unlabelled images or --index with an index of them")
     chosen = _settings(
         preset, settings, set_, exemplars=exemplars, refine=refine, device=device, weights=weights
     )
     from reco_ray.cluster import session
+    from reco_ray.corpus.index import build_index
+    from reco_ray.corpus.stage import embed_corpus
     from reco_ray.evaluation.protocols import choose_protocol
     from reco_ray.evaluation.stage import evaluate as run_evaluation
     from reco_ray.evaluation.table import as_table
@@ -198,7 +203,11 @@ def evaluate(
     prefetch(chosen.models.specs, chosen.models.weights)
     way = choose_protocol(protocol, short_side, chosen.segment)
     with session(address):
-        results = run_evaluation(benchmark, data, corpus, out, chosen, way)
+        if corpus is not None:
+            embeddings, index = join(out, "embeddings"), join(out, "index")
+            _report("embed", embeddings, *embed_corpus(corpus, embeddings, chosen))
+            _report("index", index, *build_index(embeddings, index))
+        results = run_evaluation(benchmark, data, str(index), out, chosen, way)
     print(as_table(results))
     console.print(f"report     {join(absolute(out), 'report', 'index.html')}")
     console.print(f"results    {join(absolute(out), 'results.json')}")

@@ -15,8 +15,6 @@ from reco_ray import storage
 from reco_ray.cluster import plan_workers
 from reco_ray.config import SegmentSettings, Settings
 from reco_ray.console import progress
-from reco_ray.corpus.index import build_index
-from reco_ray.corpus.stage import embed_corpus
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.stage import build_references
 from reco_ray.evaluation.benchmark import open_benchmark
@@ -51,9 +49,12 @@ def variants(settings: SegmentSettings) -> dict[str, SegmentSettings]:
 
 
 def evaluate(
-    benchmark: str, data: str, corpus: str, out: str, settings: Settings, protocol: Protocol
+    benchmark: str, data: str, index: str, out: str, settings: Settings, protocol: Protocol
 ) -> dict[str, Any]:
     """Builds references for a benchmark's classes from an unlabelled corpus, scores every variant, writes a report.
+
+    Args:
+        data: the benchmark's folder. index: the index artifact of the corpus.
 
     Returns:
         What is also written to `results.json`: settings, model, counts, where it all came from and, per variant,
@@ -66,11 +67,7 @@ def evaluate(
     """
     dataset = open_benchmark(benchmark, storage.absolute(data))
     out = storage.absolute(out)
-    embeddings, index, references = (
-        storage.join(out, name) for name in ("embeddings", "index", "references")
-    )
-    embed_corpus(corpus, embeddings, settings)
-    build_index(embeddings, index)
+    references = storage.join(out, "references")
     build_references(index, dataset.vocabulary, references, settings)
     # A single class has a background only where the benchmark has one.
     segmenting = settings.segment.model_copy(update={"background": dataset.vocabulary.background})
@@ -82,7 +79,7 @@ def evaluate(
         "images": len(dataset.samples),
         "protocol": asdict(protocol),
         "data": storage.absolute(data),
-        "corpus": storage.absolute(corpus),
+        "index": storage.absolute(index),
         "model": ReferenceBank.open(references).model,
         "settings": settings.model_dump(),
         "variants": {name: _figures(matrix, dataset) for name, matrix in measured.matrices.items()},

@@ -99,12 +99,12 @@ def test_the_figures_are_those_of_the_matrices(out: Path) -> None:
         assert list(figures["iou"].values()) == expected["iou"]
 
 
-def test_results_say_where_they_come_from(data: Path, out: Path) -> None:
+def test_results_say_where_they_come_from(out: Path) -> None:
     found = results(out)
     assert found["images"] == 34
     assert found["settings"] == SETTINGS.model_dump()
     assert found["protocol"]["name"] == "whole"
-    assert found["corpus"] == str(data / "corpus")
+    assert found["index"] == str(out / "index")
     assert found["machine"]["torch"] == torch.__version__
     assert found["command"]
 
@@ -125,6 +125,14 @@ def test_two_nodes_count_the_same_pixels_as_one(dataset: Dataset, out: Path) -> 
     assert list(measured.matrices) == list(results(out)["variants"])
     for variant, matrix in measured.matrices.items():
         np.testing.assert_array_equal(matrix, matrix_of(out, variant))
+
+
+def test_an_index_or_a_corpus_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--corpus", "a", "--index", "b"]):
+        with pytest.raises(SystemExit) as caught:
+            main(["evaluate", "voc20", "--data", "c", *words])
+        assert caught.value.code == 2
+        assert capsys.readouterr().err.startswith("error: give either --corpus")
 
 
 # --- what a worker does, here without Ray ----------------------------------------------------------------------
