@@ -11,8 +11,8 @@ Reduction = Literal["mean", "medoid", "rank_weighted"]
 Pairing = Literal["exact", "as_released"]
 
 # Products are computed for a few images at a time (of about this many locations together, enough for matrix
-# products to run at full speed) with as many others as fit this memory. Long strips take few operations: at the
-# end of each the threads wait for one another, which on a busy machine costs more than leaving the cache.
+# products to run at full speed) with as many others as fit this memory. Long strips take few operations: at
+# the end of each the threads wait for one another, which on a busy machine costs more than leaving the cache.
 STRIP_LOCATIONS = 784
 STRIP_PRODUCTS = 8_000_000  # 32 MB in float32
 
@@ -102,9 +102,9 @@ def cosegment(
 
 def _support(rows: Tensor, weights: Tensor, pairing: Pairing) -> Tensor:
     """(n, l, c) features and (n, l) weights of l locations an image to their (n, l) support."""
-    # With every feature scaled to the length of its weight, a product of two is the cosine times both weights.
-    # Its maximum over one, divided by the weight of the other, is what is wanted in either direction, and the
-    # products themselves need no multiplication by weights. Taken relative to the largest, weights cannot
+    # With every feature scaled to the length of its weight, the product of two is their cosine times both
+    # weights. Its maximum over one, divided by the weight of the other, is what either direction asks for,
+    # and the products themselves need no multiplication by weights. Relative to the largest, weights cannot
     # underflow; those below its rounding error, zeros among them, are raised to it because they divide.
     largest = weights.max()
     limits = torch.finfo(weights.dtype)
