@@ -103,6 +103,44 @@ class SegmentSettings(_Section):
     overlays: bool = Field(default=True, description="write a picture with the mask over the photograph")
 
 
+class TrainSettings(_Section):
+    """From masks to a segmenter: ReCo+ (paper, section 3.5)."""
+
+    segmenter: str = Field(
+        default="smp:FPN/tu-tf_efficientnet_lite0", description="network to train, see docs/training.md"
+    )
+    initial: Literal["packaged", "imagenet", "random"] = Field(
+        default="packaged", description="weights that the network's encoder starts from"
+    )
+    image_size: int = Field(default=320, ge=32, description="short side of images and labels, pixels")
+    min_score: float = Field(
+        default=0.0, ge=0, le=1, description="pseudo-labels with a lower score are ignored"
+    )
+    held_out: float = Field(
+        default=0.1, gt=0, lt=1, description="share of the images on whose pseudo-labels steps are compared"
+    )
+    steps: int = Field(default=20_000, ge=1, description="updates of the weights")
+    batch_size: int = Field(default=8, ge=2, description="crops an update, over all workers")
+    accumulate: int = Field(default=1, ge=1, description="forward passes an update")
+    crop: int = Field(default=320, ge=32, description="side of the crops, pixels")
+    scale: tuple[float, float] = Field(default=(0.5, 2.0), description="range of the random resize")
+    learning_rate: float = Field(default=5e-4, gt=0, description="of the new layers, at the start")
+    encoder_learning_rate: float = Field(default=5e-5, ge=0, description="of the encoder, at the start")
+    weight_decay: float = Field(default=2e-4, ge=0)
+    power: float = Field(default=0.9, gt=0, description="of the polynomial decay of the learning rates")
+    checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
+    workers: int = Field(default=1, ge=1, description="processes that train one segmenter together")
+    retries: int = Field(default=3, ge=0, description="times that a run starts again after losing a worker")
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "TrainSettings":
+        if self.batch_size % (self.workers * self.accumulate):
+            raise ValueError("batch_size must be a multiple of workers x accumulate")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError("scale must be two positive factors, the smaller one first")
+        return self
+
+
 class Settings(_Section):
     """Everything that determines what a run makes, except its inputs."""
 
@@ -112,6 +150,7 @@ class Settings(_Section):
     embed: EmbedSettings = EmbedSettings()
     references: ReferenceSettings = ReferenceSettings()
     segment: SegmentSettings = SegmentSettings()
+    train: TrainSettings = TrainSettings()
 
 
 def preset_names() -> list[str]:

@@ -108,6 +108,14 @@ def write_bytes(uri: str, data: bytes) -> None:
                 stream.write(data)
 
 
+def remove(uri: str) -> None:
+    """Deletes a file, if it is there."""
+    filesystem, path = resolve(uri)
+    with _explained(uri, "cannot be deleted"):
+        if filesystem.get_file_info(path).type == pafs.FileType.File:
+            filesystem.delete_file(path)
+
+
 def write_table(uri: str, table: pa.Table) -> None:
     """Writes one Parquet file atomically."""
     sink = pa.BufferOutputStream()

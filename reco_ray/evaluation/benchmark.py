@@ -97,13 +97,10 @@ def open_benchmark(name: str, data: str) -> Dataset:
     classes, background = _classes(benchmark, root)
     names = [*([BACKGROUND] if background else []), *(entry.name for entry in classes)]
     label_ids = dict.fromkeys(benchmark.ignore, IGNORE) | dict.fromkeys(background, 0)
-    concepts: list[Concept] = []
     class_of = [0] if background else []
     positional = iter(benchmark.ids or range(len(classes)))
     for number, entry in enumerate(classes, start=len(names) - len(classes)):
-        parts = entry.parts or (Concept(name=entry.name, synonyms=entry.synonyms, alias=entry.alias),)
-        concepts += parts
-        class_of += [number] * len(parts)
+        class_of += [number] * len(_concepts(entry))
         label_ids |= dict.fromkeys(entry.ids or (next(positional),), number)
     colours = palette(len(names), background=bool(background))
     if benchmark.colours:
@@ -111,13 +108,37 @@ def open_benchmark(name: str, data: str) -> Dataset:
     return Dataset(
         name=name,
         classes=names,
-        vocabulary=Vocabulary(concepts=tuple(concepts), background=bool(background)),
+        vocabulary=_vocabulary(classes, background),
         class_of=class_of,
         samples=_samples(find_pairs(root, layout), benchmark.folders, join(root, layout.labels)),
         label_ids=label_ids,
         colours=colours,
         first_channel=benchmark.first_channel,
     )
+
+
+def benchmark_vocabulary(name: str) -> Vocabulary:
+    """The vocabulary of a benchmark whose classes are its own, without its data.
+
+    Raises:
+        RecoError: unknown name, or a benchmark whose classes come with the data.
+    """
+    benchmark = load_benchmark(name)
+    if isinstance(benchmark.classes, str):
+        raise RecoError(
+            f"benchmark {name}: its classes are those of {benchmark.classes} in the data: give that file"
+        )
+    return _vocabulary(list(benchmark.classes), benchmark.background)
+
+
+def _vocabulary(classes: list[BenchmarkClass], background: Ids) -> Vocabulary:
+    concepts = [concept for entry in classes for concept in _concepts(entry)]
+    return Vocabulary(concepts=tuple(concepts), background=bool(background))
+
+
+def _concepts(entry: BenchmarkClass) -> tuple[Concept, ...]:
+    """What a class is segmented as: itself, or its parts."""
+    return entry.parts or (Concept(name=entry.name, synonyms=entry.synonyms, alias=entry.alias),)
 
 
 def _where(benchmark: Benchmark, name: str, data: str) -> tuple[str, Layout]:

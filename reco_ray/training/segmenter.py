@@ -1,0 +1,99 @@
+"""The Segmenter: a trained network with its vocabulary; opened by URI, it needs nothing else.
+
+Files of the artifact: `weights.safetensors`; `curve.parquet` (step, loss, agreement); `examples/step-<n>.jpg`, held-out
+frames beside their pseudo-labels and predictions; `tensorboard/`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load as load_tensors
+
+from reco_ray import storage
+from reco_ray.errors import RecoError, reason
+from reco_ray.models.runtime import Runtime, resolve_runtime
+from reco_ray.segmentation.palette import palette
+from reco_ray.segmentation.segment import Segmentation
+from reco_ray.training.network import Network, build_network
+from reco_ray.vocabulary import Vocabulary
+
+KIND = "segmenter"
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """An opened segmenter.
+
+    labels: names of the label ids, "background" first if there is one. image_size: short side at which images are
+    seen, pixels. bytes: size of the weights.
+    """
+
+    uri: str
+    vocabulary: Vocabulary
+    labels: list[str]
+    background: bool
+    image_size: int
+    bytes: int
+    network: Network
+    runtime: Runtime
+
+    @classmethod
+    def from_artifact(cls, uri: str, *, device: str = "cpu", precision: str = "auto") -> "Segmenter":
+        """Opens a segmenter for inference.
+
+        Raises:
+            RecoError: missing, unfinished, damaged, or weights of another architecture.
+        """
+        manifest = storage.read_manifest(uri, KIND)
+        content: dict[str, Any] = manifest.content
+        network = build_network(content["architecture"], len(content["labels"]), initial="random")
+        try:
+            data = storage.read_bytes(storage.join(uri, "weights.safetensors"))
+            network.module.load_state_dict(load_tensors(data))
+        except Exception as error:  # safetensors has no common base for its errors
+            raise RecoError(
+                f"{uri}: its weights are not those of a {content['architecture']}: {reason(error)}"
+            ) from error
+        runtime = resolve_runtime(device, precision)
+        runtime.prepare(network.module)
+        return cls(
+            storage.absolute(uri),
+            Vocabulary(**content["vocabulary"]),
+            content["labels"],
+            content["background"],
+            content["image_size"],
+            len(data),
+            network,
+            runtime,
+        )
+
+    @property
+    def palette(self) -> np.ndarray:
+        """uint8 (m, 3), a colour a label."""
+        return palette(len(self.labels), background=self.background)
+
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (b, H, W, 3), sides multiples of `network.stride`, -> float32 (b, m, H, W)."""
+        images = self.network.transform.normalize(pixels.to(self.runtime.device))
+        with self.runtime.inference():
+            return self.network.module(images).float()
+
+    def segment(self, pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> list[Segmentation]:
+        """uint8 (b, H, W, 3), as for `logits`, -> label maps of the given (height, width), scores as probabilities."""
+        results = []
+        for one, size in zip(self.logits(pixels), sizes, strict=True):
+            full = F.interpolate(one[None], size, mode="bilinear", align_corners=False)[0]
+            best = full.softmax(0).max(0)
+            results.append(Segmentation(best.indices, best.values))
+        return results
+
+    def predict(self, image: Image.Image | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """An RGB image, or uint8 (H, W, 3), -> label ids, int64 (H, W), and their probabilities, float32 (H, W)."""
+        picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image.convert("RGB")
+        pixels = self.network.transform.fit(picture, self.image_size, self.network.stride)
+        result = self.segment(torch.from_numpy(pixels.copy())[None], [(picture.height, picture.width)])[0]
+        return result.labels.cpu().numpy(), result.scores.cpu().numpy()

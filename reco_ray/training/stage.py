@@ -1,0 +1,248 @@
+"""The train stage: one segmenter a vocabulary, as many side by side as the cluster carries.
+
+Every run is a Ray Train run of its own, started by a task that only waits for it: one that fails stops no other, and a
+lost worker, node or driver costs the steps since the last checkpoint.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from reco_ray import storage
+from reco_ray.config import Settings
+from reco_ray.errors import RecoError, reason
+from reco_ray.training.live import live_table
+from reco_ray.training.loop import Job, train_worker
+from reco_ray.training.network import build_network
+from reco_ray.training.pseudo_labels import LABELS_KIND
+from reco_ray.training.samples import Frames, split
+from reco_ray.training.segmenter import KIND
+from reco_ray.vocabulary import Vocabulary
+
+WORKER_SHARE = 0.75  # of their cores: the rest decodes for them
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run: the Segmenter's manifest and whether it was made now, or why there is none."""
+
+    name: str
+    uri: str
+    manifest: storage.Manifest | None = None
+    new: bool = True
+    error: str | None = None
+
+
+def train_segmenters(
+    labels: dict[str, str],
+    outs: dict[str, str],
+    settings: Settings,
+    vocabularies: dict[str, Vocabulary] | None = None,
+) -> Iterator[Outcome]:
+    """Trains one segmenter on each of several pseudo-labels artifacts, on the connected Ray cluster.
+
+    Args:
+        labels: name -> URI of the pseudo-labels. outs: name -> URI of the Segmenter to be. vocabularies: what the
+            pseudo-labels must be of, by name, where the caller knows.
+
+    Yields:
+        Outcomes as the runs end.
+
+    Raises:
+        RecoError: unknown network or missing weights. Labels that cannot be trained on are outcomes with an error, the
+            first ones, before any training starts.
+    """
+    jobs, writers = {}, {}
+    resources = _resources(len(labels), settings)
+    for name, uri in labels.items():
+        manifest = storage.read_manifest(uri, LABELS_KIND)
+        try:
+            _require_trainable(name, manifest, uri, settings, (vocabularies or {}).get(name))
+        except RecoError as error:
+            yield Outcome(name, storage.absolute(outs[name]), error=str(error))
+            continue
+        jobs[name] = _job(name, manifest, uri, outs[name], settings, resources.threads)
+        writers[name] = storage.ArtifactWriter(outs[name], KIND, _made_from(manifest, uri, settings))
+    _require_network(settings)
+    finished = {name: writer.finished() for name, writer in writers.items()}
+    for name, done in finished.items():
+        if done is not None:
+            yield Outcome(name, writers[name].uri, done, new=False)
+    pending = {name: jobs[name] for name, done in finished.items() if done is None}
+    with live_table({name: job.out for name, job in pending.items()}, settings.train.steps) as table:
+        for name, problem in _run(pending, resources, table.refresh):
+            if problem is not None:
+                table.end(name, "failed")
+                yield Outcome(name, writers[name].uri, error=problem)
+                continue
+            table.end(name, "done")
+            yield Outcome(name, writers[name].uri, _commit(writers[name], jobs[name]))
+
+
+# --- before -------------------------------------------------------------------------------------------------
+
+
+def _require_trainable(
+    name: str, manifest: storage.Manifest, uri: str, settings: Settings, vocabulary: Vocabulary | None
+) -> None:
+    content = manifest.content
+    if vocabulary is not None and vocabulary.model_dump(mode="json") != content["vocabulary"]:
+        theirs = ", ".join(content["labels"][:5])
+        raise RecoError(f"{name}: {uri} holds pseudo-labels of another vocabulary ({theirs}, ...)")
+    pixels = content["pixels"]
+    if not any(pixels.values()):
+        raise RecoError(f"{name}: every pseudo-label is ignored: lower train.min_score")
+    empty = [label for label, count in pixels.items() if not count and label != "background"]
+    if empty:
+        raise RecoError(
+            f"{name}: no pixel is labelled {', '.join(map(repr, empty[:5]))}: remove it from the vocabulary, or add "
+            "images that show it"
+        )
+    if manifest.counts["images"] < 2:
+        raise RecoError(f"{name}: one image is not enough: one is held out, at least one more is needed")
+
+
+def _require_network(settings: Settings) -> None:
+    """Builds the network once: an unknown name or missing weights stop here, not in every worker."""
+    train = settings.train
+    build_network(train.segmenter, 2, initial=train.initial, weights_folder=settings.models.weights)
+
+
+def _made_from(manifest: storage.Manifest, uri: str, settings: Settings) -> dict[str, Any]:
+    return {
+        "labels": storage.absolute(uri),
+        "labels_made_at": manifest.made_at,
+        "seed": settings.seed,
+        **settings.train.model_dump(mode="json", exclude={"workers", "retries", "min_score"}),
+    }
+
+
+def _job(name: str, manifest: storage.Manifest, uri: str, out: str, settings: Settings, threads: int) -> Job:
+    content = manifest.content
+    return Job(
+        name=name,
+        frames=content["frames"],
+        labels_uri=storage.absolute(uri),
+        labels=content["labels"],
+        background=content["background"],
+        out=storage.absolute(out),
+        settings=settings,
+        threads=threads,
+    )
+
+
+# --- meanwhile ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Resources:
+    """Of one run's workers. at_once: runs side by side."""
+
+    cpus: float
+    gpus: float
+    threads: int
+    at_once: int
+
+
+def _resources(runs: int, settings: Settings) -> _Resources:
+    """A GPU a worker where there are any; else the cores shared evenly among the runs, none across nodes."""
+    workers = settings.train.workers
+    total = ray.cluster_resources()
+    gpus = int(total.get("GPU", 0))
+    if gpus and settings.models.device != "cpu":
+        return _Resources(1.0, 1.0, 1, max(1, gpus // workers))
+    if settings.models.device.startswith("cuda"):
+        raise RecoError("device 'cuda' was asked for, but the cluster has no GPU: use --device cpu or auto")
+    cores = int(total.get("CPU", 1))
+    node = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
+    threads = max(1, min(node, cores // (min(runs, cores) * workers)))
+    return _Resources(threads * WORKER_SHARE, 0.0, threads, max(1, cores // (threads * workers)))
+
+
+def _run(jobs: dict[str, Job], resources: _Resources, refresh: Any) -> Iterator[tuple[str, str | None]]:
+    """Runs jobs, `at_once` of them at a time; yields the name and the error, if any, of each as it ends."""
+    waiting = list(jobs.values())
+    running: dict[ray.ObjectRef, str] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < resources.at_once:
+                job = waiting.pop(0)
+                storage.remove(storage.join(job.out, "failed.json"))
+                running[_run_one.remote(job, resources)] = job.name
+            ready, _ = ray.wait(list(running), timeout=POLL_SECONDS)
+            refresh()
+            for reference in ready:
+                name = running.pop(reference)
+                try:
+                    yield name, ray.get(reference)
+                except RayError as error:
+                    yield name, f"{name}: {reason(error)}"
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+
+
+@ray.remote(num_cpus=0, max_retries=3)
+def _run_one(job: Job, resources: _Resources) -> str | None:
+    """Waits for one Ray Train run; returns why it failed, if it did. A run of the same name goes on."""
+    options = job.settings.train
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=options.workers,
+            use_gpu=resources.gpus > 0,
+            resources_per_worker={"CPU": resources.cpus}
+            | ({"GPU": resources.gpus} if resources.gpus else {}),
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=job.out,
+            failure_config=FailureConfig(max_failures=options.retries),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    error = None
+    try:
+        trainer.fit()
+    except Exception as raised:  # Ray Train's own kinds; the cause is in their text
+        error = f"{job.name}: {_last_line(raised)}"
+    failed = storage.join(job.out, "failed.json")
+    if storage.exists(failed):
+        return str(json.loads(storage.read_bytes(failed))["reason"])
+    return error
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+# --- after --------------------------------------------------------------------------------------------------
+
+
+def _commit(writer: storage.ArtifactWriter, job: Job) -> storage.Manifest:
+    curve = storage.read_table(storage.join(job.out, "curve.parquet")).to_pylist()
+    best = max(curve, key=lambda entry: entry["agreement"])
+    labels = storage.read_manifest(job.labels_uri, LABELS_KIND)
+    content = {
+        "architecture": job.settings.train.segmenter,
+        "labels": job.labels,
+        "background": job.background,
+        "vocabulary": labels.content["vocabulary"],
+        "image_size": job.settings.train.image_size,
+        "best_step": best["step"],
+        "agreement": round(best["agreement"], 4),
+    }
+    sizes = Frames.open(job.frames, job.labels_uri).sizes
+    trained, held_out = split(sizes, job.settings.train.held_out, job.settings.seed)
+    storage.remove(storage.join(job.out, "progress.json"))
+    counts = {"steps": curve[-1]["step"], "images": len(trained), "held_out": len(held_out)}
+    return writer.commit(counts, content)

@@ -1,0 +1,57 @@
+"""From vocabularies to segmenters: references, pseudo-labels and training of each, sharing what they can.
+
+Layout of the output: `frames/`, and per vocabulary `<name>/references`, `<name>/labels`, `<name>/segmenter`.
+"""
+
+from collections.abc import Iterator
+
+from reco_ray import storage
+from reco_ray.config import Settings
+from reco_ray.cosegmentation.stage import build_references
+from reco_ray.errors import RecoError, UsageError
+from reco_ray.training.pseudo_labels import Set, label_images
+from reco_ray.training.stage import Outcome, train_segmenters
+from reco_ray.vocabulary import Vocabulary
+
+
+def train_vocabularies(
+    vocabularies: dict[str, Vocabulary], index: str, images: str, out: str, settings: Settings
+) -> Iterator[tuple[str, Outcome]]:
+    """Trains a segmenter a vocabulary from an index and unlabelled images, on the connected Ray cluster.
+
+    Yields:
+        (stage, outcome) as each ends. A vocabulary that fails in one stage is left out of the next.
+
+    Raises:
+        RecoError: two vocabularies are the same; nothing can be done for any of them.
+    """
+    require_distinct(vocabularies)
+    banks: dict[str, str] = {}
+    for name, vocabulary in vocabularies.items():
+        uri = storage.join(out, name, "references")
+        try:
+            manifest, new = build_references(index, vocabulary, uri, settings)
+        except RecoError as error:
+            yield "reference", Outcome(name, uri, error=f"{name}: {error}")
+            continue
+        banks[name] = uri
+        yield "reference", Outcome(name, uri, manifest, new)
+    if not banks:
+        return
+    sets = {name: Set(uri, storage.join(out, name, "labels")) for name, uri in banks.items()}
+    for name, (manifest, new) in label_images(sets, images, storage.join(out, "frames"), settings).items():
+        yield "label", Outcome(name, sets[name].out, manifest, new)
+    labels = {name: one.out for name, one in sets.items()}
+    outs = {name: storage.join(out, name, "segmenter") for name in sets}
+    for outcome in train_segmenters(labels, outs, settings, vocabularies):
+        yield "train", outcome
+
+
+def require_distinct(vocabularies: dict[str, Vocabulary]) -> None:
+    """Raises UsageError if two of them are the same: one of the runs would be wasted."""
+    seen: dict[str, str] = {}
+    for name, vocabulary in vocabularies.items():
+        key = storage.digest(vocabulary.model_dump(mode="json"))
+        if key in seen:
+            raise UsageError(f"vocabularies {seen[key]} and {name} are the same: give each once")
+        seen[key] = name
