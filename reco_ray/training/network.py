@@ -138,7 +138,8 @@ def _transform(encoder_name: str) -> ImageTransform:
     config = timm.get_pretrained_cfg(encoder_name.removeprefix("tu-"))
     if config is None:
         return ImageTransform(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    return ImageTransform(config.input_size[-1], config.mean, config.std)
+    mean, std = ((v[0], v[1], v[2]) for v in (config.mean, config.std))
+    return ImageTransform(config.input_size[-1], mean, std)
 
 
 def _pretrained(name: str, weights_folder: str | None) -> dict[str, torch.Tensor]:

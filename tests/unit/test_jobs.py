@@ -12,9 +12,8 @@ JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.py"))
 
 
 def test_every_stage_has_a_job() -> None:
-    assert {"embed", "index", "references", "segment", "label", "train", "run", "evaluate"} <= {
-        job.stem for job in JOBS
-    }
+    stages = {"embed", "index", "references", "segment", "label", "train", "run", "evaluate"}
+    assert stages <= {job.stem for job in JOBS}
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.stem)

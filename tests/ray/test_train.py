@@ -1,0 +1,93 @@
+"""Training on real photographs: two vocabularies side by side, a second run, and labels that cannot be trained on."""
+
+import ctypes
+import json
+import os
+from pathlib import Path
+
+import pytest
+from images import write_photographs
+
+from reco_ray.cli import main
+from reco_ray.training import Segmenter
+
+SMALL = ["--exemplars", "2", *(
+    f"--set={key}"
+    for key in (
+        "references.image_size=96", "segment.image_size=96", "train.image_size=64", "train.crop=64",
+        "train.batch_size=2", "train.checkpoint_every=2",
+    )
+)]  # fmt: skip
+IN_OPEN = 0x20
+
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    """Photographs, an index of them, two vocabularies, and labels of people that nobody may open."""
+    folder = tmp_path_factory.mktemp("train")
+    write_photographs(folder / "data" / "images", 8)
+    write_photographs(folder / "data" / "labels", 1)
+    (folder / "one.txt").write_text("dog\nsky\n")
+    (folder / "two.txt").write_text("bird\nsky\n")
+    main(["embed", "--corpus", str(folder / "data" / "images"), "--out", str(folder / "embeddings")])
+    main(["index", "--embeddings", str(folder / "embeddings"), "--out", str(folder / "index")])
+    return folder
+
+
+def train(folder: Path, *vocabularies: str, out: str = "out") -> None:
+    words = [part for name in vocabularies for part in ("--vocabulary", str(folder / name))]
+    places = ["--index", str(folder / "index"), "--images", str(folder / "data" / "images")]
+    main(["train", *words, *places, "--out", str(folder / out), "--steps", "3", *SMALL])
+
+
+def test_vocabularies_become_segmenters_and_no_label_is_opened(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    libc = ctypes.CDLL(None)
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    assert libc.inotify_add_watch(watch, os.fsencode(folder / "data" / "labels"), IN_OPEN) > 0
+    train(folder, "one.txt", "two.txt")
+    with pytest.raises(BlockingIOError):
+        os.read(watch, 4096)
+    (folder / "data" / "labels" / "000.jpg").read_bytes()
+    assert os.read(watch, 4096)  # the watch would have seen it
+    os.close(watch)
+    for name in ("one", "two"):
+        made = folder / "out" / name / "segmenter"
+        manifest = json.loads((made / "manifest.json").read_text())
+        assert manifest["counts"] == {"steps": 3, "images": 7, "held_out": 1}
+        assert sorted(file.name for file in (made / "examples").iterdir()) == [
+            "step-000002.jpg",
+            "step-000003.jpg",
+        ]
+        assert list((made / "tensorboard").iterdir())
+    assert Segmenter.from_artifact(str(folder / "out" / "one" / "segmenter")).labels == ["dog", "sky"]
+    capfd.readouterr()
+    train(folder, "one.txt", "two.txt")
+    assert capfd.readouterr().err.count("nothing to do") == 6
+
+
+def test_labels_of_another_vocabulary_are_named_before_training(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    labels = str(folder / "out" / "one" / "labels")
+    with pytest.raises(SystemExit):
+        main(
+            ["train", "--labels", labels, "--vocabulary", str(folder / "two.txt"), "--out", str(folder / "x")]
+        )
+    assert "pseudo-labels of another vocabulary" in capfd.readouterr().err
+    assert not (folder / "x").exists()
+
+
+def test_labels_that_are_all_ignored_are_named_before_training(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    references = str(folder / "out" / "one" / "references")
+    images = str(folder / "data" / "images")
+    unsure = [*SMALL[2:], "--set", "train.min_score=1"]
+    main(["label", "--references", references, "--images", images, "--out", str(folder / "unsure"), *unsure])
+    with pytest.raises(SystemExit):
+        main(["train", "--labels", str(folder / "unsure" / "one" / "labels"), "--out", str(folder / "y")])
+    assert "every pseudo-label is ignored: lower train.min_score" in capfd.readouterr().err

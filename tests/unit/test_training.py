@@ -1,0 +1,121 @@
+"""What a segmenter is trained on, and the network: a function of seed and step alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from images import photograph
+from safetensors.torch import save_file
+
+from reco_ray.config import load_settings
+from reco_ray.errors import RecoError, UsageError
+from reco_ray.storage import ArtifactWriter
+from reco_ray.training import Segmenter
+from reco_ray.training.network import build_network
+from reco_ray.training.pseudo_labels import IGNORE
+from reco_ray.training.samples import augmentation, order, split
+from reco_ray.training.vocabularies import require_distinct
+from reco_ray.vocabulary import parse_concepts
+
+SIZES = [5, 3, 7]
+
+
+def test_every_row_is_either_trained_on_or_held_out() -> None:
+    trained, held_out = split(SIZES, 0.2, seed=0)
+    rows = {tuple(row) for row in np.concatenate([trained, held_out]).tolist()}
+    assert len(trained) + len(held_out) == len(rows) == sum(SIZES)
+    assert len(held_out) == 3
+
+
+def test_one_row_is_always_held_out() -> None:
+    assert len(split([2], 0.01, seed=0)[1]) == 1
+
+
+def test_an_epoch_takes_every_row_once_and_a_longer_plan_begins_with_a_shorter_one() -> None:
+    rows, _ = split(SIZES, 0.2, seed=0)
+    plan = order(rows, 3 * len(rows), seed=7)
+    for epoch in range(3):
+        part = plan[epoch * len(rows) : (epoch + 1) * len(rows), :2]
+        assert sorted(part.tolist()) == sorted(rows.tolist())
+    np.testing.assert_array_equal(order(rows, len(rows), seed=7), plan[: len(rows)])
+    assert order(rows, len(rows), seed=8).tolist() != plan[: len(rows)].tolist()
+
+
+def test_augmented_crops_have_one_size_and_ignore_what_was_padded() -> None:
+    augment = augmentation(64, 96, (0.5, 0.5))
+    from torchvision import tv_tensors
+
+    image = tv_tensors.Image(torch.zeros(3, 64, 80, dtype=torch.uint8))
+    label = tv_tensors.Mask(torch.zeros(64, 80, dtype=torch.uint8))
+    crop, mask = augment(image, label)
+    assert crop.shape == (3, 96, 96)
+    assert sorted(mask.unique().tolist()) == [0, IGNORE]
+
+
+@pytest.mark.parametrize("preset", ["mini", "paper"])
+def test_the_presets_networks_give_logits_of_the_images_size(preset: str) -> None:
+    train = load_settings(preset).train
+    network = build_network(train.segmenter, 5, initial="random")
+    with torch.inference_mode():
+        assert network.module.eval()(torch.zeros(1, 3, 64, 96)).shape == (1, 5, 64, 96)
+
+
+def test_the_packaged_encoder_is_that_of_mini() -> None:
+    from reco_ray.models.efficientnet_lite import packaged_state_dict
+
+    network = build_network(load_settings("mini").train.segmenter, 2, initial="packaged")
+    stem = network.encoder.model.conv_stem.weight
+    torch.testing.assert_close(stem, packaged_state_dict()["conv_stem.weight"])
+
+
+def test_a_frozen_encoder_learns_nothing() -> None:
+    network = build_network("frozen:timm:vit_tiny_patch16_224/random", 3, initial="random")
+    module = network.module.train()
+    module(torch.randn(2, 3, 64, 64)).sum().backward()
+    assert all(p.grad is None for p in network.encoder.parameters())
+    assert all(p.grad is not None for p in module.head.parameters())
+
+
+@pytest.mark.parametrize("spec", ["unet", "smp:Nothing/tu-resnet18", "smp:FPN/no-such-encoder"])
+def test_an_unknown_network_is_one_line(spec: str) -> None:
+    with pytest.raises(RecoError, match="segmenter"):
+        build_network(spec, 2, initial="random")
+
+
+def test_the_same_vocabulary_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="are the same"):
+        require_distinct({"a": parse_concepts("cat,dog"), "b": parse_concepts("cat, dog")})
+
+
+def _segmenter(folder: Path, labels: int, stored: int) -> str:
+    spec = load_settings("mini").train.segmenter
+    network = build_network(spec, stored, initial="random", seed=1)
+    writer = ArtifactWriter(str(folder), "segmenter", {"made": "by a test"})
+    writer.finished()
+    save_file(
+        {k: v.contiguous() for k, v in network.module.state_dict().items()}, folder / "weights.safetensors"
+    )
+    content = {
+        "architecture": spec,
+        "labels": [str(n) for n in range(labels)],
+        "background": False,
+        "vocabulary": parse_concepts("a,b,c").model_dump(mode="json"),
+        "image_size": 64,
+    }
+    writer.commit({}, content)
+    return str(folder)
+
+
+def test_a_segmenter_opens_from_its_artifact_and_predicts(tmp_path: Path) -> None:
+    segmenter = Segmenter.from_artifact(_segmenter(tmp_path / "s", 3, 3))
+    image = photograph(0)
+    labels, scores = segmenter.predict(image)
+    assert labels.shape == scores.shape == (image.height, image.width)
+    assert set(np.unique(labels)) <= {0, 1, 2}
+    assert (scores >= 1 / 3 - 1e-3).all()
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecoError, match="its weights are not those of"):
+        Segmenter.from_artifact(_segmenter(tmp_path / "s", 3, 4))
