@@ -412,6 +412,9 @@ def _vocabulary(concepts: str | None, file: str | None) -> Vocabulary:
     return parse_concepts(concepts) if concepts is not None else load_vocabulary(str(file))
 
 
+_VOCABULARY_SUFFIXES = (".txt", ".yaml", ".yml", ".json")
+
+
 def _vocabularies(sources: list[str]) -> dict[str, Vocabulary]:
     """Vocabulary files, or all of a folder, by the files' names without suffix; `benchmark:NAME` for a benchmark's."""
     found: dict[str, Vocabulary] = {}
@@ -423,7 +426,8 @@ def _vocabularies(sources: list[str]) -> dict[str, Vocabulary]:
                 source.removeprefix("benchmark:"): benchmark_vocabulary(source.removeprefix("benchmark:"))
             }
         else:
-            inside = [n for n in list_names(source) if n.endswith((".txt", ".yaml", ".yml", ".json"))]
+            is_file = source.endswith(_VOCABULARY_SUFFIXES)
+            inside = [] if is_file else [n for n in list_names(source) if n.endswith(_VOCABULARY_SUFFIXES)]
             uris = [join(source, name) for name in inside] or [source]
             files = {}
             for uri in uris:
