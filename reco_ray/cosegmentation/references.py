@@ -7,7 +7,7 @@ from reco_ray.config import ReferenceSettings
 from reco_ray.cosegmentation.attention import language_attention
 from reco_ray.cosegmentation.context import context_weights
 from reco_ray.cosegmentation.cosegment import Cosegmentation, cosegment
-from reco_ray.models.dense import DenseModels
+from reco_ray.models.dense import DenseFeatures, DenseModels
 
 _BATCH = 16  # images a forward pass; keeps activations near 100 MB at 448 px
 
@@ -27,11 +27,21 @@ def co_reference(
         context_references: (r, c) unit rows, or None.
     """
     encoded = [models.encode(batch) for batch in pixels.split(_BATCH)]
-    features = torch.cat([e.visual for e in encoded])
+    features = DenseFeatures(torch.cat([e.visual for e in encoded]), torch.cat([e.language for e in encoded]))
+    return co_reference_of(features, text_embedding, context_references, settings)
+
+
+def co_reference_of(
+    encoded: DenseFeatures,
+    text_embedding: torch.Tensor,
+    context_references: torch.Tensor | None,
+    settings: ReferenceSettings,
+) -> Cosegmentation:
+    """`co_reference` of exemplars whose features are at hand."""
+    features = encoded.visual
     weights = torch.ones(len(features), *features.shape[2:], device=features.device)
     if settings.language_attention:
-        language = torch.cat([e.language for e in encoded])
-        attention = language_attention(language, text_embedding[None])
+        attention = language_attention(encoded.language, text_embedding[None])
         weights = F.interpolate(attention, features.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     if context_references is not None:
         weights = weights * context_weights(features, context_references).prod(dim=1)

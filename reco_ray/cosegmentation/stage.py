@@ -66,14 +66,14 @@ def build_references(
         return manifest, False
 
     context = list(vocabulary.context) if settings.references.context_elimination else []
-    concepts = _context_first(vocabulary, context)
+    concepts = context_first(vocabulary, context)
     words = [list(concept.words) for concept in concepts]
     texts = encode_prompts(retrieval, words, models.templates).cpu()
     language_texts = (
         texts if models.language is None else encode_prompts(dense.language, words, models.templates).cpu()
     )
 
-    built = [number for number, c in enumerate(concepts) if _source(vocabulary, c, context) == c.name]
+    built = [number for number, c in enumerate(concepts) if source_of(vocabulary, c, context) == c.name]
     names = [concepts[number].name for number in built]
     k = settings.references.exemplars
     exemplars = retrieve(index, names, texts[built], k)
@@ -110,7 +110,7 @@ def build_references(
     return writer.commit(counts, content), True
 
 
-def _context_first(vocabulary: Vocabulary, context: list[str]) -> list[Concept]:
+def context_first(vocabulary: Vocabulary, context: list[str]) -> list[Concept]:
     """The context concepts in their order (with the vocabulary's words for them, if it has any), then all others."""
     own = {concept.name: concept for concept in vocabulary.concepts}
     return [own.get(name, Concept(name=name)) for name in context] + [
@@ -118,7 +118,7 @@ def _context_first(vocabulary: Vocabulary, context: list[str]) -> list[Concept]:
     ]
 
 
-def _source(vocabulary: Vocabulary, concept: Concept, context: list[str]) -> str:
+def source_of(vocabulary: Vocabulary, concept: Concept, context: list[str]) -> str:
     """The concept whose reference this one uses: a context concept that it is or is an alias of, else itself."""
     shared = vocabulary.context_of(concept)
     return shared if shared in context else concept.name
@@ -229,7 +229,7 @@ def _assemble(
     """One file of each kind from the concepts' parts, in the vocabulary's order."""
     references, text_embeddings, tables, supports = [], [], [], {}
     for number, concept in enumerate(vocabulary.concepts):
-        source = _source(vocabulary, concept, context)
+        source = source_of(vocabulary, concept, context)
         part = _read_part(parts[source])
         references.append(part["prototypes"])
         text_embeddings.append(torch.from_numpy(texts[concept.name]))
