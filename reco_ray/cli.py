@@ -305,6 +305,35 @@ def evaluate(
 
 
 @app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(help="what to vary, on which images (docs/sweeps.md)")],
+    out: Out = "reco-sweep",
+    address: Address = None,
+) -> None:
+    """Tries many settings side by side and ranks them, by labels where there are any, else by scores without."""
+    from reco_ray.sweep.plan import open_plan
+
+    plan = open_plan(file)
+    from reco_ray.cluster import session
+    from reco_ray.sweep.report import as_table, summary
+    from reco_ray.sweep.stage import run_sweep
+
+    def tell(record: Any) -> None:
+        console.print(summary(plan, record), soft_wrap=True, markup=False)
+
+    with session(address):
+        manifest, new, ranked = run_sweep(plan, out, tell)
+    print(as_table(plan, ranked))
+    if manifest is not None:
+        _report("sweep", out, manifest, new)
+    else:
+        failed = sum(record.state == "failed" for record in ranked)
+        console.print(f"sweep      {failed} trials failed: the same command tries them again")
+    console.print(f"report     {join(absolute(out), 'report', 'index.html')}")
+    console.print(f"best       {join(absolute(out), 'best.yaml')}")
+
+
+@app.command()
 def demo(out: Out = "reco-demo", address: Address = None) -> None:
     """The whole job on photographs that come inside Python packages; needs the extra `demo`, no download."""
     from reco_ray.cluster import session
