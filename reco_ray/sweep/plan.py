@@ -159,7 +159,7 @@ class Plan:
 
     def values(self, choice: dict[str, int]) -> dict[str, Any]:
         """What a choice chooses, by the names in the file."""
-        return {key: self.sweep.vary[key][number] for key, number in choice.items()}
+        return {key: values[choice[key]] for key, values in self.sweep.vary.items()}
 
     def made_from(self) -> dict[str, Any]:
         """All that determines the trials' figures."""

@@ -124,7 +124,9 @@ def _tune(
         )
     trainable = tune.with_parameters(run_trial, plan=plan, out=out, indexes=indexes, shared=shared)
     space, searcher, samples = _search(plan, out)
-    expected = samples if searcher is not None else len(plan.choices())
+    expected = samples if searcher is not None else len(space["grid_search"])
+    if not expected:
+        return
     with (
         tempfile.TemporaryDirectory(prefix="reco-ray-") as folder,
         progress("sweep", expected) as advance,
@@ -150,14 +152,19 @@ def _tune(
 
 def _search(plan: Plan, out: str) -> tuple[Any, Searcher | None, int]:
     """The search space, the searcher if there is one, and how many times Tune is to sample from it."""
+    records = read_records(out)
     if plan.sweep.search != "optuna":
-        return tune.grid_search(plan.choices()), None, 1
+        choices = plan.choices()
+        if plan.sweep.early_stopping is None:  # else the scheduler needs the figures of all
+            ended = {record.id for record in records if record.ended}
+            choices = [choice for choice in choices if identity(plan.values(choice)) not in ended]
+        return tune.grid_search(choices), None, 1
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # What is known comes first, and is reported without being computed again.
-    known = [{f"choice/{key}": n for key, n in record.choice.items()} for record in read_records(out)]
+    known = [{f"choice/{key}": n for key, n in record.choice.items()} for record in records]
     space = {key: tune.choice(range(len(values))) for key, values in plan.sweep.vary.items()}
     searcher = OptunaSearch(points_to_evaluate=known or None, seed=plan.sweep.seed)
     return space, searcher, int(plan.sweep.trials or 1)
