@@ -1,10 +1,13 @@
 """Sweeps as a user runs them: with labels, without, with trials that fail, killed half-way."""
 
-import json
+import io
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import yaml
+from clusters import local_ray
 from images import write_photographs
 from PIL import Image
-from processes import kill_at_once
 
 from reco_ray.cli import main
 from reco_ray.cluster import plan_workers
@@ -38,7 +41,7 @@ LABELLED = {
     "benchmark": "folder",
     "data": "labelled",
     "set": SMALL,
-    "vary": {"references.exemplars": [2, 40, 3], "segment.refine": ["none", "pamr"]},
+    "vary": {"references.exemplars": [2, 40, 4, 3], "segment.refine": ["none", "pamr"]},
     "measure": ["augmentation_agreement"],
 }
 FREE = {
@@ -51,6 +54,13 @@ FREE = {
     "trials": 4,
     "early_stopping": {"first": 3, "factor": 2},
 }
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """One worker is enough here, and each costs seconds to start."""
+    with local_ray(1):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +85,51 @@ def plan_of(folder: Path, name: str, fields: dict) -> Plan:
     return open_plan(str(folder / f"{name}.yaml"))
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A sweep that was killed and went on. before: what had ended when it was killed. printed: by the second run."""
+
+    plan: Plan
+    out: Path
+    before: dict[str, tuple[Record, int]]
+    printed: str
+
+
 @pytest.fixture(scope="module")
-def labelled(folder: Path, ray_cluster: None) -> Plan:
-    """A sweep that ran once; two of its six trials ask for more exemplars than there are."""
+def labelled(folder: Path, ray_cluster: None) -> Finished:
+    """Eight trials, of which two ask for more exemplars than there are."""
     plan = plan_of(folder, "labelled", LABELLED)
-    main(["sweep", str(folder / "labelled.yaml"), "--out", str(folder / "labelled-out")])
-    return plan
+    out = folder / "labelled-out"
+    words = ["sweep", str(folder / "labelled.yaml"), "--out", str(out)]
+    kill_after_a_trial(words, out, folder / "log")
+    before = ended(out)
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        main(words)
+    return Finished(plan, out, before, printed.getvalue())
+
+
+def kill_after_a_trial(words: list[str], out: Path, log: Path) -> None:
+    """Starts a command in a process of its own, on the tests' cluster, and kills it once a trial has ended."""
+    command = [sys.executable, "-c", "from reco_ray.cli import main; main()", *words]
+    address = ray.get_runtime_context().gcs_address
+    with log.open("wb") as file:
+        driver = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "RAY_ADDRESS": address},
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + 150
+            while not ended(out):
+                assert time.monotonic() < deadline, "no trial ended"
+                assert driver.poll() is None, log.read_text()
+                time.sleep(0.01)
+        finally:
+            driver.kill()
+            driver.wait()
 
 
 def ended(out: Path) -> dict[str, tuple[Record, int]]:
@@ -92,33 +141,51 @@ def ended(out: Path) -> dict[str, tuple[Record, int]]:
 # --- with labels --------------------------------------------------------------------------------------------
 
 
-def test_failed_trials_stop_no_other_and_say_why(labelled: Plan, folder: Path) -> None:
-    rows = pq.read_table(folder / "labelled-out" / "trials.parquet").to_pylist()
-    assert [row["state"] for row in rows] == ["finished"] * 4 + ["failed"] * 2
-    assert [row["rank"] for row in rows] == [1, 2, 3, 4, None, None]
-    for row in rows[4:]:
+def test_a_killed_sweep_goes_on_where_it_stopped(labelled: Finished) -> None:
+    after = ended(labelled.out)
+    assert 0 < len(labelled.before) < len(after) == 6
+    assert labelled.before.items() <= after.items()
+    assert "folder, 6 images, tuned on labels" in labelled.printed
+    assert "| label-free score | Spearman correlation with miou |" in labelled.printed
+
+
+def test_failed_trials_stop_no_other_and_say_why(labelled: Finished, folder: Path) -> None:
+    rows = pq.read_table(labelled.out / "trials.parquet").to_pylist()
+    assert [row["state"] for row in rows] == ["finished"] * 6 + ["failed"] * 2
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5, 6, None, None]
+    for row in rows[6:]:
         assert row["references.exemplars"] == 40
         assert "40 exemplars are asked for, but it has 12 images" in row["reason"]
-    assert not (folder / "labelled-out" / "manifest.json").exists()
+    assert not (labelled.out / "manifest.json").exists()
 
 
-def test_a_trials_miou_is_that_of_the_evaluation(labelled: Plan, folder: Path, tmp_path: Path) -> None:
+def run_here(shards: dict, load: Callable, worker: type, kwargs: dict, workers: object) -> Iterator[dict]:
+    """`run_shards` in this process: starting more of them would take longer than the work."""
+    here = worker(threads=1, device="cpu", **kwargs)
+    return (here(name, load(shard)) for name, shard in shards.items())
+
+
+def test_a_trials_miou_is_that_of_the_evaluation(
+    labelled: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Features are kept in half precision, so a pixel here and there may differ."""
-    rows = pq.read_table(folder / "labelled-out" / "trials.parquet").to_pylist()
-    trials = {trial.id: trial for trial in map(labelled.trial, labelled.choices())}
+    monkeypatch.setattr("reco_ray.cosegmentation.stage.run_shards", run_here)
+    plan = labelled.plan
+    assert plan.dataset is not None
+    rows = pq.read_table(labelled.out / "trials.parquet").to_pylist()
+    trials = {trial.id: trial for trial in map(plan.trial, plan.choices())}
     chosen = [row for row in rows if row["references.exemplars"] == 3]
     settings = trials[chosen[0]["trial"]].settings
-    assert labelled.dataset is not None
-    index = str(folder / "labelled-out" / "index" / "000-conse-efficientnet-lite0")
-    build_references(index, labelled.dataset.vocabulary, str(tmp_path / "bank"), settings)
+    index = str(labelled.out / "index" / "000-conse-efficientnet-lite0")
+    build_references(index, plan.dataset.vocabulary, str(tmp_path / "bank"), settings)
     ways = {
         row["trial"]: Variant(str(tmp_path / "bank"), trials[row["trial"]].settings.segment) for row in chosen
     }
     protocol = choose_protocol("whole", None, settings.segment)
-    compare = Comparer(labelled.dataset, ways, protocol, settings, "cpu")
+    compare = Comparer(plan.dataset, ways, protocol, settings, "cpu")
     load = LoadSamples(compare.models.encoder.transform, compare.models.encoder.stride, protocol, 10**6)
     matrices = {row["trial"]: np.zeros((3, 4), np.int64) for row in chosen}
-    for compared in compare(load(pa.table({"uri": labelled.images, "number": range(len(labelled.images))}))):
+    for compared in compare(load(pa.table({"uri": plan.images, "number": range(len(plan.images))}))):
         for name, predicted in compared.predicted.items():
             matrices[name] += confusion_matrix(compared.truth, predicted, 3)
     assert len(chosen) == 2
@@ -126,36 +193,23 @@ def test_a_trials_miou_is_that_of_the_evaluation(labelled: Plan, folder: Path, t
         assert row["miou"] == pytest.approx(scores(matrices[row["trial"]])["miou"], abs=0.01)
 
 
-def test_the_best_setting_is_accepted_and_says_that_labels_chose_it(labelled: Plan, folder: Path) -> None:
-    best = pq.read_table(folder / "labelled-out" / "trials.parquet").to_pylist()[0]
-    file = folder / "labelled-out" / "best.yaml"
+def test_the_best_setting_is_accepted_and_says_that_labels_chose_it(labelled: Finished, folder: Path) -> None:
+    best = pq.read_table(labelled.out / "trials.parquet").to_pylist()[0]
+    file = labelled.out / "best.yaml"
     settings = load_settings("mini", str(file))
     assert settings.references.exemplars == best["references.exemplars"]
     assert settings.segment.refine == best["segment.refine"]
     assert settings.references.image_size == 64
     assert "tuned on labels" in file.read_text()
-    assert "tuned on labels" in (folder / "labelled-out" / "report" / "index.html").read_text()
-
-
-def test_run_again_only_failed_trials_are_tried(
-    labelled: Plan, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = ended(folder / "labelled-out")
-    main(["sweep", str(folder / "labelled.yaml"), "--out", str(folder / "labelled-out")])
-    assert len(before) == 4
-    assert ended(folder / "labelled-out") == before
-    output = capsys.readouterr()
-    assert "folder, 6 images, tuned on labels" in output.out
-    assert "| label-free score | Spearman correlation with miou |" in output.out
-    assert "2 trials failed: the same command tries them again" in output.err
+    assert "tuned on labels" in (labelled.out / "report" / "index.html").read_text()
 
 
 def test_another_sweep_is_not_mixed_in(
-    labelled: Plan, folder: Path, capsys: pytest.CaptureFixture[str]
+    labelled: Finished, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan_of(folder, "other", LABELLED | {"sample": 3})
     with pytest.raises(SystemExit):
-        main(["sweep", str(folder / "other.yaml"), "--out", str(folder / "labelled-out")])
+        main(["sweep", str(folder / "other.yaml"), "--out", str(labelled.out)])
     assert "was begun from something else" in capsys.readouterr().err
 
 
@@ -163,7 +217,7 @@ def test_another_sweep_is_not_mixed_in(
 
 
 def test_a_search_without_labels_stops_some_early_and_leaves_out_broken_images(
-    labelled: Plan, folder: Path, tmp_path: Path
+    labelled: Finished, folder: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("optuna")
     plan = plan_of(folder, "free", FREE)
@@ -198,60 +252,20 @@ def test_a_search_without_labels_stops_some_early_and_leaves_out_broken_images(
     assert before.items() <= ended(tmp_path / "out").items()
 
 
-def test_what_trials_share_is_made_once(labelled: Plan, folder: Path) -> None:
-    shared = ray.remote(num_cpus=0)(Shared).remote(plan_workers("cpu"))
-    settings = labelled.base
+def test_what_trials_share_is_made_once(labelled: Finished, folder: Path) -> None:
+    shared = Shared(plan_workers("cpu"))
+    settings = labelled.plan.base
     uris = [str(file) for file in sorted((folder / "corpus").glob("*.jpg"))]
 
-    def ask(view: object, wanted: list[str]) -> list[ray.ObjectRef]:
-        return ray.get(shared.encoded.remote(view, wanted))
-
-    first = ask(exemplar_view(settings), uris[:5])
-    assert ask(exemplar_view(settings), uris[:5]) == first
-    assert ask(exemplar_view(settings), uris[3:8])[:2] == first[3:]
-    assert ray.get(shared.encoded_count.remote()) == 8
-    other = ask(image_view(settings), uris[:5])
+    first = shared.encoded(exemplar_view(settings), uris[:5])
+    assert shared.encoded(exemplar_view(settings), uris[:5]) == first
+    assert shared.encoded(exemplar_view(settings), uris[3:8])[:2] == first[3:]
+    assert shared.encoded_count() == 8
+    other = shared.encoded(image_view(settings), uris[:5])
     assert not set(other) & set(first)
     assert ray.get(first[2]).uri == uris[2]
     assert ray.get(first[2]).visual.shape[1:] == (2, 2)
     assert ray.get(other[2]).pixels is not None
 
     changed = settings.model_copy(update={"segment": settings.segment.model_copy(update={"refine": "crf"})})
-    assert ask(image_view(changed), uris[:5]) == other
-    ray.kill(shared)
-
-
-# --- killed -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes to kill in /proc")
-def test_a_killed_sweep_goes_on_where_it_stopped(labelled: Plan, folder: Path, tmp_path: Path) -> None:
-    grid = {"references.exemplars": [2, 3, 4], "references.context_elimination": [True, False]}
-    fields = LABELLED | {"corpus": None, "index": FREE["index"], "vary": grid, "measure": []}
-    plan = plan_of(folder, "killed", {key: value for key, value in fields.items() if value is not None})
-    out = tmp_path / "out"
-    command = [sys.executable, "-c", "from reco_ray.cli import main; main()", "sweep"]
-    command += [str(folder / "killed.yaml"), "--out", str(out)]
-    with (tmp_path / "log").open("wb") as log:
-        driver = subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, "RAY_ADDRESS": ""}, start_new_session=True
-        )
-        try:
-            deadline = time.monotonic() + 150
-            while not ended(out) and driver.poll() is None:
-                assert time.monotonic() < deadline, "no trial ended"
-                time.sleep(0.01)
-        finally:
-            kill_at_once(driver.pid)
-            driver.wait()
-    before = ended(out)
-    assert 0 < len(before) < 6
-    assert not (out / "manifest.json").exists()
-
-    manifest, new, ranked = run_sweep(plan, str(out))
-    assert new
-    assert manifest is not None
-    assert {key: manifest.counts[key] for key in ("trials", "finished")} == {"trials": 6, "finished": 6}
-    assert before.items() <= ended(out).items()
-    assert json.loads((out / "manifest.json").read_text())["kind"] == "sweep"
-    assert all(record.state == "finished" for record in ranked)
+    assert shared.encoded(image_view(changed), uris[:5]) == other
