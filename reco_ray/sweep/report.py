@@ -212,7 +212,7 @@ def _plot(plan: Plan, records: list[Record]) -> dict[str, Any]:
     for x, key in zip(xs, plan.sweep.vary, strict=False):
         count = len(plan.sweep.vary[key])
         ticks = [(_height(_share(n, count)), _text(value)) for n, value in enumerate(plan.sweep.vary[key])]
-        axes.append({"name": key, "x": x, "ticks": ticks})
+        axes.append({"name": key.rpartition(".")[2], "x": x, "ticks": ticks})
     ends = [(_height(0.0), f"{low:.4f}"), (_height(1.0), f"{high:.4f}")]
     axes.append({"name": plan.objective, "x": xs[-1], "ticks": ends if high > low else ends[:1]})
     lines = []
