@@ -81,7 +81,7 @@ def evaluate(
         "data": storage.absolute(data),
         "index": storage.absolute(index),
         "model": ReferenceBank.open(references).model,
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(mode="json"),
         "variants": {name: _figures(matrix, dataset) for name, matrix in measured.matrices.items()},
         **provenance(settings.models.device),
     }
