@@ -1,0 +1,76 @@
+"""Options that several commands share, and what they become."""
+
+from typing import Annotated
+
+import typer
+
+from reco_ray.config import Settings, load_settings
+from reco_ray.console import console
+from reco_ray.errors import UsageError
+from reco_ray.storage import Manifest, absolute
+from reco_ray.vocabulary import Vocabulary, load_vocabulary, parse_concepts
+
+Corpus = Annotated[
+    str, typer.Option(help="unlabelled images: folder, glob, list file, Parquet; local or s3://, gs://")
+]
+Images = Annotated[str, typer.Option(help="images to segment, same forms as --corpus")]
+Out = Annotated[str, typer.Option(help="directory to make; an unfinished run of the same command goes on")]
+Concepts = Annotated[str | None, typer.Option(help="concept names, comma-separated")]
+VocabularyFile = Annotated[str | None, typer.Option("--vocabulary", help="file of concepts (.txt or .yaml)")]
+Preset = Annotated[str, typer.Option(help="models and settings that belong together")]
+SettingsFile = Annotated[
+    str | None, typer.Option("--settings", help="YAML file whose fields win over the preset's")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="section.field=value, wins over both; repeatable")
+]
+Exemplars = Annotated[
+    int | None, typer.Option(help="images retrieved a concept; short for --set references.exemplars=")
+]
+Refine = Annotated[str | None, typer.Option(help="none, pamr or crf; short for --set segment.refine=")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda; short for --set models.device=")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RECO_WEIGHTS", help="folder that `weights pull` filled; short for --set models.weights="
+    ),
+]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join; default $RAY_ADDRESS, else Ray starts here")
+]
+
+
+def vocabulary_of(concepts: str | None, file: str | None) -> Vocabulary:
+    if (concepts is None) == (file is None):
+        raise UsageError("give the concepts either with --concepts a,b or with --vocabulary FILE")
+    return parse_concepts(concepts) if concepts is not None else load_vocabulary(str(file))
+
+
+def settings_of(
+    preset: str,
+    file: str | None,
+    overrides: list[str] | None,
+    *,
+    exemplars: int | None = None,
+    refine: str | None = None,
+    device: str | None = None,
+    weights: str | None = None,
+) -> Settings:
+    short = {
+        "references.exemplars": exemplars,
+        "segment.refine": refine,
+        "models.device": device,
+        "models.weights": absolute(weights) if weights else None,
+    }
+    return load_settings(
+        preset,
+        file,
+        [*(overrides or []), *(f"{key}={value}" for key, value in short.items() if value is not None)],
+    )
+
+
+def report(stage: str, uri: str, manifest: Manifest, new: bool) -> None:
+    """One line: what was made, in which time, and where it is."""
+    counts = ", ".join(f"{count:,} {what}" for what, count in manifest.counts.items())
+    time = f"{manifest.seconds:.1f} s" if new else "nothing to do, made before"
+    console.print(f"{stage:<10} {counts}   {time}   {absolute(uri)}", soft_wrap=True)

@@ -1,0 +1,58 @@
+"""Around the job: weights, doctor."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reco_ray.cli.app import app, weights_app
+from reco_ray.config import load_settings
+from reco_ray.console import console
+from reco_ray.errors import RecoError, UsageError
+
+if TYPE_CHECKING:
+    from reco_ray.doctor import Check
+
+
+@weights_app.command("pull")
+def pull_weights(
+    weights: Annotated[str, typer.Option(envvar="RECO_WEIGHTS", help="folder to fill")],
+    spec: Annotated[str | None, typer.Argument(help="one model, such as open_clip:ViT-B-16/openai")] = None,
+    preset: Annotated[str | None, typer.Option(help="all models of a preset")] = None,
+) -> None:
+    """Downloads weights into a folder, to be carried to where there is no network."""
+    if (spec is None) == (preset is None):
+        raise UsageError("name either one model or --preset NAME")
+    from reco_ray.models.weights import needed, pull
+
+    specs = [str(spec)] if preset is None else needed(load_settings(preset).models.specs)
+    if not specs:
+        raise RecoError(f"preset {preset}: nothing to pull, its weights come as Python packages")
+    for each in specs:
+        print(pull(each, weights))
+
+
+@weights_app.command("list")
+def list_weights(
+    weights: Annotated[str, typer.Option(envvar="RECO_WEIGHTS", help="the folder")],
+) -> None:
+    """Says which models' weights a folder holds."""
+    from reco_ray.models.weights import list_local
+
+    found = list_local(weights)
+    if not found:
+        raise RecoError(f"{weights}: no weights in it: fill it with `reco-ray weights pull`")
+    for each in found:
+        print(each)
+
+
+@app.command()
+def doctor() -> None:
+    """Says which versions, devices and weights are here, and whether Ray starts."""
+    from reco_ray.doctor import examine
+
+    checks: list[Check] = examine()
+    for check in checks:
+        mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "  "}[check.good]
+        console.print(f"{mark:>2} {check.name:<16} {check.finding}", soft_wrap=True)
+    if any(check.good is False and check.needed for check in checks):
+        raise typer.Exit(1)
