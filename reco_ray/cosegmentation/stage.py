@@ -47,8 +47,12 @@ def build_references(
         RecoError: unfit index, more exemplars than images, an exemplar that is gone, unwritable output.
     """
     models = settings.models
-    retrieval = load_language_image_model(models.retrieval, weights=models.weights, seed=settings.seed)
     dense = DenseModels.load(models, seed=settings.seed)
+    retrieval = (
+        dense.language
+        if models.language is None
+        else load_language_image_model(models.retrieval, weights=models.weights, seed=settings.seed)
+    )
     index = CorpusIndex(index_uri, retrieval.fingerprint)
     writer = storage.ArtifactWriter(
         out,
