@@ -96,7 +96,7 @@ class _Training:
         torch.set_num_threads(job.threads)
         self.device = get_device()
         models = job.settings.models
-        self.dtype = resolve_runtime(self.device.type, models.precision).dtype
+        self.dtype = _training_dtype(self.device.type, models.precision)
         self.network: Network = build_network(
             self.options.segmenter,
             len(job.labels),
@@ -297,6 +297,14 @@ def _optimizer(network: Network, rate: float, encoder_rate: float, decay: float)
             groups[id(parameter) in encoder].append(parameter)
     named = [{"params": groups[0], "lr": rate}, {"params": groups[1], "lr": encoder_rate}]
     return torch.optim.Adam(named, weight_decay=decay)
+
+
+def _training_dtype(device: str, precision: str) -> torch.dtype:
+    """As in inference, but float32 on a CPU unless bfloat16 is asked for: the backward pass of depthwise convolutions
+    has no fast bfloat16 kernel there, a step of the mini preset takes 1.7 times as long."""
+    if device == "cpu" and precision == "auto":
+        return torch.float32
+    return resolve_runtime(device, precision).dtype
 
 
 def _rates(options: Any) -> tuple[float, float]:
