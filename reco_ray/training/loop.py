@@ -5,7 +5,6 @@ the seed and the step alone. Steps are compared by their agreement with pseudo-l
 person is ever opened.
 """
 
-import copy
 import json
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from reco_ray.cluster import READER_CPUS
 from reco_ray.config import Settings
 from reco_ray.errors import RecoError
 from reco_ray.models.runtime import resolve_runtime
+from reco_ray.streaming import stream_context
 from reco_ray.training.examples import examples_sheet
 from reco_ray.training.network import Network, build_network
 from reco_ray.training.pseudo_labels import IGNORE
@@ -177,10 +177,8 @@ class _Training:
         mine = np.arange(start * options.batch_size, len(plan))[self.rank :: self.world]
         if not len(mine):
             return
-        context = copy.deepcopy(DataContext.get_current())
+        context = stream_context()
         context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
-        context.enable_operator_progress_bars = False
         crops = Crops(self.frames, plan, augmentation(options.image_size, options.crop, options.scale))
         with DataContext.current(context):
             # from_items makes its blocks here; range and from_arrow have tasks do it, which each want a whole core.
