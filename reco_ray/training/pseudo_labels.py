@@ -23,7 +23,7 @@ from reco_ray.corpus.load import load_images, pixels_of
 from reco_ray.corpus.read import list_images
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.errors import RecoError
-from reco_ray.models.dense import DenseFeatures, DenseModels
+from reco_ray.models.dense import DenseModels, EncodedOnce
 from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.segment import segment
 from reco_ray.segmentation.targets import has_background, label_names, targets_of
@@ -184,9 +184,9 @@ class LabelWorker:
             pixels = pixels_of(usable, row)
             picture = _shrunk(pixels, self._settings.train.image_size)
             frames.append({**entry, "frame": _encoded(picture, "JPEG", quality=95, subsampling=0)})
-            models = _EncodedOnce(self._models)
+            models, batch = EncodedOnce(self._models), torch.from_numpy(pixels.copy())[None].to(self._device)
             for key, found in labels.items():
-                found.append({"uri": entry["uri"], **self._label(models, key, pixels, picture.size)})
+                found.append({"uri": entry["uri"], **self._label(models, key, batch, picture.size)})
         for key, found in labels.items():
             table = pa.Table.from_pylist(found, schema=LABELS_SCHEMA)
             storage.write_table(storage.join(self._sets[key].out, "labels", f"{name}.parquet"), table)
@@ -195,9 +195,8 @@ class LabelWorker:
         return {"images": rows.num_rows}
 
     def _label(
-        self, models: "_EncodedOnce", key: str, pixels: np.ndarray, size: tuple[int, int]
+        self, models: EncodedOnce, key: str, batch: torch.Tensor, size: tuple[int, int]
     ) -> dict[str, bytes]:
-        batch = torch.from_numpy(pixels.copy())[None].to(self._device)
         width, height = size
         result = segment(models, self._targets[key], batch, [(height, width)], self._settings.segment)[0]
         unsure = result.scores < self._settings.train.min_score
@@ -207,20 +206,6 @@ class LabelWorker:
             "label": _encoded(Image.fromarray(labels), "PNG"),
             "score": _encoded(Image.fromarray(scores), "PNG"),
         }
-
-
-class _EncodedOnce:
-    """The models for one image, which several vocabularies look at."""
-
-    def __init__(self, models: DenseModels) -> None:
-        self._models = models
-        self._kept: DenseFeatures | None = None
-
-    def encode(self, pixels: torch.Tensor) -> DenseFeatures:
-        """As `DenseModels.encode`."""
-        if self._kept is None:
-            self._kept = self._models.encode(pixels)
-        return self._kept
 
 
 def decode(data: bytes) -> np.ndarray:
