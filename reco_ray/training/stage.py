@@ -145,6 +145,7 @@ def _job(
         settings=settings,
         threads=threads,
         environment=environment,
+        pixels=list(content["pixels"].values()),
     )
 
 
