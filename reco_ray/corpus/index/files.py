@@ -114,7 +114,7 @@ class ImageTable:
             rows: int64 (n,), as `CorpusIndex.search` gives them.
         """
         rows = np.asarray(rows, np.int64).reshape(-1)
-        places = [self._place(row) for row in rows]
+        places = [self._place(int(row)) for row in rows]
         groups = list(dict.fromkeys((shard, group) for shard, group, _ in places))
         tables = {key: self._group(*key) for key in groups}
         pieces, offset = {}, 0
@@ -138,7 +138,7 @@ class ImageTable:
         """Row of the index -> shard, row group in it, row in that."""
         shard = int(np.searchsorted(self._starts, row, side="right")) - 1
         ends = self._open(shard)[1]
-        inside = int(row) - self._shards[shard].start
+        inside = row - self._shards[shard].start
         group = int(np.searchsorted(ends, inside, side="right"))
         return shard, group, inside - (int(ends[group - 1]) if group else 0)
 

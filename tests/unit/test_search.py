@@ -8,15 +8,16 @@ import pytest
 from images import photograph, png_header_only, write_photographs
 from PIL import Image
 
+from reco_ray import storage
 from reco_ray.cli import main
 from reco_ray.config import load_settings
 from reco_ray.corpus.index import CorpusIndex, build_index
+from reco_ray.corpus.read import list_images
 from reco_ray.corpus.search import COLUMNS, TILE
-from reco_ray.corpus.stage import embed_corpus
+from reco_ray.corpus.stage import EmbedWorker, LoadCrops
 from reco_ray.models import load_language_image_model
 from reco_ray.models.prompts import encode_prompts
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
 COUNT = 14
 
 
@@ -36,9 +37,18 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def index(corpus, settings, ray_cluster, tmp_path_factory) -> str:
+def index(corpus, settings, tmp_path_factory) -> str:
+    """Embedded by the stage's own pieces, without a cluster; indexed as by the command."""
     out = tmp_path_factory.mktemp("made")
-    embed_corpus(str(corpus), str(out / "embeddings"), settings)
+    model = load_language_image_model(settings.models.retrieval)
+    writer = storage.ArtifactWriter(str(out / "embeddings"), "embeddings", {"corpus": str(corpus)})
+    assert writer.finished() is None
+    worker = EmbedWorker(
+        threads=2, device="cpu", models=settings.models, seed=0, batch_size=8, out=str(out / "embeddings")
+    )
+    load = LoadCrops(model.transform.crop, settings.embed.max_pixels, model.transform.size)
+    worker("000000", load(list_images(str(corpus)).table))
+    writer.commit({"embedded": COUNT}, {"dim": model.embedding_dim, "model": model.fingerprint})
     build_index(str(out / "embeddings"), str(out / "index"))
     return str(out / "index")
 
