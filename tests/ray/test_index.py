@@ -57,6 +57,9 @@ class TestOnOneCluster:
 
     def test_recall_is_measured_and_written_down(self, built, vectors):
         index = CorpusIndex(str(built), MODEL)
+        assert all(shard["bytes"] < 1000 * 40 + 2000 for shard in index.manifest.content["shards"]), (
+            "centroids too?"
+        )
         told = index.manifest.content["recall"]
         assert told["k"] == 50
         assert min(told["images"], told["between"]) > 0.9

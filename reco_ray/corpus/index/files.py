@@ -18,7 +18,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from reco_ray import storage
-from reco_ray.corpus.index.library import load_faiss
+from reco_ray.corpus.index.library import load_faiss, share_centroids
 from reco_ray.errors import RecoError, reason
 
 _AT_ONCE = 65_536  # rows of a scan
@@ -53,34 +53,42 @@ def shard_files(uri: str, manifest: storage.Manifest) -> list[ShardFiles]:
     ]
 
 
-def open_vectors(files: ShardFiles, factory: str, version: str) -> Any:
+def open_trained(uri: str, version: str) -> Any:
+    """Opens the trained, empty index, whose centroids all shards use."""
+    return load_faiss().read_index(_local(storage.join(uri, "trained", "empty.faiss"), version))
+
+
+def open_vectors(files: ShardFiles, trained: Any, version: str) -> Any:
     """Opens a shard's FAISS file, memory-mapped.
 
     Args:
+        trained: as `open_trained` gives it; None for a flat index.
         version: of the artifact; tells apart what lay at the same URI before.
 
     Raises:
         OSError, RuntimeError: missing, cut short, or no FAISS file.
     """
     faiss = load_faiss()
-    path = _local(files, version)
+    path = _local(files.vectors, version)
     if files.bytes is not None and os.path.getsize(path) != files.bytes:
         # Mapped, a file that ends too early would end the process when the missing part is touched.
         raise OSError(f"{files.vectors} has {os.path.getsize(path):,} bytes instead of {files.bytes:,}")
-    index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC if factory == "Flat" else faiss.IO_FLAG_MMAP)
+    index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC if trained is None else faiss.IO_FLAG_MMAP)
     if index.ntotal != files.rows:
         raise OSError(f"{files.vectors} has {index.ntotal:,} vectors instead of {files.rows:,}")
+    if trained is not None:
+        share_centroids(index, trained)
     return index
 
 
-def _local(files: ShardFiles, version: str) -> str:
+def _local(uri: str, version: str) -> str:
     """The path of the file on this machine, after downloading it if it is elsewhere."""
-    filesystem, path = storage.resolve(files.vectors)
+    filesystem, path = storage.resolve(uri)
     if isinstance(filesystem, pafs.LocalFileSystem):
         return path
     root = os.environ.get("RECO_CACHE") or os.path.expanduser("~/.cache/reco-ray")
-    target = os.path.join(root, "index", storage.digest(files.vectors, version), os.path.basename(path))
-    if os.path.exists(target) and os.path.getsize(target) == files.bytes:
+    target = os.path.join(root, "index", storage.digest(uri, version), os.path.basename(path))
+    if os.path.exists(target):
         return target
     temporary = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
     try:
@@ -89,9 +97,7 @@ def _local(files: ShardFiles, version: str) -> str:
             shutil.copyfileobj(source, sink, 8 << 20)
         os.replace(temporary, target)  # several processes may download it: the last one wins
     except OSError as error:
-        raise RecoError(
-            f"{files.vectors}: cannot be downloaded to {root} (RECO_CACHE): {reason(error)}"
-        ) from error
+        raise RecoError(f"{uri}: cannot be downloaded to {root} (RECO_CACHE): {reason(error)}") from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)

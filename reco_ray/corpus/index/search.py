@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from reco_ray import storage
-from reco_ray.corpus.index.files import ImageTable, open_vectors, shard_files
+from reco_ray.corpus.index.files import ImageTable, open_trained, open_vectors, shard_files
 from reco_ray.corpus.index.library import KIND, inverted_file, load_faiss
 from reco_ray.corpus.index.side_by_side import search_side_by_side
 from reco_ray.errors import RecoError, reason
@@ -36,7 +36,9 @@ class CorpusIndex:
             )
         shards = shard_files(self.uri, self.manifest)
         try:
-            self._indexes = [open_vectors(s, content["factory"], self.manifest.made_at) for s in shards]
+            version = self.manifest.made_at
+            self._trained = None if content["factory"] == "Flat" else open_trained(self.uri, version)
+            self._indexes = [open_vectors(shard, self._trained, version) for shard in shards]
         except (OSError, RuntimeError) as error:
             raise RecoError(f"{uri}: damaged ({reason(error)}): delete it and index again") from error
         self.images = ImageTable(shards)

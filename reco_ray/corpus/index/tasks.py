@@ -16,9 +16,10 @@ from safetensors.numpy import save as save_arrays
 
 from reco_ray import storage
 from reco_ray.corpus.index.choice import Plan, Shard
-from reco_ray.corpus.index.library import empty_index, inverted_file, load_faiss, on_gpus
+from reco_ray.corpus.index.library import empty_index, inverted_file, load_faiss, on_gpus, without_centroids
 from reco_ray.corpus.index.recall import EXACT, ExactAnswers, Queries, draw_queries, ladder, shard_answers
 from reco_ray.corpus.index.vectors import IMAGE_COLUMNS, read_part, sample_vectors, vectors_of
+from reco_ray.errors import RecoError, reason
 
 TRAINED = "trained"
 SEED = 0
@@ -43,7 +44,12 @@ def train(embeddings: str, out: str, plan: Plan) -> str:
         clustering = on_gpus(faiss.IndexFlatIP(ivf.d))
         if not isinstance(clustering, faiss.IndexFlat):
             ivf.clustering_index = clustering
-        index.train(sample_vectors(embeddings, parts, plan.sample, SEED))
+        try:
+            index.train(sample_vectors(embeddings, parts, plan.sample, SEED))
+        except RuntimeError as error:
+            raise RecoError(
+                f"FAISS cannot train {plan.factory} on {plan.sample:,} vectors: {reason(error)}"
+            ) from error
         if not isinstance(clustering, faiss.IndexFlat):
             ivf.clustering_index = None
         queries = draw_queries(embeddings, parts, SEED)
@@ -101,7 +107,7 @@ def add_shard(embeddings: str, out: str, plan: Plan, shard: Shard, fingerprint: 
     if exact is not None:
         answers = shard_answers(index, queries, ladder(plan.centroids, plan.settings.nprobe))
         answers[EXACT] = exact.result()
-    data = faiss.serialize_index(index)
+    data = without_centroids(index)
     record = {
         "name": shard.name,
         "start": shard.start,
