@@ -17,7 +17,7 @@ def search(
     index: Annotated[str, typer.Option(help="an index artifact")],
     words: Annotated[str | None, typer.Argument(help="what to look for")] = None,
     image: Annotated[str | None, typer.Option(help="an image to find the like of, in place of words")] = None,
-    k: Annotated[int, typer.Option("--k", min=1, help="how many hits")] = 20,
+    k: Annotated[int | None, typer.Option("--k", min=1, help="how many hits; default 20, or all")] = None,
     prefix: Annotated[str | None, typer.Option(help="only images whose path or URI begins with this")] = None,
     out: Annotated[str, typer.Option(help="directory for the contact sheet of the hits")] = "reco-search",
     preset: Preset = "mini",

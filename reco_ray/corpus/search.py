@@ -17,6 +17,7 @@ from reco_ray.errors import RecoError, reason
 from reco_ray.models import LanguageImageModel, load_language_image_model
 from reco_ray.models.prompts import encode_prompts
 
+DEFAULT_K = 20
 TILE = 200  # pixels a side
 GAP = 8
 CAPTION = 16
@@ -30,13 +31,14 @@ def search_corpus(
     *,
     words: str | None = None,
     image: str | None = None,
-    k: int = 20,
+    k: int | None = None,
     prefix: str | None = None,
 ) -> pa.Table:
     """The images of an index nearest to words or to an image.
 
     Args:
         words: embedded with the settings' prompt templates. image: URI of a query image; exactly one of the two.
+        k: how many; None = 20, or all there are.
         prefix: only images whose URI begins with it.
 
     Returns:
@@ -51,7 +53,9 @@ def search_corpus(
         models.retrieval, weights=models.weights, seed=settings.seed, precision=models.precision
     )
     index = CorpusIndex(index_uri, model.fingerprint)
-    if k > len(index):
+    if k is None:
+        k = min(DEFAULT_K, len(index))
+    elif k > len(index):
         raise RecoError(f"--k {k}: {index_uri} has {len(index):,} images")
     if prefix is not None:
         matching = index.count(prefix)
