@@ -107,7 +107,7 @@ def test_more_workers_than_cores_is_an_error_and_no_wait(
 
 
 def test_a_loss_that_is_no_number_names_the_batch(labels: str, ray_cluster: None, tmp_path: Path) -> None:
-    outcome = train(labels, tmp_path / "out", "train.learning_rate=1e30", "train.steps=8")
+    outcome = train(labels, tmp_path / "out", "train.learning_rate=1e38", "train.steps=8")
     assert outcome.manifest is None
     assert "a: the loss is " in str(outcome.error)
     assert " crops " in str(outcome.error)
