@@ -1,9 +1,9 @@
 """A segmenter as one file for other runtimes, ONNX or torch.export, its normalisation inside.
 
 Files of the artifact: `segmenter.onnx` or `segmenter.pt2`. Either takes RGB `pixels`, uint8 (b, H, W, 3), sides
-multiples of `stride` (two or more), to `logits`, float32 (b, m, H, W); b, H and W are free. Labels, palette, stride and image size
-are in the manifest and, as JSON, in the file itself: `reco_ray` of ONNX's metadata, the extra file `reco_ray.json` of a
-.pt2.
+multiples of `stride` (two or more), to `logits`, float32 (b, m, H, W); b, H and W are free. Labels, palette, stride and
+image size are in the manifest and, as JSON, in the file itself: `reco_ray` of ONNX's metadata, the extra file
+`reco_ray.json` of a .pt2.
 """
 
 import copy
