@@ -105,8 +105,10 @@ def with_fixed_padding(module: nn.Module) -> nn.Module:
                 for kernel, dilation, step in zip(conv.kernel_size, conv.dilation, conv.stride, strict=True):
                     pad = max((kernel - 1) * dilation + 1 - step, 0)
                     edges = [pad // 2, pad - pad // 2, *edges]  # the last dimension first
-                conv.__class__ = nn.Conv2d
-                setattr(parent, name, nn.Sequential(nn.ZeroPad2d(tuple(edges)), conv))
+                conv.__class__ = nn.Conv2d  # type: ignore[assignment]
+                setattr(
+                    parent, name, nn.Sequential(nn.ZeroPad2d((edges[0], edges[1], edges[2], edges[3])), conv)
+                )
     return module
 
 

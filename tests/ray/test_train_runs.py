@@ -34,7 +34,7 @@ SMALL = [
 PAPER = ["train.segmenter=smp:DeepLabV3Plus/tu-resnet18@encoder_output_stride=16", "train.initial=random"]
 FROZEN = ["train.segmenter=frozen:timm:vit_tiny_patch16_224/random", "train.initial=random"]
 
-pytestmark = pytest.mark.timeout(1400)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
