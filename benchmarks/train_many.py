@@ -11,6 +11,7 @@ The nodes share the machine's real cores, so the ratio says what packing gains t
 
 import argparse
 import json
+import logging
 import os
 import tempfile
 import threading
@@ -103,7 +104,7 @@ def _cluster() -> tuple[Cluster, list[Any]]:
     """Four nodes; those that may be killed: not the first, where this process is."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(NODES - 1)]
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     return cluster, nodes
 
 

@@ -1,11 +1,12 @@
 """A segmenter as one file for other runtimes, ONNX or torch.export, its normalisation inside.
 
 Files of the artifact: `segmenter.onnx` or `segmenter.pt2`. Either takes RGB `pixels`, uint8 (b, H, W, 3), sides
-multiples of `stride`, to `logits`, float32 (b, m, H, W); b, H and W are free. Labels, palette, stride and image size
-are in the manifest and, as JSON, in the file itself: `reco_ray` of ONNX's metadata, the extra file `reco_ray.json` of a
-.pt2.
+multiples of `stride` (two or more), to `logits`, float32 (b, m, H, W); b, H and W are free. Labels, palette, stride and
+image size are in the manifest and, as JSON, in the file itself: `reco_ray` of ONNX's metadata, the extra file
+`reco_ray.json` of a .pt2.
 """
 
+import copy
 import json
 import logging
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
@@ -75,7 +77,7 @@ def export_segmenter(uri: str, out: str, form: Format) -> tuple[storage.Manifest
         "stride": stride,
     }
     module = PixelsToLogits(segmenter.network).eval()
-    program = trace(module, stride)
+    program = trace(with_fixed_padding(module), stride)
     with tempfile.TemporaryDirectory(prefix="reco-ray-") as folder:
         file = Path(folder) / FILES[form]
         if form == "onnx":
@@ -89,13 +91,34 @@ def export_segmenter(uri: str, out: str, form: Format) -> tuple[storage.Manifest
     return writer.commit({"labels": len(segmenter.labels), "bytes": len(data)}, content), True
 
 
+def with_fixed_padding(module: nn.Module) -> nn.Module:
+    """A copy whose convolutions of TensorFlow's "same" padding pad alike for every size.
+
+    timm computes their padding from the input's size, and the exporter loses itself in the formulas. Where the input is
+    a multiple of the stride, as it is at every level here, it is kernel - stride, the odd pixel at the end.
+    """
+    module = copy.deepcopy(module)
+    for parent in list(module.modules()):
+        for name, conv in list(parent.named_children()):
+            if isinstance(conv, Conv2dSame):
+                edges: list[int] = []
+                for kernel, dilation, step in zip(conv.kernel_size, conv.dilation, conv.stride, strict=True):
+                    pad = max((kernel - 1) * dilation + 1 - step, 0)
+                    edges = [pad // 2, pad - pad // 2, *edges]  # the last dimension first
+                conv.__class__ = nn.Conv2d  # type: ignore[assignment]
+                setattr(
+                    parent, name, nn.Sequential(nn.ZeroPad2d((edges[0], edges[1], edges[2], edges[3])), conv)
+                )
+    return module
+
+
 def trace(module: nn.Module, stride: int) -> ExportedProgram:
-    """uint8 (b, H, W, 3) -> ..., traced for every b, and all H and W that are multiples of `stride`.
+    """uint8 (b, H, W, 3) -> ..., traced for every b, and all H and W that are multiples of `stride`, at least two.
 
     Raises:
         RecoError: the network cannot be traced so.
     """
-    sizes = {0: Dim("batch"), 1: stride * Dim("rows"), 2: stride * Dim("columns")}
+    sizes = {0: Dim("batch"), 1: stride * Dim("rows", min=2), 2: stride * Dim("columns", min=2)}
     example = _pixels(2, 3 * stride, 4 * stride)
     try:
         with torch.no_grad(), warnings.catch_warnings():

@@ -28,7 +28,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 pytestmark = [
-    pytest.mark.timeout(1400),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(sys.platform != "linux", reason="finds the processes to kill in /proc"),
 ]
 
