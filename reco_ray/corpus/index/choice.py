@@ -104,12 +104,15 @@ def make_plan(images: int, dim: int, settings: IndexSettings, parts: list[Part])
         RecoError: an index.factory that cannot be, or that is no use for so few images.
     """
     factory = choose_factory(images, dim) if settings.factory == "auto" else settings.factory
-    ivf = inverted_file(empty_index(factory, dim))
+    index = empty_index(factory, dim)  # owns what follows
+    ivf = inverted_file(index)
     centroids = 0 if ivf is None else ivf.nlist
     if centroids and images < max(centroids, FEWEST_FOR_LISTS):
         raise RecoError(
             f"setting index.factory: {images:,} images are too few for {factory!r}: leave it at auto"
         )
+    if settings.sample is not None and settings.sample < centroids:
+        raise RecoError(f"setting index.sample: {factory!r} needs {centroids:,} vectors at least")
     graph = 256 if "_HNSW" in factory else 0  # two lists of 32 neighbours a centroid
     return Plan(
         images=images,
