@@ -12,9 +12,9 @@ MODEL = "synthetic"
 
 
 def clustered(count: int, dim: int = 32, clusters: int = 40, seed: int = 0) -> np.ndarray:
-    """Half-precision unit vectors around centres, (count, dim), as float32."""
+    """Half-precision unit vectors around centres, (count, dim), as float32; the same centres whatever the seed."""
+    centres = np.random.default_rng(99).normal(size=(clusters, dim))
     random = np.random.default_rng(seed)
-    centres = random.normal(size=(clusters, dim))
     vectors = centres[random.integers(clusters, size=count)] + 0.6 * random.normal(size=(count, dim))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors.astype(np.float16).astype(np.float32)

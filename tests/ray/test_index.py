@@ -106,7 +106,7 @@ class TestOnOneCluster:
         query = clustered(10, seed=3)
         found = CorpusIndex(str(tmp_path / "o"), MODEL).search(query, 10)[1]
         exact = np.argsort(-(query @ vectors.T), axis=1)[:, :10]
-        assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)]) > 0.85
+        assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)]) > 0.8
 
     def test_flat_shards_are_exact_too(self, embeddings, vectors, tmp_path):
         build_index(embeddings, str(tmp_path / "f"), IndexSettings(factory="Flat", shard_size=2500))
@@ -157,6 +157,7 @@ class TestOnOneCluster:
         printed = capsys.readouterr().out
         assert "IVF32,SQ8" in printed
         assert "40 bytes" in printed
+        assert "4.1 KB of centroids" in printed
         assert "6,000 images of 32 dimensions" in printed
         assert "recall@50" in printed
 

@@ -64,6 +64,7 @@ def test_faiss_makes_every_choice_of_every_usual_dimension(dim):
         expected = {"Flat": 4 * dim, "SQ8": dim, "PQ": dim // 4}
         kind = next(kind for kind in expected if plan.factory.rpartition(",")[2].startswith(kind))
         assert plan.bytes_a_vector == expected[kind] + 8
+        assert 4 * dim * plan.centroids <= plan.fixed_bytes <= (4 * dim + 256) * plan.centroids
         assert len(plan.shards) <= 64
         assert sum(shard.rows for shard in plan.shards) == 10**6 * len(parts)
 
@@ -147,6 +148,11 @@ def test_an_index_of_version_0_1_goes_on_working(vectors, embeddings, index_uri,
 def test_factories_that_cannot_be_are_refused(embeddings, factory, message):
     with pytest.raises(RecoError, match=message.replace("(", r"\(")):
         plan_index(embeddings, IndexSettings(factory=factory))
+
+
+def test_a_sample_smaller_than_the_lists_is_refused(embeddings):
+    with pytest.raises(RecoError, match=r"setting index.sample: 'IVF32,SQ8' needs 32 vectors at least"):
+        plan_index(embeddings, IndexSettings(factory="IVF32,SQ8", sample=10))
 
 
 def test_rows_that_are_gone_are_noticed(vectors, tmp_path):

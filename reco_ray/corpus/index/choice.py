@@ -17,9 +17,6 @@ SAMPLE_A_CENTROID = 64  # FAISS asks for 39 at least and uses 256 at most
 SHARD_SIZE = 1_000_000
 MOST_SHARDS = 64  # each one costs a search: a larger corpus has larger shards
 
-# recall@50 that benchmarks/index.py measured, of a million vectors (docs/results.md).
-_EXPECTED_RECALL = {"SQ8": 0.95, "PQ": 0.75}
-
 
 @dataclass(frozen=True)
 class Shard:
@@ -57,11 +54,15 @@ class Plan:
 
     @property
     def expected_recall(self) -> float | None:
-        """What to expect of recall@50, None where nobody has measured."""
+        """What to expect of recall@50; None if smaller codes limit it, by how much only building tells.
+
+        A byte a dimension loses next to nothing, so nprobe decides, and it is chosen for the target.
+        """
         if self.exact:
             return 1.0
-        codes = self.factory.rpartition(",")[2]
-        return next((r for kind, r in _EXPECTED_RECALL.items() if codes.startswith(kind)), None)
+        return (
+            self.settings.target_recall if self.factory.endswith("SQ8") and not self.settings.nprobe else None
+        )
 
 
 def choose_factory(images: int, dim: int) -> str:
@@ -104,12 +105,15 @@ def make_plan(images: int, dim: int, settings: IndexSettings, parts: list[Part])
         RecoError: an index.factory that cannot be, or that is no use for so few images.
     """
     factory = choose_factory(images, dim) if settings.factory == "auto" else settings.factory
-    ivf = inverted_file(empty_index(factory, dim))
+    index = empty_index(factory, dim)  # owns what follows
+    ivf = inverted_file(index)
     centroids = 0 if ivf is None else ivf.nlist
     if centroids and images < max(centroids, FEWEST_FOR_LISTS):
         raise RecoError(
             f"setting index.factory: {images:,} images are too few for {factory!r}: leave it at auto"
         )
+    if settings.sample is not None and settings.sample < centroids:
+        raise RecoError(f"setting index.sample: {factory!r} needs {centroids:,} vectors at least")
     graph = 256 if "_HNSW" in factory else 0  # two lists of 32 neighbours a centroid
     return Plan(
         images=images,

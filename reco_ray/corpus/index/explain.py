@@ -47,8 +47,8 @@ def _recall(plan: Plan) -> str:
         return "1, exact"
     floor = f"measured when built; below {plan.settings.min_recall} it is refused"
     if plan.expected_recall is None:
-        return f"unknown for this factory; {floor}"
-    return f"about {plan.expected_recall} (docs/results.md); {floor}"
+        return f"not known beforehand for this factory and nprobe; {floor}"
+    return f"about {plan.expected_recall}, for which nprobe is chosen; {floor}"
 
 
 def _size(count: float) -> str:
