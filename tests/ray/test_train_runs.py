@@ -70,8 +70,8 @@ def test_workers_are_fed_what_one_would_be(labels: str, ray_cluster: None) -> No
     options = settings("train.workers=2", "train.accumulate=2", "train.steps=3").train
     frames = Frames.open(labels.removesuffix("labels") + "frames", labels)
     plan = order(split(frames.sizes, 0.1, 0)[0], options.steps * options.batch_size, 0)
-    alone = list(feed(frames, plan, settings("train.steps=3").train, start=1, rank=0, world=1))
-    shares = [list(feed(frames, plan, options, start=1, rank=rank, world=2)) for rank in (0, 1)]
+    alone = list(feed(frames, plan, settings("train.steps=3").train, start=1, rank=0, world=1, feeders=1))
+    shares = [list(feed(frames, plan, options, start=1, rank=rank, world=2, feeders=1)) for rank in (0, 1)]
     assert [len(share) for share in shares] == [4, 4]  # two steps of two batches
     for step, whole in enumerate(alone):
         parts = [batch for share in shares for batch in share[2 * step : 2 * step + 2]]
@@ -107,7 +107,7 @@ def test_more_workers_than_cores_is_an_error_and_no_wait(
 
 
 def test_a_loss_that_is_no_number_names_the_batch(labels: str, ray_cluster: None, tmp_path: Path) -> None:
-    outcome = train(labels, tmp_path / "out", "train.learning_rate=1e38", "train.steps=8")
+    outcome = train(labels, tmp_path / "out", "train.learning_rate=1e25", "train.steps=8")
     assert outcome.manifest is None
     assert "a: the loss is " in str(outcome.error)
     assert " crops " in str(outcome.error)
