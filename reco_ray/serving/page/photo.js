@@ -17,6 +17,7 @@ export function listenForPhotos(limits, take, fail) {
     }
   };
   const file = $("file");
+  for (const id of ["choose", "another"]) $(id).addEventListener("click", () => file.click());
   file.addEventListener("change", () => {
     if (file.files.length) open(file.files[0], file.files[0].name);
     file.value = ""; // the same file may be chosen again

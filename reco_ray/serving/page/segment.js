@@ -55,6 +55,7 @@ export function useVocabulary(name) {
 }
 
 function takePhoto(blob, bitmap, name, note) {
+  const first = photo === null;
   photo = { blob, name: name.replace(/\.[a-z0-9]+$/i, "") || "photograph" };
   showPhoto(bitmap);
   forgetMask();
@@ -62,7 +63,8 @@ function takePhoto(blob, bitmap, name, note) {
   $("status").textContent = note;
   showReadiness();
   if (wanted()) segment();
-  else if (source() === "concepts") $("concept").focus({ preventScroll: true });
+  // The button that was pressed for the first one is gone, and the focus with it.
+  if (first) (source() === "concepts" ? $("concept") : $("go")).focus({ preventScroll: true });
 }
 
 /** What will be asked for, or null while something is missing. */
@@ -78,7 +80,7 @@ async function segment() {
   if (!photo || !fields) {
     const missing = photo ? "Name at least one concept." : "Choose a photograph first.";
     $("status").textContent = missing;
-    (photo ? $("concept") : $("file")).focus();
+    (photo ? $("concept") : $("choose")).focus();
     return;
   }
   running?.abort();
