@@ -8,7 +8,7 @@ export const apiKey = {
   set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
 };
 
-/** Tells whoever listens: "lost" (no connection), "answered", "denied" (401 or 403). */
+/** Tells whoever listens: "lost" (no connection), "answered", "denied" (401). */
 export const connection = new EventTarget();
 
 /** An answer that is not a success: what the service says is wrong. */
@@ -40,7 +40,10 @@ export async function call(path, { method = "GET", body, headers = {}, signal, w
     const response = await send(path, { method, body, headers: { ...authorization(), ...headers }, signal });
     if (response.ok) return response;
     const problem = new Problem(response.status, await problemBody(response));
-    if (response.status === 401 || response.status === 403) announce("denied");
+    if (response.status === 401) {
+      problem.message = "The API key is missing, or not known here: enter it at the top of the page.";
+      announce("denied");
+    }
     const seconds = retryAfter(response);
     if (seconds === null || waits >= MOST_WAITS) throw problem;
     await pause(seconds, signal, (left) => wait(left, problem));

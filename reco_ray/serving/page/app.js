@@ -1,6 +1,6 @@
 /** Starts the page: asks the service what it is, then shows the views. */
 
-import { apiKey, call, connection, json } from "./api.js";
+import { apiKey, connection, json } from "./api.js";
 import { $, count } from "./dom.js";
 import { startSearch } from "./search.js";
 import { startSegment, useVocabulary } from "./segment.js";
@@ -10,6 +10,8 @@ import { startWhy } from "./why.js";
 
 const VIEWS = { segment: "Segment", search: "Search", vocabularies: "Vocabularies" };
 const LOOK_AGAIN = 5; // seconds between looks whether a lost server is back
+
+let started = false;
 
 function showView(moveFocus) {
   const name = location.hash.slice(1) || "segment";
@@ -26,13 +28,15 @@ function showView(moveFocus) {
 }
 
 /** While the server is away a banner says so, and counts down to the next look. */
-function watchConnection() {
+function watchConnection(onBack) {
   let timer = null;
   const banner = $("banner");
   const back = () => {
+    if (timer === null) return;
     clearInterval(timer);
     timer = null;
     banner.hidden = true;
+    onBack();
   };
   connection.addEventListener("answered", back);
   connection.addEventListener("lost", () => {
@@ -87,6 +91,7 @@ async function start() {
     useVocabulary(name);
   });
   startWhy();
+  started = true;
   const examples = startSegment(info);
   if (info.keys_required && !apiKey.get()) $("key").focus();
   else await refreshVocabularies();
@@ -94,7 +99,7 @@ async function start() {
   document.documentElement.dataset.ready = "true";
 }
 
-watchConnection();
+watchConnection(() => started && refreshVocabularies());
 listenForKey(() => refreshVocabularies());
 window.addEventListener("hashchange", () => showView(true));
 showView(false);

@@ -8,12 +8,10 @@ const input = $("concept");
 let names = [];
 let known = [];
 let limits = { concepts: Infinity, concept_length: Infinity };
-let changed = () => {};
 
-/** Starts the field. `listener()` hears of every change. */
-export function startConcepts(serviceLimits, listener) {
+/** Starts the field. `serviceLimits`: of /v1/info. */
+export function startConcepts(serviceLimits) {
   limits = serviceLimits;
-  changed = listener;
   input.addEventListener("keydown", (event) => {
     if (event.isComposing) return; // an input method is still at work on a word
     if (event.key === "Enter" && input.value.trim()) {
@@ -82,7 +80,6 @@ function render() {
   );
   input.placeholder = names.length ? "" : "cat, sofa, window";
   showSuggestions();
-  changed();
 }
 
 function showSuggestions() {

@@ -3,6 +3,8 @@
 import { call } from "./api.js";
 import { $, h } from "./dom.js";
 
+const FORM = 20_000; // bytes of a request besides the photograph
+
 /**
  * Wires every way in. `take(blob, bitmap, name, note)` gets a photograph that the service accepts; `fail(error)` hears
  * why one could not be had. `limits`: of /v1/info.
@@ -85,13 +87,14 @@ async function fitted(blob, limits) {
     });
   }
   const pixels = bitmap.width * bitmap.height;
-  if (pixels <= limits.pixels && blob.size <= limits.bytes) return { accepted: blob, bitmap, note: "" };
+  const bytes = limits.bytes - FORM;
+  if (pixels <= limits.pixels && blob.size <= bytes) return { accepted: blob, bitmap, note: "" };
   let scale = Math.min(1, Math.sqrt(limits.pixels / pixels), 2048 / Math.max(bitmap.width, bitmap.height));
   for (let attempt = 0; attempt < 4; attempt++, scale /= 2) {
     const canvas = h("canvas", { width: Math.floor(bitmap.width * scale), height: Math.floor(bitmap.height * scale) });
     canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     const smaller = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.9));
-    if (smaller && smaller.size <= limits.bytes) {
+    if (smaller && smaller.size <= bytes) {
       const note = `Scaled to ${canvas.width} × ${canvas.height} pixels: the service takes no larger photographs.`;
       return { accepted: smaller, bitmap, note };
     }

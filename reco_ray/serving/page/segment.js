@@ -13,6 +13,8 @@ import { closeWhy, showWhy } from "./why.js";
 const LONGEST_SIDE = 1280; // pixels of the masks that are asked for: as many as the page shows
 const REFINEMENTS = { none: "No", pamr: "PAMR, quick", crf: "CRF, slow" };
 
+const NONE_READY = "No vocabulary is ready yet: build one under Vocabularies.";
+
 let photo = null; // {blob, name}
 let asked = null; // the fields that made the mask on show
 let running = null; // AbortController
@@ -20,7 +22,7 @@ let running = null; // AbortController
 export function startSegment(info) {
   const fail = (error) => showTrouble($("trouble"), error);
   const open = listenForPhotos(info.limits, takePhoto, fail);
-  startConcepts(info.limits, showReadiness);
+  startConcepts(info.limits);
   $("refine").append(
     ...info.refine.map((name) => h("option", { value: name }, REFINEMENTS[name] ?? name)),
   );
@@ -42,7 +44,6 @@ export function startSegment(info) {
   $("download-overlay").addEventListener("click", async () => save(await compose(), `${photo.name}-overlay.png`));
   vocabularies.addEventListener("change", showVocabularies);
   showVocabularies();
-  showReadiness();
   return showExamples(info.examples, open, fail);
 }
 
@@ -60,8 +61,8 @@ function takePhoto(blob, bitmap, name, note) {
   showPhoto(bitmap);
   forgetMask();
   $("tools").hidden = false;
-  $("status").textContent = note;
-  showReadiness();
+  $("photo-note").textContent = note;
+  $("status").textContent = "";
   if (wanted()) segment();
   // The button that was pressed for the first one is gone, and the focus with it.
   if (first) (source() === "concepts" ? $("concept") : $("go")).focus({ preventScroll: true });
@@ -78,9 +79,9 @@ function wanted() {
 async function segment() {
   const fields = wanted();
   if (!photo || !fields) {
-    const missing = photo ? "Name at least one concept." : "Choose a photograph first.";
-    $("status").textContent = missing;
-    (photo ? $("concept") : $("choose")).focus();
+    const missing = source() === "concepts" ? "Name at least one concept." : NONE_READY;
+    $("status").textContent = photo ? missing : "Choose a photograph first.";
+    (photo ? (source() === "concepts" ? $("concept") : $("vocabulary")) : $("choose")).focus();
     return;
   }
   running?.abort();
@@ -135,8 +136,8 @@ function show(answer) {
 }
 
 function summary(answer, seconds) {
-  const named = answer.concepts.filter((concept) => concept.id !== null).length;
-  return `${count(named, "concept")} found in ${seconds.toFixed(1)} s.`;
+  const found = answer.concepts.filter(({ label }) => !(answer.background && label === 0)).length;
+  return `${found ? count(found, "concept") : "Nothing"} found in ${seconds.toFixed(1)} s.`;
 }
 
 function forgetMask() {
@@ -181,13 +182,5 @@ function showVocabularies() {
 
 function showVocabularyWords() {
   const chosen = readyVocabularies().find(({ name }) => name === $("vocabulary").value);
-  $("vocabulary-words").textContent = chosen
-    ? chosen.concepts.join(", ")
-    : "None is ready yet: build one under Vocabularies.";
-  showReadiness();
-}
-
-/** The button says what is still missing. */
-function showReadiness() {
-  $("go").classList.toggle("waiting", !photo);
+  $("vocabulary-words").textContent = chosen ? chosen.concepts.join(", ") : NONE_READY;
 }

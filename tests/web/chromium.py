@@ -35,7 +35,7 @@ def watched_page(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
     page = context.new_page()
     expected: set[int] = set()
     complaints: list[str] = []
-    page.expected_status = expected  # type: ignore[attr-defined]
+    page.expected_status = expected
 
     def note_request(request: Request) -> None:
         if not request.url.startswith((url, "blob:" + url)):
