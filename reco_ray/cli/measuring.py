@@ -29,6 +29,9 @@ def evaluate(
     data: Annotated[str, typer.Option(help="the data set in its official folder layout")],
     corpus: Annotated[str | None, typer.Option(help="unlabelled images, in the forms of `run`")] = None,
     index: Annotated[str | None, typer.Option(help="an index artifact, in place of --corpus")] = None,
+    segmenter: Annotated[
+        str | None, typer.Option(help="a segmenter trained for the benchmark's classes, scored beside ReCo")
+    ] = None,
     out: Out = "reco-evaluation",
     protocol: Annotated[str, typer.Option(help="whole, reco (320 centre crop) or mmseg (windows)")] = "whole",
     short_side: Annotated[
@@ -64,7 +67,7 @@ def evaluate(
             embeddings, index = join(out, "embeddings"), join(out, "index")
             report("embed", embeddings, *embed_corpus(corpus, embeddings, chosen))
             report("index", index, *build_index(embeddings, index))
-        results = run_evaluation(benchmark, data, str(index), out, chosen, way)
+        results = run_evaluation(benchmark, data, str(index), out, chosen, way, segmenter)
     print(as_table(results))
     console.print(f"report     {join(absolute(out), 'report', 'index.html')}")
     console.print(f"results    {join(absolute(out), 'results.json')}")

@@ -1,12 +1,13 @@
 """One image of a benchmark: its truth, and what every variant of the method makes of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from PIL import Image
 
 from reco_ray.config import SegmentSettings, Settings
 from reco_ray.corpus.load import load_images, pixels_of
@@ -19,6 +20,7 @@ from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.segment import Encodes, segment
 from reco_ray.segmentation.targets import targets_of
 from reco_ray.segmentation.windows import segment_windows
+from reco_ray.training import Segmenter
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,13 @@ class Variant:
 
     references: str
     settings: SegmentSettings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A segmenter that is measured. segmenter: its URI."""
+
+    segmenter: str
 
 
 class LoadSamples:
@@ -64,7 +73,7 @@ class Comparer:
     def __init__(
         self,
         dataset: Dataset,
-        variants: dict[str, Variant],
+        variants: Mapping[str, Variant | Trained],
         protocol: Protocol,
         settings: Settings,
         device: str,
@@ -74,6 +83,12 @@ class Comparer:
         self._targets = {
             name: targets_of(ReferenceBank.open(v.references, self.models.fingerprint), v.settings).to(device)
             for name, v in variants.items()
+            if isinstance(v, Variant)
+        }
+        self._segmenters = {
+            name: Segmenter.from_artifact(v.segmenter, device=device, precision=settings.models.precision)
+            for name, v in variants.items()
+            if isinstance(v, Trained)
         }
         self._class_of = np.array(dataset.class_of)
 
@@ -90,8 +105,12 @@ class Comparer:
             batch = torch.from_numpy(pixels.copy())[None].to(self._device)
             models = EncodedOnce(self.models)
             predicted = {
-                name: self._class_of[self._labels(models, name, batch, truth.shape)]
-                for name in self._variants
+                name: self._class_of[
+                    self._trained_labels(self._segmenters[name], pixels, truth.shape)
+                    if isinstance(variant, Trained)
+                    else self._labels(models, name, variant.settings, batch, truth.shape)
+                ]
+                for name, variant in self._variants.items()
             }
             yield Compared(entry["number"], pixels, truth, predicted)
 
@@ -101,12 +120,25 @@ class Comparer:
         size = (entry["height"], entry["width"])
         return self._dataset.truth(self._dataset.samples[entry["number"]], size)
 
-    def _labels(self, models: Encodes, name: str, batch: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-        targets, settings = self._targets[name], self._variants[name].settings
+    def _labels(
+        self,
+        models: Encodes,
+        name: str,
+        settings: SegmentSettings,
+        batch: torch.Tensor,
+        size: tuple[int, int],
+    ) -> np.ndarray:
+        targets = self._targets[name]
         if self._protocol.window and self._protocol.step:
             options = {"window": self._protocol.window, "step": self._protocol.step}
             return segment_windows(models, targets, batch, size, settings, **options).labels.cpu().numpy()
         return segment(models, targets, batch, [size], settings)[0].labels.cpu().numpy()
+
+    def _trained_labels(self, segmenter: Segmenter, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """A segmenter sees the whole image at the size it was trained at, whatever the protocol's windows."""
+        transform, stride = segmenter.network.transform, segmenter.network.stride
+        fitted = transform.fit(Image.fromarray(pixels), segmenter.image_size, stride)
+        return segmenter.segment(torch.from_numpy(fitted.copy())[None], [size])[0].labels.cpu().numpy()
 
 
 class EncodedOnce:

@@ -1,5 +1,6 @@
 """A page to look at an evaluation: the table, the classes, and the images where it does worst and best."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 
 from reco_ray import storage
 from reco_ray.config import Settings
-from reco_ray.evaluation.compare import Compared, Comparer, LoadSamples, Variant
+from reco_ray.evaluation.compare import Compared, Comparer, LoadSamples, Trained, Variant
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.metrics import IGNORE
 from reco_ray.evaluation.protocols import Protocol
@@ -24,7 +25,7 @@ def write_report(
     out: str,
     results: dict[str, Any],
     dataset: Dataset,
-    variant: dict[str, Variant],
+    variant: Mapping[str, Variant | Trained],
     image_miou: list[float | None],
     protocol: Protocol,
     settings: Settings,
@@ -54,7 +55,11 @@ def write_report(
 
 
 def _compare(
-    numbers: list[int], dataset: Dataset, variant: dict[str, Variant], protocol: Protocol, settings: Settings
+    numbers: list[int],
+    dataset: Dataset,
+    variant: Mapping[str, Variant | Trained],
+    protocol: Protocol,
+    settings: Settings,
 ) -> list[Compared]:
     """Segments the few samples to show once more, here, so that no other prediction has to be kept."""
     if not numbers:

@@ -4,6 +4,7 @@ The confusion matrices are integers that add up in any order, so the figures do 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,8 +18,9 @@ from reco_ray.config import SegmentSettings, Settings
 from reco_ray.console import progress
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.stage import build_references
+from reco_ray.errors import RecoError
 from reco_ray.evaluation.benchmark import open_benchmark
-from reco_ray.evaluation.compare import Comparer, LoadSamples, Variant
+from reco_ray.evaluation.compare import Comparer, LoadSamples, Trained, Variant
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.jaccard import cosegmentation_jaccard
 from reco_ray.evaluation.metrics import confusion_matrix, scores
@@ -27,9 +29,10 @@ from reco_ray.evaluation.provenance import provenance
 from reco_ray.evaluation.report import write_report
 from reco_ray.models.dense import DenseModels
 from reco_ray.shards import cut, run_shards
+from reco_ray.training import Segmenter
 
 SHARD_SIZE = 16
-RECO = "ReCo"
+RECO, RECO_PLUS = "ReCo", "ReCo+"
 CONFUSION_SCHEMA = pa.schema(
     [("variant", pa.string()), ("truth", pa.string()), ("predicted", pa.string()), ("pixels", pa.int64())]
 )
@@ -49,12 +52,19 @@ def variants(settings: SegmentSettings) -> dict[str, SegmentSettings]:
 
 
 def evaluate(
-    benchmark: str, data: str, index: str, out: str, settings: Settings, protocol: Protocol
+    benchmark: str,
+    data: str,
+    index: str,
+    out: str,
+    settings: Settings,
+    protocol: Protocol,
+    segmenter: str | None = None,
 ) -> dict[str, Any]:
     """Builds references for a benchmark's classes from an unlabelled corpus, scores every variant, writes a report.
 
     Args:
-        data: the benchmark's folder. index: the index artifact of the corpus.
+        data: the benchmark's folder. index: the index artifact of the corpus. segmenter: URI of one that was trained
+            for the same classes, to be scored beside them.
 
     Returns:
         What is also written to `results.json`: settings, model, counts, where it all came from and, per variant,
@@ -63,16 +73,19 @@ def evaluate(
         predicted class.
 
     Raises:
-        RecoError: the data set is not in its official layout, a label file does not match its image.
+        RecoError: the data set is not in its official layout, a label file does not match its image, or the segmenter
+            has other labels than the benchmark.
     """
     dataset = open_benchmark(benchmark, storage.absolute(data))
+    trained = {RECO_PLUS: _trained(segmenter, dataset)} if segmenter else {}
     out = storage.absolute(out)
     references = storage.join(out, "references")
     build_references(index, dataset.vocabulary, references, settings)
     # A single class has a background only where the benchmark has one.
     segmenting = settings.segment.model_copy(update={"background": dataset.vocabulary.background})
     ways = variants(segmenting)
-    compared = {name: Variant(references, way) for name, way in ways.items()}
+    compared: dict[str, Variant | Trained] = {name: Variant(references, way) for name, way in ways.items()}
+    compared |= trained
     measured = score(dataset, compared, protocol, settings)
     results: dict[str, Any] = {
         "benchmark": benchmark,
@@ -80,6 +93,7 @@ def evaluate(
         "protocol": asdict(protocol),
         "data": storage.absolute(data),
         "index": storage.absolute(index),
+        "segmenter": trained[RECO_PLUS].segmenter if trained else None,
         "model": ReferenceBank.open(references).model,
         "settings": settings.model_dump(mode="json"),
         "variants": {name: _figures(matrix, dataset) for name, matrix in measured.matrices.items()},
@@ -93,11 +107,24 @@ def evaluate(
         }
     storage.write_bytes(storage.join(out, "results.json"), json.dumps(results, indent=2).encode())
     storage.write_table(storage.join(out, "confusion.parquet"), _confusion_table(measured.matrices, dataset))
-    shown = {RECO: compared[RECO]}
+    name = RECO_PLUS if trained else RECO
+    shown = {name: compared[name]}
     write_report(
-        storage.join(out, "report"), results, dataset, shown, measured.images[RECO], protocol, settings
+        storage.join(out, "report"), results, dataset, shown, measured.images[name], protocol, settings
     )
     return results
+
+
+def _trained(segmenter: str, dataset: Dataset) -> Trained:
+    labels = Segmenter.from_artifact(segmenter).labels
+    names = dataset.vocabulary.names
+    expected = ["background", *names] if dataset.vocabulary.background else names
+    if labels != expected:
+        raise RecoError(
+            f"{segmenter}: was trained for {', '.join(labels[:5])}, ..., but {dataset.name} has "
+            f"{', '.join(expected[:5])}, ...: train it with --vocabulary benchmark:{dataset.name}"
+        )
+    return Trained(storage.absolute(segmenter))
 
 
 def _figures(matrix: np.ndarray, dataset: Dataset) -> dict[str, Any]:
@@ -129,7 +156,9 @@ class Measured:
     images: dict[str, list[float | None]]
 
 
-def score(dataset: Dataset, variants: dict[str, Variant], protocol: Protocol, settings: Settings) -> Measured:
+def score(
+    dataset: Dataset, variants: Mapping[str, Variant | Trained], protocol: Protocol, settings: Settings
+) -> Measured:
     """Segments every sample in every variant, on the connected Ray cluster.
 
     Raises:
@@ -165,7 +194,7 @@ class EvaluateWorker:
         threads: int,
         device: str,
         dataset: Dataset,
-        variants: dict[str, Variant],
+        variants: Mapping[str, Variant | Trained],
         protocol: Protocol,
         settings: Settings,
     ) -> None:

@@ -13,18 +13,22 @@ import torch
 from clusters import local_ray, two_nodes
 from images import write_photographs
 from PIL import Image
+from safetensors.torch import save as save_tensors
 
 from reco_ray.cli import main
 from reco_ray.config import load_settings
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.benchmark import open_benchmark
-from reco_ray.evaluation.compare import Compared, Comparer, LoadSamples, Variant
+from reco_ray.evaluation.compare import Compared, Comparer, LoadSamples, Trained, Variant
 from reco_ray.evaluation.dataset import Dataset, Sample
 from reco_ray.evaluation.jaccard import CosegmentWorker, LoadSquares
 from reco_ray.evaluation.metrics import IGNORE, scores
 from reco_ray.evaluation.protocols import PROTOCOL_NAMES, Protocol, choose_protocol
-from reco_ray.evaluation.stage import RECO, score, variants
+from reco_ray.evaluation.stage import RECO, RECO_PLUS, score, variants
 from reco_ray.models.dense import DenseModels
+from reco_ray.storage import ArtifactWriter
+from reco_ray.training import Segmenter
+from reco_ray.training.network import build_network
 
 OVERRIDES = [
     "references.image_size=64",
@@ -125,6 +129,48 @@ def test_two_nodes_count_the_same_pixels_as_one(dataset: Dataset, out: Path) -> 
     assert list(measured.matrices) == list(results(out)["variants"])
     for variant, matrix in measured.matrices.items():
         np.testing.assert_array_equal(matrix, matrix_of(out, variant))
+
+
+def untrained(folder: Path, labels: list[str]) -> str:
+    """A segmenter artifact whose network never saw an image."""
+    spec = "smp:FPN/tu-tf_efficientnet_lite0@decoder_pyramid_channels=64,decoder_segmentation_channels=32"
+    network = build_network(spec, len(labels), initial="packaged")
+    writer = ArtifactWriter(str(folder), "segmenter", {})
+    assert writer.finished() is None
+    (folder / "weights.safetensors").write_bytes(save_tensors(network.module.state_dict()))
+    content = {"architecture": spec, "labels": labels, "background": False, "image_size": 64}
+    writer.commit({}, {**content, "vocabulary": {"concepts": [{"name": label} for label in labels]}})
+    return str(folder)
+
+
+def test_a_segmenter_is_scored_beside_what_made_its_labels(
+    dataset: Dataset, out: Path, tmp_path: Path
+) -> None:
+    segmenter = untrained(tmp_path / "segmenter", CLASSES)
+    ways = {RECO: Variant(str(out / "references"), SEGMENT), RECO_PLUS: Trained(segmenter)}
+    few = replace(dataset, samples=dataset.samples[:4])
+    compare = Comparer(few, ways, choose_protocol("whole", None, SEGMENT), SETTINGS, "cpu")
+    encoder = compare.models.encoder
+    load = LoadSamples(encoder.transform, encoder.stride, choose_protocol("whole", None, SEGMENT), 10**6)
+    opened = Segmenter.from_artifact(segmenter)
+    for found in compare(load(pa.table({"uri": [s.image for s in few.samples], "number": range(4)}))):
+        expected, _ = opened.predict(found.pixels)  # at the size that the models see, here that of training
+        predicted = Image.fromarray(found.predicted[RECO_PLUS].astype(np.uint8))
+        agree = np.asarray(predicted.resize(expected.shape[::-1], Image.Resampling.NEAREST)) == expected
+        assert found.predicted[RECO_PLUS].shape == found.truth.shape
+        assert agree.mean() > 0.8
+        assert (found.predicted[RECO_PLUS] != found.predicted[RECO]).any()
+
+
+def test_a_segmenter_of_other_classes_is_refused(
+    data: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segmenter = untrained(tmp_path / "segmenter", ["dog", "cat"])
+    words = ["--data", str(data / "data"), "--index", str(out / "index"), "--out", str(tmp_path / "out")]
+    with local_ray(2), pytest.raises(SystemExit):
+        main(["evaluate", "folder", *words, "--segmenter", segmenter])
+    assert "was trained for dog, cat, ..., but folder has dog, car, sky" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_index_or_a_corpus_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

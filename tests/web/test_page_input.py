@@ -46,7 +46,7 @@ def test_examples_and_pasting(page: Page, photo: Path) -> None:
 
 def test_a_photograph_past_the_limits_is_scaled_down(browser: Browser, service: str, tmp_path: Path) -> None:
     with watched_page(browser, service) as page:
-        info = page.evaluate("fetch('v1/info').then((answer) => answer.json())")
+        info = page.evaluate("fetch('/v1/info').then((answer) => answer.json())")
         small = {**info, "limits": {**info["limits"], "pixels": 40_000}}
         page.route("**/v1/info", lambda route: route.fulfill(json=small))
         page.reload()

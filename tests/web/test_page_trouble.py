@@ -79,7 +79,7 @@ def test_offline_and_back(page: Page, photo: Path) -> None:
 
 def test_a_key_is_asked_for_kept_for_the_session_and_sent(browser: Browser, service: str) -> None:
     with watched_page(browser, service) as page:
-        info = page.evaluate("fetch('v1/info').then((answer) => answer.json())")
+        info = page.evaluate("fetch('/v1/info').then((answer) => answer.json())")
         page.route("**/v1/info", lambda route: route.fulfill(json={**info, "keys_required": True}))
         page.reload()
         expect(page.get_by_label("API key")).to_be_focused()

@@ -49,7 +49,7 @@ function watchConnection(onBack) {
       clock.textContent = `Looking again in ${left} s.`;
       if (left-- > 0) return;
       left = LOOK_AGAIN;
-      fetch("healthz", { cache: "no-store" }).then((answer) => answer.ok && back(), () => {});
+      fetch("/healthz", { cache: "no-store" }).then((answer) => answer.ok && back(), () => {});
     }, 1000);
   });
   window.addEventListener("offline", () => connection.dispatchEvent(new Event("lost")));
@@ -80,7 +80,7 @@ function describe(info) {
 async function start() {
   let info;
   try {
-    info = await json("v1/info");
+    info = await json("/v1/info");
   } catch (error) {
     return showTrouble($("trouble"), error, start);
   }

@@ -25,7 +25,7 @@ async function search(words) {
   const progress = begin($("search-status"), $("search-trouble"), "Searching");
   try {
     const query = new URLSearchParams({ q: words, k: MOST_HITS });
-    const { hits } = await json(`v1/search?${query}`, { signal: mine.signal, wait: progress.wait });
+    const { hits } = await json(`/v1/search?${query}`, { signal: mine.signal, wait: progress.wait });
     $("hits").replaceChildren(...hits.map(tile));
     progress.done(hits.length ? `${count(hits.length, "image")}, the nearest first.` : "Nothing found.");
     await Promise.all([...$("hits").children].map((element, rank) => draw(element, hits[rank], mine.signal)));

@@ -91,7 +91,7 @@ async function segment() {
   $("stage").classList.add("busy");
   const started = performance.now();
   try {
-    const answer = await json("v1/segment", {
+    const answer = await json("/v1/segment", {
       method: "POST",
       body: form(fields),
       headers: { Accept: "application/json" },
@@ -153,7 +153,7 @@ async function downloadMask() {
   const progress = begin($("status"), $("trouble"), "Fetching the mask");
   try {
     const options = { method: "POST", body: form(asked), headers: { Accept: "image/png" }, wait: progress.wait };
-    const response = await call("v1/segment", options);
+    const response = await call("/v1/segment", options);
     if (response.headers.get("Content-Type") !== "image/png") throw new Problem(response.status, {});
     save(await response.blob(), `${photo.name}-mask.png`);
     progress.done("Mask saved: an indexed PNG, its values are the labels.");

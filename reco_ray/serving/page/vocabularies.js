@@ -29,7 +29,7 @@ export async function refreshVocabularies() {
   clearTimeout(timer);
   try {
     const before = new Map(list.map((vocabulary) => [vocabulary.name, vocabulary.status]));
-    list = (await json("v1/vocabularies")).vocabularies;
+    list = (await json("/v1/vocabularies")).vocabularies;
     $("list-trouble").replaceChildren();
     show();
     announceEnds(before);
@@ -53,7 +53,7 @@ async function build() {
   const name = $("build-name").value;
   $("build-trouble").replaceChildren();
   try {
-    await call(`v1/vocabularies/${encodeURIComponent(name)}`, {
+    await call(`/v1/vocabularies/${encodeURIComponent(name)}`, {
       method: "PUT",
       body: JSON.stringify({ concepts, background: $("build-background").checked }),
       headers: { "Content-Type": "application/json" },
@@ -68,7 +68,7 @@ async function build() {
 
 async function remove(name) {
   try {
-    await call(`v1/vocabularies/${encodeURIComponent(name)}`, { method: "DELETE" });
+    await call(`/v1/vocabularies/${encodeURIComponent(name)}`, { method: "DELETE" });
     say(`${name} deleted.`);
   } catch (error) {
     if (!(error instanceof Problem && error.status === 404)) return showTrouble($("list-trouble"), error);

@@ -27,7 +27,7 @@ export async function showWhy(legend, concept) {
   $("why-title").textContent = `Why “${concept.name}”`;
   $("why-title").focus({ preventScroll: true });
   $("why").scrollIntoView({ block: "nearest" });
-  const path = `v1/concepts/${encodeURIComponent(concept.id)}`;
+  const path = `/v1/concepts/${encodeURIComponent(concept.id)}`;
   try {
     const [about, sheet] = await Promise.all([json(path, { signal }), picture(`${path}/exemplars`, { signal })]);
     content.replaceChildren(...explanation(about, sheet));

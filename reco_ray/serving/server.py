@@ -1,0 +1,115 @@
+"""Starting and stopping: `reco-ray serve` from the first line on the terminal to exit status 0."""
+
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from ray import serve
+
+from reco_ray.console import console
+from reco_ray.errors import RecoError, UsageError
+from reco_ray.serving.app import build
+from reco_ray.serving.options import ServeOptions
+
+APPLICATION = "reco"
+_DRAIN_SECONDS = 30.0
+
+
+def require_keys(host: str, options: ServeOptions) -> None:
+    """Refuses to listen where others reach it without keys.
+
+    Raises:
+        UsageError: that.
+    """
+    if options.keys is None and not _is_loopback(host):
+        raise UsageError(
+            f"--host {host} can be reached from other machines, so keys are needed: make one with "
+            "`reco-ray serve-key NAME`, and give its line in a file with --keys FILE"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def run_server(options: ServeOptions, host: str, port: int) -> None:
+    """Serves on the connected Ray cluster until SIGINT or SIGTERM, then finishes what it has begun.
+
+    Raises:
+        RecoError: the port is taken, the application does not start.
+    """
+    require_keys(host, options)
+    application = build(options)
+    _require_free(host, port)
+    ended = threading.Event()
+    with _quiet(), _signals(ended):
+        try:
+            serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+            handle = serve.run(application, name=APPLICATION, route_prefix="/")
+        except RuntimeError as error:
+            serve.shutdown()
+            raise RecoError(f"the server does not start: {_cause()}") from error
+        console.print(f"serving    http://{host if ':' not in host else f'[{host}]'}:{port}", soft_wrap=True)
+        ended.wait()
+        console.print("draining   no new requests; Ctrl-C again stops at once")
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while time.monotonic() < deadline and sum(handle.broadcast("drain").results(timeout_s=10)):
+            time.sleep(0.2)
+        serve.shutdown()
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raises RecoError if something listens there already: Serve would try again and again."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise RecoError(
+                f"cannot listen on {host}:{port}: {error.strerror}: choose another --port or --host"
+            ) from error
+
+
+def _cause() -> str:
+    """The last line of what a deployment said when it failed."""
+    with contextlib.suppress(Exception):
+        for deployment in serve.status().applications[APPLICATION].deployments.values():
+            if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                return deployment.message.strip().splitlines()[-1]
+    return "see the logs of Ray Serve in the session's directory"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Serve announces every step on the terminal; its log files have it all."""
+    logger = logging.getLogger("ray.serve")
+    before, logger.level = logger.level, logging.ERROR
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _signals(ended: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM set `ended`; the second one interrupts."""
+
+    def end(number: int, frame: object) -> None:
+        if ended.is_set():
+            raise KeyboardInterrupt
+        ended.set()
+
+    before = {each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,11 @@
+"""`serve run serve.app:app index=URI state=DIR`, and what serve/config.yaml names: the application of `reco-ray serve`."""
+
+from ray.serve import Application
+
+from reco_ray.serving.app import build
+from reco_ray.serving.options import ServeOptions
+
+
+def app(args: ServeOptions) -> Application:
+    """Builds the application; `args` are the options of `reco-ray serve`."""
+    return build(args)
