@@ -42,8 +42,8 @@ def main() -> None:
             port = str(listener.getsockname()[1])
         command = [
             sys.executable,
-            "-m",
-            "reco_ray.cli",
+            "-c",
+            "from reco_ray.cli import main; main()",
             "serve",
             "--port",
             port,

@@ -116,8 +116,8 @@ class VocabularyStatus:
     done: int
     total: int
     error: str | None
-    owner: bool
-    """Whether this client's key may change it."""
+    mine: bool
+    """Whether it was made with this client's key, which may replace and delete it."""
 
 
 @dataclass(frozen=True)
@@ -372,7 +372,7 @@ def _vocabulary(entry: dict[str, Any]) -> VocabularyStatus:
         done=entry["progress"]["done"],
         total=entry["progress"]["total"],
         error=entry["error"],
-        owner=entry["owner"],
+        mine=entry["mine"],
     )
 
 

@@ -37,7 +37,8 @@ def running_service(folder: Path, *arguments: str) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}/"
     settings = [word for setting in SMALL for word in ("--set", setting)]
     places = ["--port", str(port), "--state", str(folder / "state")]
-    command = [sys.executable, "-m", "reco_ray.cli", "serve", *places, *settings, *arguments]
+    program = [sys.executable, "-c", "from reco_ray.cli import main; main()"]
+    command = [*program, "serve", *places, *settings, *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     log = folder / "serve.log"
     with log.open("wb") as out:

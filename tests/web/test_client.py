@@ -75,7 +75,7 @@ def test_a_vocabulary_from_build_to_delete(client: Client, photo: Path) -> None:
     seen: list[VocabularyStatus] = []
     concepts = ["cat", {"name": "lap dog", "synonyms": ["small dog", "terrier"]}]
     state = client.build("client-pets", concepts, progress=seen.append, interval=0.1)
-    assert (state.status, state.concepts, state.owner) == ("ready", ("cat", "lap dog"), True)
+    assert (state.status, state.concepts, state.mine) == ("ready", ("cat", "lap dog"), True)
     assert seen[-1] == state
     assert state.done == state.total
     assert client.build("client-pets", concepts) == state  # nothing to do

@@ -28,16 +28,22 @@ export function startVocabularies(onUse) {
 export async function refreshVocabularies() {
   clearTimeout(timer);
   try {
-    const before = new Map(list.map((vocabulary) => [vocabulary.name, vocabulary.status]));
-    list = (await json("/v1/vocabularies")).vocabularies;
+    take((await json("/v1/vocabularies")).vocabularies);
     $("list-trouble").replaceChildren();
-    show();
-    announceEnds(before);
-    vocabularies.dispatchEvent(new Event("change"));
   } catch (error) {
     showTrouble($("list-trouble"), error, refreshVocabularies);
-    return;
   }
+}
+
+function take(fresh) {
+  clearTimeout(timer);
+  const before = new Map(list.map(({ name, status }) => [name, status]));
+  list = fresh;
+  show();
+  for (const { name, status } of list) {
+    if (before.get(name) === "building" && status !== "building") say(`${name} is ${status}.`);
+  }
+  vocabularies.dispatchEvent(new Event("change"));
   if (list.some(({ status }) => status === "building")) timer = setTimeout(refreshVocabularies, POLL);
 }
 
@@ -53,14 +59,14 @@ async function build() {
   const name = $("build-name").value;
   $("build-trouble").replaceChildren();
   try {
-    await call(`/v1/vocabularies/${encodeURIComponent(name)}`, {
+    const state = await json(`/v1/vocabularies/${encodeURIComponent(name)}`, {
       method: "PUT",
       body: JSON.stringify({ concepts, background: $("build-background").checked }),
       headers: { "Content-Type": "application/json" },
     });
-    say(`${name} is being built.`);
+    say(state.status === "building" ? `${name} is being built.` : `${name} is ${state.status}.`);
     $("build-form").reset();
-    await refreshVocabularies();
+    take([...list.filter((other) => other.name !== name), state]);
   } catch (error) {
     showTrouble($("build-trouble"), error);
   }
@@ -96,7 +102,7 @@ function show() {
 }
 
 function row(vocabulary, state) {
-  const { name, kind, status, concepts, error, owner } = vocabulary;
+  const { name, kind, status, concepts, error, mine } = vocabulary;
   const element = h(
     "li",
     { class: "card", dataset: { name, status, state } },
@@ -116,7 +122,7 @@ function row(vocabulary, state) {
   if (error) element.append(h("p", { class: "problem" }, error));
   const actions = h("div", { class: "pair" });
   if (status === "ready") actions.append(h("button", { type: "button", "aria-label": `Use ${name}`, onclick: () => use(name) }, "Use"));
-  if (owner) actions.append(deleteButton(name));
+  if (mine) actions.append(deleteButton(name));
   element.append(actions);
   return element;
 }
@@ -148,12 +154,6 @@ function deleteButton(name) {
   });
   button.addEventListener("blur", reset);
   return button;
-}
-
-function announceEnds(before) {
-  for (const { name, status } of list) {
-    if (before.get(name) === "building" && status !== "building") say(`${name} is ${status}.`);
-  }
 }
 
 const say = (words) => ($("vocabulary-live").textContent = words);
