@@ -5,6 +5,7 @@ Content-Length says or leaves out.
 """
 
 import asyncio
+import ipaddress
 import json
 import logging
 import math
@@ -30,7 +31,6 @@ logger = logging.getLogger("ray.serve")
 
 LOCAL_OWNER = "local"  # whoever calls, where there are no keys
 _OPEN = re.compile(r"/|/page/.*|/healthz|/readyz|/openapi\.json|/v1/info|/v1/examples/[^/]*")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SLACK = 4  # how many times its limit a body is still read, and thrown away, so that its sender hears why
 _SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -214,7 +214,17 @@ def _require_loopback(scope: MutableMapping[str, Any], headers: Headers) -> None
     whose name was made to point here (DNS rebinding) or that posts forms here."""
     client = (scope.get("client") or ("",))[0]
     host = re.sub(r":\d+$", "", headers.get("host", "")).strip("[]").lower()
-    if client not in _LOOPBACK or host not in _LOOPBACK:
+    if not (is_loopback(client) and is_loopback(host)):
         raise Problem(403, "without keys this server answers on loopback only: start it with --keys FILE")
     if headers.get("sec-fetch-site", "none") == "cross-site":
         raise Problem(403, "this server does not answer other web sites")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own, for itself only."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback

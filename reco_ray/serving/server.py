@@ -1,7 +1,6 @@
 """Starting and stopping: `reco-ray serve` from the first line on the terminal to exit status 0."""
 
 import contextlib
-import ipaddress
 import logging
 import signal
 import socket
@@ -14,6 +13,7 @@ from ray import serve
 from reco_ray.console import console
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.serving.app import build
+from reco_ray.serving.gate import is_loopback
 from reco_ray.serving.options import ServeOptions
 
 APPLICATION = "reco"
@@ -26,17 +26,11 @@ def require_keys(host: str, options: ServeOptions) -> None:
     Raises:
         UsageError: that.
     """
-    if options.keys is None and not _is_loopback(host):
+    if options.keys is None and not is_loopback(host):
         raise UsageError(
             f"--host {host} can be reached from other machines, so keys are needed: make one with "
             "`reco-ray serve-key NAME`, and give its line in a file with --keys FILE"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def run_server(options: ServeOptions, host: str, port: int) -> None:
