@@ -53,6 +53,7 @@ class Gate:
 
     def __init__(self, app: App, limits: Limits, keys: KeyRing | None, metrics: IngressMetrics) -> None:
         self._app, self._limits, self._keys, self._metrics = app, limits, keys, metrics
+        self._held = 0  # bytes of bodies that are being read or worked on
         self._buckets: dict[str, TokenBucket] = {}
         self.draining = False
 
@@ -62,7 +63,7 @@ class Gate:
         if scope["type"] != "http":
             return  # no WebSocket here: it is closed
         started = time.perf_counter()
-        body = _Body(receive, self._limits.bytes)
+        body = _Body(receive, self._limits.bytes, self._hold)
         answer = _Answer(send, scope, body, _request_id(scope))
         scope["state"] = {**scope.get("state", {}), "request_id": answer.request_id, "owner": LOCAL_OWNER}
         try:
@@ -80,6 +81,8 @@ class Gate:
             logger.exception("request %s failed", answer.request_id)
             problem = Problem(500, "the server failed: its log says why, under this request's id")
             await self._refuse(scope, answer, problem)
+        finally:
+            self._held -= body.kept
         seconds = time.perf_counter() - started
         route = getattr(scope.get("route"), "path", None) or "other"
         self._metrics.request(route, scope["method"], answer.status, seconds)
@@ -96,6 +99,12 @@ class Gate:
                 }
             )
         )
+
+    def _hold(self, count: int) -> None:
+        """Counts bytes that come in; refuses them where all bodies together would take too much memory."""
+        if self._held + count > self._limits.held:
+            raise Problem(503, "too many large bodies at once", retry_after=2)
+        self._held += count
 
     def take(self, owner: str, count: int) -> None:
         """Counts requests or images of an owner.
@@ -169,15 +178,17 @@ class _Answer:
 class _Body:
     """`receive`, counting what comes."""
 
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive, self._limit = receive, limit
-        self.received, self._ended = 0, False
+    def __init__(self, receive: Receive, limit: int, hold: Callable[[int], None]) -> None:
+        self._receive, self._limit, self._hold = receive, limit, hold
+        self.received, self.kept, self._ended = 0, 0, False
 
     async def __call__(self) -> Message:
         message = await self._receive()
         self._count(message)
         if self.received > self._limit:
             raise self.too_large()
+        self._hold(size := len(message.get("body", b"")))
+        self.kept += size
         return message
 
     async def drain(self) -> None:

@@ -184,7 +184,11 @@ def test_concepts_nobody_named_before_are_built_inside_the_request(anna: httpx.C
 
 def test_a_batch_has_an_outcome_for_every_image(anna: httpx.Client, animals: str) -> None:
     good = base64.b64encode(PHOTO).decode()
-    images = [good, {"id": "broken", "image": base64.b64encode(PHOTO[:300]).decode()}, {"id": "x", "image": "%"}]
+    images = [
+        good,
+        {"id": "broken", "image": base64.b64encode(PHOTO[:300]).decode()},
+        {"id": "x", "image": "%"},
+    ]
     answer = anna.post("/v1/segment:batch", json={"images": images, "vocabulary": animals})
     assert answer.status_code == 200, answer.text
     results = answer.json()["results"]

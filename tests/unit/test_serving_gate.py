@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,10 @@ def gate() -> Gate:
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> Iterator[tuple[Gate, str, str]]:
+def keys(tmp_path: Path) -> tuple[Gate, str, str]:
     (anna, anna_line), (ben, ben_line) = new_key("anna"), new_key("ben")
     (tmp_path / "keys").write_text(f"{anna_line}\n{ben_line}\n")
-    yield Gate(application, LIMITS, KeyRing(str(tmp_path / "keys")), Counted()), anna, ben  # type: ignore[arg-type]
+    return Gate(application, LIMITS, KeyRing(str(tmp_path / "keys")), Counted()), anna, ben  # type: ignore[arg-type]
 
 
 def test_every_answer_carries_security_headers(gate: Gate) -> None:
@@ -189,7 +189,9 @@ def test_the_log_has_ids_and_sizes_and_no_content(gate: Gate, caplog: pytest.Log
     logger = logging.getLogger("ray.serve")
     logger.addHandler(caplog.handler)
     before, logger.level = logger.level, logging.INFO
-    ask(gate, "POST", content=b"image bytes", headers={"x-request-id": "r1", "authorization": "Bearer hidden"})
+    ask(
+        gate, "POST", content=b"image bytes", headers={"x-request-id": "r1", "authorization": "Bearer hidden"}
+    )
     logger.setLevel(before)
     logger.removeHandler(caplog.handler)
     line = json.loads(caplog.messages[-1])
