@@ -8,6 +8,7 @@ import struct
 import subprocess
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
