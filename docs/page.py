@@ -21,7 +21,7 @@ from playwright.sync_api import Page, sync_playwright
 EXAMPLES = ("skimage-chelsea.png", "skimage-coffee.png", "skimage-rocket.jpg", "skimage-astronaut.png")
 CONCEPTS = ("cat", "dog", "cup")
 VOCABULARY = ("dog", "cat", "bird", "beetle", "car", "motorcycle", "cup", "strawberry", "building")
-START = 180  # seconds
+START = 600  # seconds, until anything must be there
 
 
 def main() -> None:
@@ -65,6 +65,7 @@ def main() -> None:
                     executable_path=options.chromium, args=["--no-sandbox", "--disable-gpu"]
                 )
                 page = browser.new_page(viewport={"width": 1280, "height": 900}, device_scale_factor=1.5)
+                page.set_default_timeout(START * 1000)
                 page.goto(url)
                 segment(page, str(options.demo / "photographs" / EXAMPLES[0]))
                 page.screenshot(path=options.out, type="jpeg", quality=80)
@@ -98,7 +99,7 @@ def segment(page: Page, photograph: str) -> None:
         page.fill("#concept", concept)
         page.press("#concept", "Enter")
     page.click("#go")
-    page.wait_for_selector("#legend li", timeout=120_000)
+    page.wait_for_selector("#legend li")
     page.wait_for_selector("#go:enabled")
     page.hover("#layers", position={"x": 330, "y": 190})
 

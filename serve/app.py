@@ -1,4 +1,4 @@
-"""`serve run serve.app:app index=URI state=DIR`, and what serve/config.yaml names: the application of `reco-ray serve`."""
+"""The application of `reco-ray serve`, for `serve run serve.app:app index=URI state=URI` and serve/config.yaml."""
 
 from ray.serve import Application
 

@@ -1,5 +1,6 @@
 """Serving: serve, serve-key."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -56,8 +57,9 @@ def serve(
     )
     require_keys(host, options)
     options.load()
+    local = not (address or os.environ.get("RAY_ADDRESS"))
     with session(address):
-        run_server(options, host, port)
+        run_server(options, host, port, local=local)
 
 
 @app.command("serve-key")

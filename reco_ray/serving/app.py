@@ -14,6 +14,7 @@ from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.segmenters import Segmenters
 
 _MOST_LANES = 4
+_LOGGING = {"enable_access_log": False}  # the gate writes a line a request, which says more
 
 
 def build(options: ServeOptions) -> Application:
@@ -40,6 +41,7 @@ def build(options: ServeOptions) -> Application:
         max_ongoing_requests=4 * options.limits.queue,
         max_queued_requests=options.limits.queue,
         graceful_shutdown_timeout_s=options.limits.seconds,
+        logging_config=_LOGGING,
     ).bind(options, lanes)
     segmenters = None
     if options.segmenters:
@@ -49,10 +51,14 @@ def build(options: ServeOptions) -> Application:
             max_ongoing_requests=4 * options.limits.queue,
             max_queued_requests=options.limits.queue,
             graceful_shutdown_timeout_s=options.limits.seconds,
+            logging_config=_LOGGING,
         ).bind(options, lanes)
     library = Library.options(
-        num_replicas=1, ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=1000
-    ).bind(options, models, max(1, scale.models[1]))
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0.1},
+        max_ongoing_requests=1000,
+        logging_config=_LOGGING,
+    ).bind(options, models, scale.models[1] + 1)
     return Ingress.options(
         **_replicas(scale.ingress, options.limits.queue),
         ray_actor_options={"num_cpus": 0.1},
@@ -60,6 +66,7 @@ def build(options: ServeOptions) -> Application:
         max_queued_requests=options.limits.queue,
         backpressure_config={"status_code": 503, "retry_after_s": 1},
         graceful_shutdown_timeout_s=options.limits.seconds,
+        logging_config=_LOGGING,
     ).bind(options, models, segmenters, library, min(_MOST_LANES, os.cpu_count() or 1))
 
 

@@ -8,6 +8,7 @@ import torch
 from reco_ray import storage
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.parts import read_part, source_of
+from reco_ray.errors import RecoError
 from reco_ray.vocabulary import Vocabulary
 
 
@@ -67,8 +68,11 @@ def open_bank(ref: BankRef, model: str) -> ReferenceBank:
     """
     if ref.assembled:
         return ReferenceBank.open(ref.uri, model)
-    parts = [read_part(part_uri(ref.uri, each)) for each in ref.ids]
-    context = [read_part(part_uri(ref.uri, each)) for each in ref.context_ids]
+    try:
+        parts = [read_part(part_uri(ref.uri, each)) for each in ref.ids]
+        context = [read_part(part_uri(ref.uri, each)) for each in ref.context_ids]
+    except Exception as error:  # safetensors has no common base for its errors
+        raise RecoError("references of these concepts are gone") from error
 
     def rows(found: list[dict[str, torch.Tensor]], key: str) -> torch.Tensor:
         return (

@@ -1,8 +1,11 @@
-"""Calls between deployments: a replica that dies is asked for once more, elsewhere."""
+"""Calls between deployments: a client's errors come back as what they are, lost replicas are asked once more."""
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -10,6 +13,27 @@ from reco_ray.errors import RecoError
 from reco_ray.serving.problems import Problem
 
 RETRY_SOON = 1  # seconds
+Arguments = ParamSpec("Arguments")
+
+
+@dataclass(frozen=True)
+class Told:
+    """An error as an answer: raised through Serve, it would be a traceback in the log of the replica."""
+
+    error: RecoError | Problem
+
+
+def telling(method: Callable[Arguments, Awaitable[Any]]) -> Callable[Arguments, Awaitable[Any]]:
+    """Has a deployment's method answer with RecoErrors and Problems, which `call` raises at the other end."""
+
+    @wraps(method)
+    async def answered(*arguments: Arguments.args, **named: Arguments.kwargs) -> Any:
+        try:
+            return await method(*arguments, **named)
+        except (RecoError, Problem) as error:
+            return Told(error)
+
+    return answered
 
 
 async def call(method: DeploymentHandle, *arguments: Any) -> Any:
@@ -21,14 +45,13 @@ async def call(method: DeploymentHandle, *arguments: Any) -> Any:
     """
     try:
         try:
-            return await method.remote(*arguments)
+            answer = await method.remote(*arguments)
         except RayActorError:  # died or out of reach; Serve routes the next call to a living one
-            return await method.remote(*arguments)
+            answer = await method.remote(*arguments)
     except RayActorError as error:
         raise Problem(503, "a replica was lost, it is being replaced", retry_after=RETRY_SOON) from error
     except (BackPressureError, DeploymentUnavailableError) as error:
         raise Problem(503, "the queue is full", retry_after=RETRY_SOON) from error
-    except RayTaskError as error:
-        if isinstance(error.cause, RecoError | Problem):
-            raise error.cause from None
-        raise
+    if isinstance(answer, Told):
+        raise answer.error
+    return answer

@@ -5,6 +5,7 @@ Content-Length says or leaves out.
 """
 
 import asyncio
+import ipaddress
 import json
 import logging
 import math
@@ -30,7 +31,6 @@ logger = logging.getLogger("ray.serve")
 
 LOCAL_OWNER = "local"  # whoever calls, where there are no keys
 _OPEN = re.compile(r"/|/page/.*|/healthz|/readyz|/openapi\.json|/v1/info|/v1/examples/[^/]*")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SLACK = 4  # how many times its limit a body is still read, and thrown away, so that its sender hears why
 _SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -53,6 +53,7 @@ class Gate:
 
     def __init__(self, app: App, limits: Limits, keys: KeyRing | None, metrics: IngressMetrics) -> None:
         self._app, self._limits, self._keys, self._metrics = app, limits, keys, metrics
+        self._held = 0  # bytes of bodies that are being read or worked on
         self._buckets: dict[str, TokenBucket] = {}
         self.draining = False
 
@@ -62,7 +63,7 @@ class Gate:
         if scope["type"] != "http":
             return  # no WebSocket here: it is closed
         started = time.perf_counter()
-        body = _Body(receive, self._limits.bytes)
+        body = _Body(receive, self._limits.bytes, self._hold)
         answer = _Answer(send, scope, body, _request_id(scope))
         scope["state"] = {**scope.get("state", {}), "request_id": answer.request_id, "owner": LOCAL_OWNER}
         try:
@@ -80,6 +81,8 @@ class Gate:
             logger.exception("request %s failed", answer.request_id)
             problem = Problem(500, "the server failed: its log says why, under this request's id")
             await self._refuse(scope, answer, problem)
+        finally:
+            self._held -= body.kept
         seconds = time.perf_counter() - started
         route = getattr(scope.get("route"), "path", None) or "other"
         self._metrics.request(route, scope["method"], answer.status, seconds)
@@ -96,6 +99,12 @@ class Gate:
                 }
             )
         )
+
+    def _hold(self, count: int) -> None:
+        """Counts bytes that come in; refuses them where all bodies together would take too much memory."""
+        if self._held + count > self._limits.held:
+            raise Problem(503, "too many large bodies at once", retry_after=2)
+        self._held += count
 
     def take(self, owner: str, count: int) -> None:
         """Counts requests or images of an owner.
@@ -169,15 +178,17 @@ class _Answer:
 class _Body:
     """`receive`, counting what comes."""
 
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive, self._limit = receive, limit
-        self.received, self._ended = 0, False
+    def __init__(self, receive: Receive, limit: int, hold: Callable[[int], None]) -> None:
+        self._receive, self._limit, self._hold = receive, limit, hold
+        self.received, self.kept, self._ended = 0, 0, False
 
     async def __call__(self) -> Message:
         message = await self._receive()
         self._count(message)
         if self.received > self._limit:
             raise self.too_large()
+        self._hold(size := len(message.get("body", b"")))
+        self.kept += size
         return message
 
     async def drain(self) -> None:
@@ -214,7 +225,17 @@ def _require_loopback(scope: MutableMapping[str, Any], headers: Headers) -> None
     whose name was made to point here (DNS rebinding) or that posts forms here."""
     client = (scope.get("client") or ("",))[0]
     host = re.sub(r":\d+$", "", headers.get("host", "")).strip("[]").lower()
-    if client not in _LOOPBACK or host not in _LOOPBACK:
+    if not (is_loopback(client) and is_loopback(host)):
         raise Problem(403, "without keys this server answers on loopback only: start it with --keys FILE")
     if headers.get("sec-fetch-site", "none") == "cross-site":
         raise Problem(403, "this server does not answer other web sites")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own, for itself only."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback

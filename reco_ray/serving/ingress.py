@@ -1,6 +1,7 @@
 """The deployment that talks HTTP: decodes, asks models and library, encodes; its event loop only ever waits."""
 
 import asyncio
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +25,7 @@ from reco_ray.serving.routes import build_routes
 from reco_ray.serving.uploads import Options, Upload, parse_vocabulary
 from reco_ray.serving.work import Labelled, Refused, Work
 
+logger = logging.getLogger("ray.serve")
 _NAMED_FOR = 2.0  # seconds that an ingress takes a vocabulary for what it was
 _INFO_LIMITS = ("bytes", "pixels", "concepts", "concept_length", "batch", "max_side", "seconds")
 
@@ -63,6 +65,19 @@ class Ingress:
 
     # --- state ------------------------------------------------------------------------------------------------
 
+    async def begin(self) -> str | None:
+        """Opens what the first request would open; what hinders it, in a line."""
+        try:
+            await asyncio.gather(call(self._models.describe), call(self._library.start))
+        except (RecoError, Problem) as error:
+            return str(error) if isinstance(error, RecoError) else error.detail
+        return None
+
+    def require_room(self, images: int) -> None:
+        """Raises Problem 503 if so many more images have no place in the queue."""
+        if self._images + images > self.limits.queue:
+            raise Problem(503, "the queue is full", retry_after=RETRY_SOON)
+
     async def ready(self) -> bool:
         """Whether models are loaded and the index is open."""
         try:
@@ -73,8 +88,12 @@ class Ingress:
 
     async def _start(self) -> dict[str, Any]:
         if not self._started:
-            described, there = await asyncio.gather(call(self._models.describe), call(self._library.start))
-            self._started = {**described, **there}
+            try:
+                found = await asyncio.gather(call(self._models.describe), call(self._library.start))
+            except RecoError as error:
+                logger.error("the server cannot start: %s", error)
+                raise Problem(503, "the server cannot start: its log says why", retry_after=10) from error
+            self._started = {**found[0], **found[1]}
         return self._started
 
     async def info(self) -> dict[str, Any]:
@@ -111,13 +130,17 @@ class Ingress:
     async def put(self, owner: str, name: str, fields: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         """Begins to build one."""
         vocabulary = parse_vocabulary(fields, self.limits)
-        self._banks.drop((owner, name))
-        return await self.library("put", owner, name, vocabulary)
+        try:
+            return await self.library("put", owner, name, vocabulary)
+        finally:
+            self._banks.drop((owner, name))
 
     async def delete(self, owner: str, name: str) -> None:
         """Deletes one."""
-        self._banks.drop((owner, name))
-        await self.library("delete", owner, name)
+        try:
+            await self.library("delete", owner, name)
+        finally:
+            self._banks.drop((owner, name))
 
     async def _bank(self, owner: str, options: Options) -> BankRef:
         if options.vocabulary is not None:
@@ -207,6 +230,9 @@ class Ingress:
         except RecoError as error:
             raise Problem(409, str(error)) from None
         if isinstance(labelled, Refused):
+            if labelled.status == 409 and not bank.assembled:
+                self._banks.drop(tuple(bank.vocabulary.names))  # old concepts were deleted: make them again
+                raise Problem(503, "these concepts must be built again", retry_after=RETRY_SOON)
             raise Problem(
                 labelled.status, labelled.reason, retry_after=RETRY_SOON if labelled.status == 503 else None
             )
@@ -234,8 +260,7 @@ class _House:
         self._ingress, self._count = ingress, images
 
     def __enter__(self) -> None:
-        if self._ingress._images + self._count > self._ingress.limits.queue:
-            raise Problem(503, "the queue is full", retry_after=RETRY_SOON)
+        self._ingress.require_room(self._count)
         self._change(self._count)
 
     def __exit__(self, *error: object) -> None:

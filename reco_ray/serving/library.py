@@ -19,14 +19,14 @@ from reco_ray.cosegmentation.parts import LoadExemplars, assemble, context_first
 from reco_ray.errors import RecoError
 from reco_ray.serving.bank import BankRef, open_segmenter, part_uri
 from reco_ray.serving.builder import ConceptBuilder, Plan, one_line
-from reco_ray.serving.calls import call
+from reco_ray.serving.calls import call, telling
 from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.metrics import LibraryMetrics
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.pictures import Pictures, list_examples
 from reco_ray.serving.problems import Problem
 from reco_ray.serving.store import ConceptStore, Record, RecordStore
-from reco_ray.vocabulary import Vocabulary
+from reco_ray.vocabulary import CONTEXT_CONCEPTS, Concept, Vocabulary
 
 logger = logging.getLogger("ray.serve")
 _BUILD_RETRY = 5  # seconds after which a client may ask again for concepts that are being made
@@ -53,6 +53,7 @@ class Library:
         self._index: CorpusIndex | None = None
         self._opening = asyncio.Lock()
 
+    @telling
     async def start(self) -> dict[str, Any]:
         """Opens the index, goes on with what was being built; called until it succeeds. Says what is there.
 
@@ -66,11 +67,22 @@ class Library:
                     CorpusIndex, self._options.index, described["retrieval"]
                 )
                 self._builder = self._make_builder(described)
+                self._warm = asyncio.create_task(self._make_context())
                 for record in list(self._known.values()):
                     if record.status == "building":
                         self._begin(record)
         images = None if self._index is None else len(self._index)
         return {"images": images, "examples": [(each.id, each.name) for each in self._examples.values()]}
+
+    async def _make_context(self) -> None:
+        """The context concepts, before anybody waits for them."""
+        try:
+            assert self._builder is not None
+            usual = Vocabulary(concepts=tuple(Concept(name=name) for name in CONTEXT_CONCEPTS))
+            if self._settings.references.context_elimination:
+                await self._builder.make(self._builder.plan(usual))
+        except Exception:
+            logger.exception("the context concepts could not be made")
 
     def _make_builder(self, described: dict[str, Any]) -> ConceptBuilder:
         assert self._index is not None
@@ -87,6 +99,7 @@ class Library:
 
     # --- banks ------------------------------------------------------------------------------------------------
 
+    @telling
     async def bank_of(self, owner: str, name: str) -> BankRef:
         """The references of a vocabulary.
 
@@ -102,6 +115,7 @@ class Library:
             raise Problem(409, f"vocabulary {name!r} could not be built: {record.error}")
         return self._bank(record)
 
+    @telling
     async def bank_for(self, vocabulary: Vocabulary, seconds: float) -> BankRef:
         """The references of concepts named in a request, made if need be; that goes on when the time is up.
 
@@ -148,6 +162,7 @@ class Library:
         trained = [_trained(name, bank) for name, bank in self._segmenters.items()]
         return sorted(own, key=lambda each: str(each["name"])) + trained
 
+    @telling
     async def vocabulary(self, owner: str, name: str) -> dict[str, Any]:
         """One of an owner's.
 
@@ -158,6 +173,7 @@ class Library:
             return _trained(name, self._segmenters[name])
         return self._resource(self._record(owner, name))
 
+    @telling
     async def put(self, owner: str, name: str, vocabulary: Vocabulary) -> tuple[dict[str, Any], bool]:
         """Begins to build a vocabulary, replacing one of that name; says whether it is ready already.
 
@@ -186,6 +202,7 @@ class Library:
         self._begin(record)
         return self._resource(record), False
 
+    @telling
     async def delete(self, owner: str, name: str) -> None:
         """Forgets a vocabulary.
 
@@ -286,6 +303,7 @@ class Library:
 
     # --- what is behind a mask --------------------------------------------------------------------------------
 
+    @telling
     async def concept(self, concept_id: str) -> dict[str, Any]:
         """Words and exemplars of a concept.
 
@@ -316,6 +334,7 @@ class Library:
             "exemplars": exemplars,
         }
 
+    @telling
     async def sheet(self, concept_id: str) -> bytes:
         """The contact sheet of a concept, a JPEG.
 
@@ -327,6 +346,7 @@ class Library:
         part = await asyncio.to_thread(self._concepts.part, concept_id)
         return part["sheet"].numpy().tobytes()
 
+    @telling
     async def search(self, words: str, k: int) -> list[dict[str, Any]]:
         """The images nearest to words.
 
@@ -356,6 +376,7 @@ class Library:
             for each, score in zip(found, similarities[0], strict=True)
         ]
 
+    @telling
     async def thumbnail(self, image_id: str) -> bytes:
         """A small JPEG of an image of the corpus.
 
@@ -366,6 +387,7 @@ class Library:
         assert self._index is not None
         return await asyncio.to_thread(self._pictures.thumbnail, self._index.images, image_id)
 
+    @telling
     async def example(self, example_id: str) -> bytes:
         """An example, a JPEG.
 

@@ -20,10 +20,12 @@ from reco_ray.models import load_language_image_model
 from reco_ray.models.dense import DenseFeatures, DenseModels
 from reco_ray.models.prompts import encode_prompts
 from reco_ray.models.runtime import resolve_runtime
+from reco_ray.models.text_cache import keep_in_memory
 from reco_ray.segmentation.segment import Targets, segment_features
 from reco_ray.segmentation.targets import targets_of
 from reco_ray.serving.bank import open_bank
 from reco_ray.serving.batcher import Batcher
+from reco_ray.serving.calls import telling
 from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.metrics import ModelMetrics
 from reco_ray.serving.options import ServeOptions
@@ -59,6 +61,7 @@ class Models:
                 precision=settings.models.precision,
             )
         )
+        keep_in_memory()
         self._banks: ByteLRU[Targets] = ByteLRU(_BANK_BYTES)
         # Building has a thread of its own: an image must not wait for a concept to be built.
         self._builder = ThreadPoolExecutor(1, "build")
@@ -78,6 +81,7 @@ class Models:
             "stride": self._dense.encoder.stride,
         }
 
+    @telling
     async def embed_words(self, words: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
         """m lists of a concept's words -> (m, d) unit rows of the retrieval model, (m, d') of the dense one.
 
@@ -86,6 +90,7 @@ class Models:
         """
         return await asyncio.get_running_loop().run_in_executor(self._builder, self._embed_words, words)
 
+    @telling
     async def build(
         self, exemplars: pa.Table, text_embedding: np.ndarray, context_references: np.ndarray | None
     ) -> bytes:

@@ -18,6 +18,9 @@ class Limits(_Section):
     """What a request may ask for, and how many may wait."""
 
     bytes: int = Field(default=20_000_000, ge=1_000, description="of a request's body")
+    held: int = Field(
+        default=500_000_000, ge=1_000, description="of all bodies in memory, per ingress replica"
+    )
     pixels: int = Field(default=50_000_000, ge=1, le=178_956_970, description="of an image, by its header")
     concepts: int = Field(default=100, ge=1, le=65_535, description="of a request or a vocabulary")
     concept_length: int = Field(default=100, ge=1, le=100, description="characters of a concept's name")

@@ -1,12 +1,12 @@
 """The HTTP interface, route by route; what is computed is computed behind `Backend`."""
 
-from importlib.resources import files
+from pathlib import Path as Folder
 from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from reco_ray import __version__
@@ -17,6 +17,7 @@ from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import Problem, problem_response
 from reco_ray.serving.uploads import Options, Upload, read_json, read_request
 
+_PAGE = Folder(__file__).parent / "page"
 _NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 Name = Annotated[str, Path(pattern=_NAME, description="of a vocabulary")]
 ConceptId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="as a segmentation names it")]
@@ -32,6 +33,8 @@ class Backend(Protocol):
     async def info(self) -> dict[str, Any]: ...
 
     async def ready(self) -> bool: ...
+
+    def require_room(self, images: int) -> None: ...
 
     async def segment(
         self, owner: str, request_id: str, upload: Upload, options: Options, kind: str
@@ -72,8 +75,7 @@ def build_routes(backend: Backend, keys_required: bool) -> FastAPI:
     _add_vocabularies(app, backend)
     _add_evidence(app, backend)
     _add_state(app, backend)
-    page = files("reco_ray.serving") / "page"
-    app.mount("/page", StaticFiles(directory=str(page), html=False), name="page")
+    app.mount("/page", StaticFiles(directory=_PAGE), name="page")
     openapi.install(app, keys_required)
     return app
 
@@ -89,6 +91,7 @@ def _add_segmentation(app: FastAPI, backend: Backend) -> None:
     async def segment(request: Request) -> Response:
         """Segments one image with a vocabulary, or with concepts named here."""
         kind = choose_type(request.headers.get("accept", ""))
+        backend.require_room(1)
         uploads, options = await read_request(request, backend.limits, batch=False)
         state = request.scope["state"]
         result = await backend.segment(state["owner"], state["request_id"], uploads[0], options, kind)
@@ -107,6 +110,7 @@ def _add_segmentation(app: FastAPI, backend: Backend) -> None:
         """Segments several images; one that cannot be used has an `error` in place of a segmentation."""
         if choose_type(request.headers.get("accept", "")) != JSON:
             raise Problem(406, "Accept: a batch is answered as application/json")
+        backend.require_room(1)
         uploads, options = await read_request(request, backend.limits, batch=True)
         state = request.scope["state"]
         return JSONResponse(
@@ -201,7 +205,7 @@ def _add_evidence(app: FastAPI, backend: Backend) -> None:
 def _add_state(app: FastAPI, backend: Backend) -> None:
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
-        return RedirectResponse("/page/index.html", 307)
+        return FileResponse(_PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
     @app.get("/healthz", responses=openapi.plain(), tags=["state"])
     async def healthz() -> Response:

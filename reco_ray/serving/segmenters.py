@@ -17,6 +17,7 @@ from reco_ray.models.runtime import resolve_runtime
 from reco_ray.segmentation.segment import BACKGROUND, Segmentation, Targets, label_scores
 from reco_ray.serving.answers import PixelsFor
 from reco_ray.serving.batcher import Batcher
+from reco_ray.serving.calls import telling
 from reco_ray.serving.metrics import ModelMetrics
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.work import TOO_LATE, Labelled, Refused, Work
@@ -39,12 +40,14 @@ class Segmenters:
         self._metrics = ModelMetrics()
         self._batcher = Batcher(self._label_all, _kind, largest=options.scale.batch, lanes=lanes)
 
+    @telling
     async def describe(self, name: str) -> PixelsFor:
         """How a segmenter wants its pixels."""
         segmenter = await self.load(name)
         network = segmenter.network
         return PixelsFor(f"segmenter {name}", network.transform, network.stride, segmenter.image_size)
 
+    @telling
     async def label(self, work: Work) -> Labelled | Refused:
         """Labels an image together with those that wait for the same network.
 

@@ -1,7 +1,6 @@
 """Starting and stopping: `reco-ray serve` from the first line on the terminal to exit status 0."""
 
 import contextlib
-import ipaddress
 import logging
 import signal
 import socket
@@ -10,14 +9,18 @@ import time
 from collections.abc import Iterator
 
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.handle import DeploymentHandle
 
 from reco_ray.console import console
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.serving.app import build
+from reco_ray.serving.gate import is_loopback
 from reco_ray.serving.options import ServeOptions
 
 APPLICATION = "reco"
 _DRAIN_SECONDS = 30.0
+_START_SECONDS = 600.0
 
 
 def require_keys(host: str, options: ServeOptions) -> None:
@@ -26,43 +29,59 @@ def require_keys(host: str, options: ServeOptions) -> None:
     Raises:
         UsageError: that.
     """
-    if options.keys is None and not _is_loopback(host):
+    if options.keys is None and not is_loopback(host):
         raise UsageError(
             f"--host {host} can be reached from other machines, so keys are needed: make one with "
             "`reco-ray serve-key NAME`, and give its line in a file with --keys FILE"
         )
 
 
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
-def run_server(options: ServeOptions, host: str, port: int) -> None:
+def run_server(options: ServeOptions, host: str, port: int, *, local: bool) -> None:
     """Serves on the connected Ray cluster until SIGINT or SIGTERM, then finishes what it has begun.
+
+    Args:
+        local: the cluster was started for this, on this machine.
 
     Raises:
         RecoError: the port is taken, the application does not start.
     """
-    require_keys(host, options)
     application = build(options)
-    _require_free(host, port)
+    if local:
+        _require_free(host, port)
     ended = threading.Event()
     with _quiet(), _signals(ended):
         try:
             serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
             handle = serve.run(application, name=APPLICATION, route_prefix="/")
-        except RuntimeError as error:
-            serve.shutdown()
-            raise RecoError(f"the server does not start: {_cause()}") from error
+            hindrance = handle.begin.remote().result(timeout_s=_START_SECONDS)
+        except (RuntimeError, TimeoutError) as error:
+            cause = _cause()
+            _stop()
+            raise RecoError(f"the server does not start: {cause}") from error
+        if hindrance:
+            _stop()
+            raise RecoError(hindrance)
         console.print(f"serving    http://{host if ':' not in host else f'[{host}]'}:{port}", soft_wrap=True)
         ended.wait()
         console.print("draining   no new requests; Ctrl-C again stops at once")
-        deadline = time.monotonic() + _DRAIN_SECONDS
+        _drain(handle)
+        _stop()
+
+
+def _drain(handle: DeploymentHandle) -> None:
+    """No new requests; returns when no image is in the house, or when the time is up."""
+    deadline = time.monotonic() + _DRAIN_SECONDS
+    with contextlib.suppress(RayError, TimeoutError):  # a replica that dies now has nothing to drain
         while time.monotonic() < deadline and sum(handle.broadcast("drain").results(timeout_s=10)):
             time.sleep(0.2)
+
+
+def _stop() -> None:
+    """Ends the application, and Serve if it was the only one of the cluster."""
+    if set(serve.status().applications) <= {APPLICATION}:
         serve.shutdown()
+    else:
+        serve.delete(APPLICATION)
 
 
 def _require_free(host: str, port: int) -> None:

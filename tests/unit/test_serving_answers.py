@@ -59,7 +59,13 @@ def test_json_says_what_is_where() -> None:
     assert [each["name"] for each in found["concepts"]] == ["cow", "cat"]
     assert (found["width"], found["height"], found["background"]) == (6, 4, False)
     cow = found["concepts"][0]
-    assert (cow["label"], cow["id"], cow["area"], cow["share"], cow["score"]) == (2, f"{2:016x}", 16, 2 / 3, 0.5)
+    assert (cow["label"], cow["id"], cow["area"], cow["share"], cow["score"]) == (
+        2,
+        f"{2:016x}",
+        16,
+        2 / 3,
+        0.5,
+    )
     decoded = coco_mask.decode({"size": cow["rle"]["size"], "counts": cow["rle"]["counts"].encode()})
     assert np.array_equal(decoded, labels == 2)
     assert cow["colour"] == found["legend"][2]["colour"]
@@ -94,7 +100,9 @@ def test_an_upload_is_shrunk_for_the_models_and_answered_at_its_own_size() -> No
     assert max(decode(encoded(photograph(0, 96)), WANTED, 10**6, 48, with_photo=False).size) == 48
 
 
-@pytest.mark.parametrize("data", [b"", b"GIF89a", b"%PDF-1.4", png_header_only(64, 64), png_of_zeros(4000, 4000)])
+@pytest.mark.parametrize(
+    "data", [b"", b"GIF89a", b"%PDF-1.4", png_header_only(64, 64), png_of_zeros(4000, 4000)]
+)
 def test_what_is_no_usable_image_is_422(data: bytes) -> None:
     with pytest.raises(Problem) as caught:
         decode(data, WANTED, 10**6, None, with_photo=False)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
+TIMEOUT = 60_000  # milliseconds that anything may take; a machine that is busy is no failure
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 
@@ -32,6 +33,8 @@ def watched_page(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
     A test that provokes errors says so: `page.expected_status.add(404)`.
     """
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
+    context.set_default_timeout(TIMEOUT)
+    expect.set_options(timeout=TIMEOUT)
     page = context.new_page()
     expected: set[int] = set()
     complaints: list[str] = []

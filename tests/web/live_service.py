@@ -17,7 +17,7 @@ from processes import kill_at_once
 
 from reco_ray.cli import main
 
-START = 120  # seconds
+START = 280  # seconds
 SMALL = ("references.exemplars=2", "references.image_size=128", "segment.image_size=192")
 
 
