@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import requests
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import sync_playwright
 
 # Only photographs that may be passed on: CC0, and NASA's astronaut in the public domain.
 EXAMPLES = ("skimage-chelsea.png", "skimage-coffee.png", "skimage-rocket.jpg", "skimage-astronaut.png")
@@ -57,19 +57,7 @@ def main() -> None:
         try:
             url = f"http://127.0.0.1:{port}/"
             wait_until_ready(url, server)
-            requests.put(
-                f"{url}v1/vocabularies/demo", json={"concepts": VOCABULARY}, timeout=60
-            ).raise_for_status()
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(
-                    executable_path=options.chromium, args=["--no-sandbox", "--disable-gpu"]
-                )
-                page = browser.new_page(viewport={"width": 1280, "height": 900}, device_scale_factor=1.5)
-                page.set_default_timeout(START * 1000)
-                page.goto(url)
-                segment(page, str(options.demo / "photographs" / EXAMPLES[0]))
-                page.screenshot(path=options.out, type="jpeg", quality=80)
-                browser.close()
+            take_picture(url, options.demo / "photographs" / EXAMPLES[0], options.out, options.chromium)
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(timeout=60)
@@ -90,18 +78,28 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
     sys.exit(f"the server is not ready after {START} s")
 
 
-def segment(page: Page, photograph: str) -> None:
-    """What a visitor does: a photograph, words, and a look at why."""
-    page.wait_for_selector("html[data-ready=true]")
-    page.set_input_files("#file", photograph)
-    page.check("#background")
-    for concept in CONCEPTS:
-        page.fill("#concept", concept)
-        page.press("#concept", "Enter")
-    page.click("#go")
-    page.wait_for_selector("#legend li")
-    page.wait_for_selector("#go:enabled")
-    page.hover("#layers", position={"x": 330, "y": 190})
+def take_picture(url: str, photograph: Path, out: Path, chromium: str) -> None:
+    """What a visitor does: a photograph, words, and a look at what was found."""
+    vocabulary = {"concepts": VOCABULARY}  # its concepts are suggested
+    requests.put(f"{url}v1/vocabularies/demo", json=vocabulary, timeout=START).raise_for_status()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, device_scale_factor=1.5)
+        page.set_default_timeout(START * 1000)
+        page.goto(url)
+        page.wait_for_selector("html[data-ready=true]")
+        page.wait_for_selector("#suggestions li")
+        page.set_input_files("#file", photograph)
+        page.check("#background")
+        for concept in CONCEPTS:
+            page.fill("#concept", concept)
+            page.press("#concept", "Enter")
+        page.click("#go")
+        page.wait_for_selector("#legend li")
+        page.wait_for_selector("#go:enabled")
+        page.hover("#layers", position={"x": 330, "y": 190})
+        page.screenshot(path=out, type="jpeg", quality=80)
+        browser.close()
 
 
 if __name__ == "__main__":
