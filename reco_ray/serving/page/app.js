@@ -72,7 +72,7 @@ function listenForKey(retry) {
 function describe(info) {
   const corpus = info.index ? ` References come from ${count(info.index.images, "unlabelled image")}.` : "";
   $("about").textContent = `No pixel label is used anywhere.${corpus}`;
-  $("colophon").textContent = `reco-ray ${info.version} · ${info.preset} · ${info.model}`;
+  $("colophon").textContent = `reco-ray ${info.version} · ${info.preset} · ${info.model.replace(/#[0-9a-f]+/g, "")}`;
   $("key-form").hidden = !info.keys_required;
   $("key").required = info.keys_required;
 }
