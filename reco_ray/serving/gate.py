@@ -11,6 +11,7 @@ import logging
 import math
 import re
 import time
+import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -212,7 +213,7 @@ class _Body:
 def _request_id(scope: MutableMapping[str, Any]) -> str:
     """As Serve's proxy has set it, or the client, who may have written anything there."""
     given = Headers(scope=scope).get("x-request-id", "")
-    return re.sub(r"[^A-Za-z0-9._-]", "", given)[:64] or "unknown"
+    return re.sub(r"[^A-Za-z0-9._-]", "", given)[:64] or uuid.uuid4().hex
 
 
 def _key_of(headers: Headers) -> str:
