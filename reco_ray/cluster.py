@@ -11,6 +11,9 @@ from dataclasses import dataclass
 # Before Ray is imported: no usage reports, and no remarks of its C++ core between our lines.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+# Ray ends workers that are idle for a second: with two CPUs, every pause of a pipeline then costs a new process that
+# imports torch again. Read by the Ray that starts here; a running cluster has its own setting.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 
 import ray
 

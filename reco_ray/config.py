@@ -127,6 +127,12 @@ class TrainSettings(_Section):
     learning_rate: float = Field(default=5e-4, gt=0, description="of the new layers, at the start")
     encoder_learning_rate: float = Field(default=5e-5, ge=0, description="of the encoder, at the start")
     weight_decay: float = Field(default=2e-4, ge=0)
+    balance: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="how far rare pseudo-labels count like frequent ones, 0 = not at all",
+    )
     power: float = Field(default=0.9, gt=0, description="of the polynomial decay of the learning rates")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
     workers: int = Field(default=1, ge=1, description="processes that train one segmenter together")

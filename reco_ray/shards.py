@@ -4,7 +4,6 @@ One block is one shard all the way through, so a shard is computed and written b
 call writes the same files again.
 """
 
-import copy
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from reco_ray.cluster import READER_CPUS, Workers
 from reco_ray.errors import RecoError
+from reco_ray.streaming import stream_context
 
 # Ray Data tells the terminal of every plan and error; its log file in the session's directory has it all.
 for _handler in logging.getLogger("ray.data").handlers:
@@ -54,10 +54,8 @@ def run_shards(
     """
     if not shards:
         return
-    context = copy.deepcopy(DataContext.get_current())
+    context = stream_context()
     context.target_max_block_size = None  # never split a shard
-    context.enable_progress_bars = False
-    context.enable_operator_progress_bars = False
     with DataContext.current(context):
         named = [_named(name, shard) for name, shard in shards.items()]
         dataset = (

@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -129,6 +130,18 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     if filesystem.get_file_info(path).type == pafs.FileType.Directory:
         return pa.concat_tables(read_table(join(uri, name), columns) for name in list_names(uri, ".parquet"))
     return pq.read_table(path, columns=columns, filesystem=filesystem)
+
+
+def read_footers(uri: str) -> dict[str, pq.FileMetaData]:
+    """Of every Parquet file directly inside a directory, by name in order: its row count and metadata."""
+    filesystem, path = resolve(uri)
+    names = list_names(uri, ".parquet")
+    with (
+        _explained(uri),
+        ThreadPoolExecutor(16) as pool,
+    ):  # an object store answers each after some milliseconds
+        read = pool.map(lambda name: pq.read_metadata(f"{path}/{name}", filesystem=filesystem), names)
+        return dict(zip(names, read, strict=True))
 
 
 def list_names(uri: str, suffix: str = "") -> list[str]:

@@ -15,7 +15,7 @@ from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.protocols import Protocol
-from reco_ray.models.dense import DenseFeatures, DenseModels
+from reco_ray.models.dense import DenseModels, EncodedOnce
 from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.segment import Encodes, segment
 from reco_ray.segmentation.targets import targets_of
@@ -139,18 +139,3 @@ class Comparer:
         transform, stride = segmenter.network.transform, segmenter.network.stride
         fitted = transform.fit(Image.fromarray(pixels), segmenter.image_size, stride)
         return segmenter.segment(torch.from_numpy(fitted.copy())[None], [size])[0].labels.cpu().numpy()
-
-
-class EncodedOnce:
-    """The models for one image: a part of it that several variants look at is encoded once."""
-
-    def __init__(self, models: DenseModels) -> None:
-        self._models = models
-        self._kept: dict[tuple[int, torch.Size], DenseFeatures] = {}
-
-    def encode(self, pixels: torch.Tensor) -> DenseFeatures:
-        """As `DenseModels.encode`; pixels are views of one tensor, told apart by where they begin in it."""
-        part = (int(pixels.storage_offset()), pixels.shape)
-        if part not in self._kept:
-            self._kept[part] = self._models.encode(pixels)
-        return self._kept[part]

@@ -84,3 +84,18 @@ class DenseModels:
             return encode(images)
         window, step = (max(1, round(side / stride)) * stride for side in (self._settings.window, self._step))
         return slide(encode, fit_to_stride(images, stride), window=window, step=step, stride=stride)
+
+
+class EncodedOnce:
+    """`DenseModels` for one image: a part of it that is looked at several times is encoded once."""
+
+    def __init__(self, models: DenseModels) -> None:
+        self._models = models
+        self._kept: dict[tuple[int, torch.Size], DenseFeatures] = {}
+
+    def encode(self, pixels: torch.Tensor) -> DenseFeatures:
+        """As `DenseModels.encode`; pixels are views of one tensor, told apart by where they begin in it."""
+        part = (int(pixels.storage_offset()), pixels.shape)
+        if part not in self._kept:
+            self._kept[part] = self._models.encode(pixels)
+        return self._kept[part]

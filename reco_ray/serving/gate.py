@@ -11,6 +11,7 @@ import logging
 import math
 import re
 import time
+import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -71,16 +72,16 @@ class Gate:
             async with asyncio.timeout(self._limits.seconds):
                 await self._app(scope, body, answer)
         except TimeoutError:
-            problem = Problem(503, f"not answered within {self._limits.seconds:g} s", retry_after=1)
-            await self._refuse(scope, answer, problem)
+            late = Problem(503, f"not answered within {self._limits.seconds:g} s", retry_after=1)
+            await self._refuse(scope, answer, late)
         except Problem as problem:
             await self._refuse(scope, answer, problem)
         except ClientDisconnect:
             answer.status = 499  # nobody is there to read an answer
         except Exception:
             logger.exception("request %s failed", answer.request_id)
-            problem = Problem(500, "the server failed: its log says why, under this request's id")
-            await self._refuse(scope, answer, problem)
+            failure = Problem(500, "the server failed: its log says why, under this request's id")
+            await self._refuse(scope, answer, failure)
         finally:
             self._held -= body.kept
         seconds = time.perf_counter() - started
@@ -212,7 +213,7 @@ class _Body:
 def _request_id(scope: MutableMapping[str, Any]) -> str:
     """As Serve's proxy has set it, or the client, who may have written anything there."""
     given = Headers(scope=scope).get("x-request-id", "")
-    return re.sub(r"[^A-Za-z0-9._-]", "", given)[:64] or "unknown"
+    return re.sub(r"[^A-Za-z0-9._-]", "", given)[:64] or uuid.uuid4().hex
 
 
 def _key_of(headers: Headers) -> str:

@@ -6,7 +6,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
@@ -30,8 +29,6 @@ _NAMED_FOR = 2.0  # seconds that an ingress takes a vocabulary for what it was
 _INFO_LIMITS = ("bytes", "pixels", "concepts", "concept_length", "batch", "max_side", "seconds")
 
 
-@serve.deployment
-@serve.ingress()
 class Ingress:
     """Implements `routes.Backend`."""
 
@@ -56,7 +53,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         self._gate = Gate(build_routes(self, self._keys is not None), self.limits, self._keys, self._metrics)
-        return self._gate  # type: ignore[return-value]
+        return self._gate
 
     async def drain(self) -> int:
         """Takes no more requests; says how many images are still in the house."""

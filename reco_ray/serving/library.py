@@ -9,7 +9,6 @@ import logging
 from typing import Any
 
 import pyarrow as pa
-from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from reco_ray import storage
@@ -32,7 +31,6 @@ logger = logging.getLogger("ray.serve")
 _BUILD_RETRY = 5  # seconds after which a client may ask again for concepts that are being made
 
 
-@serve.deployment
 class Library:
     """Knows every concept and vocabulary; see `routes.py` for who asks what."""
 

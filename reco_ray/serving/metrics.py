@@ -3,10 +3,14 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ray.serve import metrics
 
-_MILLISECONDS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000]
+_MILLISECONDS: list[float] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000]
+
+_IMAGES: list[float] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64]
+_REQUEST_TAGS: Any = ("endpoint", "method", "code")  # Ray's annotation says one tag
 
 
 class ModelMetrics:
@@ -16,7 +20,7 @@ class ModelMetrics:
         self._batch = metrics.Histogram(
             "reco_batch_images",
             description="Images of a batch.",
-            boundaries=[1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64],
+            boundaries=_IMAGES,
         )
         self._stage = metrics.Histogram(
             "reco_stage_ms",
@@ -42,7 +46,7 @@ class IngressMetrics:
 
     def __init__(self) -> None:
         self._requests = metrics.Counter(
-            "reco_requests", description="Answered requests.", tag_keys=("endpoint", "method", "code")
+            "reco_requests", description="Answered requests.", tag_keys=_REQUEST_TAGS
         )
         self._latency = metrics.Histogram(
             "reco_request_ms",

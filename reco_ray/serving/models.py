@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from ray import serve
 from safetensors.torch import save as save_tensors
 
 from reco_ray.config import Settings
@@ -40,7 +39,6 @@ def _shape(work: Work) -> tuple[int, ...]:
     return work.pixels.shape
 
 
-@serve.deployment
 class Models:
     """Labels images, embeds words, co-segments exemplars. Holds no state that another replica would miss."""
 

@@ -26,7 +26,6 @@ from reco_ray.training.segmenter import Segmenter, best_label
 logger = logging.getLogger("ray.serve")
 
 
-@serve.deployment
 class Segmenters:
     """Labels images with trained networks. Each has `scale.segmenter_bytes` of them loaded, and at least one."""
 

@@ -48,24 +48,27 @@ def run_server(options: ServeOptions, host: str, port: int, *, local: bool) -> N
     application = build(options)
     if local:
         _require_free(host, port)
-    ended = threading.Event()
-    with _quiet(), _signals(ended):
+    with _quiet(), _interrupted_by_sigterm():
         try:
             serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
             handle = serve.run(application, name=APPLICATION, route_prefix="/")
-            hindrance = handle.begin.remote().result(timeout_s=_START_SECONDS)
+            if hindrance := handle.begin.remote().result(timeout_s=_START_SECONDS):
+                raise RecoError(hindrance)
+            console.print(
+                f"serving    http://{host if ':' not in host else f'[{host}]'}:{port}", soft_wrap=True
+            )
+            _wait()
+            console.print("draining   no new requests; Ctrl-C again stops at once")
+            _drain(handle)
         except (RuntimeError, TimeoutError) as error:
-            cause = _cause()
+            raise RecoError(f"the server does not start: {_cause()}") from error
+        finally:
             _stop()
-            raise RecoError(f"the server does not start: {cause}") from error
-        if hindrance:
-            _stop()
-            raise RecoError(hindrance)
-        console.print(f"serving    http://{host if ':' not in host else f'[{host}]'}:{port}", soft_wrap=True)
-        ended.wait()
-        console.print("draining   no new requests; Ctrl-C again stops at once")
-        _drain(handle)
-        _stop()
+
+
+def _wait() -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 def _drain(handle: DeploymentHandle) -> None:
@@ -118,17 +121,10 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals(ended: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM set `ended`; the second one interrupts."""
-
-    def end(number: int, frame: object) -> None:
-        if ended.is_set():
-            raise KeyboardInterrupt
-        ended.set()
-
-    before = {each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)}
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM, as service managers send it, does what Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        signal.signal(signal.SIGTERM, before)

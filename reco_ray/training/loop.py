@@ -1,49 +1,49 @@
 """Training one segmenter: what every worker of a Ray Train run does.
 
-Batches come from Ray Data, whose tasks decode and augment wherever the cluster has cores, in an order that follows from
-the seed and the step alone. Steps are compared by their agreement with pseudo-labels that were held out; no label of a
+All that is left to chance (crops, dropout) follows from the seed and the step, so a run that goes on after a kill ends
+as it would have ended. Steps are compared by their agreement with pseudo-labels that were held out; no label of a
 person is ever opened.
 """
 
-import copy
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import ray.train
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from ray.data import DataContext
 from ray.train.torch import get_device, prepare_model
-from safetensors.torch import load_file, save_file
 from safetensors.torch import save as save_tensors
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from reco_ray import storage
-from reco_ray.cluster import READER_CPUS
 from reco_ray.config import Settings
-from reco_ray.errors import RecoError
+from reco_ray.errors import RecoError, reason
 from reco_ray.models.runtime import resolve_runtime
+from reco_ray.training import checkpoint
+from reco_ray.training.checkpoint import State
 from reco_ray.training.examples import examples_sheet
+from reco_ray.training.feed import feed
 from reco_ray.training.network import Network, build_network
 from reco_ray.training.pseudo_labels import IGNORE
 from reco_ray.training.records import Records
-from reco_ray.training.samples import Crops, Frames, augmentation, order, split
+from reco_ray.training.samples import Frames, order, split
 
-CROPS_A_TASK = 16
 MOST_HELD_OUT = 64  # frames: enough to compare steps, few enough to do it often
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that determines a run. labels: names of the label ids. out: URI of the Segmenter to be."""
+    """Everything that determines a run. labels: names of the label ids. out: URI of the Segmenter to be. environment:
+    variables that its workers get from whoever started it. pixels: how many carry each label."""
 
     name: str
     frames: str
@@ -53,16 +53,8 @@ class Job:
     out: str
     settings: Settings
     threads: int
-
-
-@dataclass
-class _State:
-    """What a checkpoint holds."""
-
-    step: int = 0
-    best: float = -1.0
-    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
-    curve: list[dict[str, Any]] = field(default_factory=list)
+    environment: dict[str, str]
+    pixels: list[int]
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -77,13 +69,28 @@ def train_worker(config: dict[str, Any]) -> None:
         return
     try:
         _Training(job).run()
-    except RecoError as error:
-        storage.write_bytes(failed, json.dumps({"reason": str(error)}).encode())
-    except RuntimeError as error:  # torch.OutOfMemoryError is one, as is what the CPU's allocator raises
-        if "out of memory" not in str(error).lower() and "allocate memory" not in str(error).lower():
+    except Exception as error:
+        if (why := hopeless(error)) is None:
             raise
-        text = "out of memory in a step: lower train.batch_size or train.crop, or raise train.accumulate"
-        storage.write_bytes(failed, json.dumps({"reason": text}).encode())
+        storage.write_bytes(failed, json.dumps({"reason": f"{job.name}: {why}"}).encode())
+        if ray.train.get_context().get_world_size() > 1:
+            raise  # the others may be waiting for this worker's gradients
+
+
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "could not create a memory object")
+
+
+def hopeless(error: Exception) -> str | None:
+    """Why trying again would end the same way, in one line; None if it might not."""
+    if isinstance(error, RecoError):
+        return reason(error)
+    # torch.OutOfMemoryError is a RuntimeError, as is what the CPU's allocators raise.
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+    ):
+        return "out of memory in a step: lower train.batch_size or train.crop, or raise train.accumulate"
+    return None
 
 
 class _Training:
@@ -96,7 +103,7 @@ class _Training:
         torch.set_num_threads(job.threads)
         self.device = get_device()
         models = job.settings.models
-        self.dtype = resolve_runtime(self.device.type, models.precision).dtype
+        self.dtype = _training_dtype(self.device.type, models.precision)
         self.network: Network = build_network(
             self.options.segmenter,
             len(job.labels),
@@ -105,7 +112,8 @@ class _Training:
             seed=job.settings.seed,
         )
         self.frames = Frames.open(job.frames, job.labels_uri)
-        self.train_rows, held_out = split(self.frames.sizes, self.options.held_out, job.settings.seed)
+        rows, held_out = split(self.frames.sizes, self.options.held_out, job.settings.seed)
+        self.plan = order(rows, self.options.steps * self.options.batch_size, job.settings.seed)
         self.held_out = held_out[:MOST_HELD_OUT]
         module = self.network.module.to(memory_format=torch.channels_last)
         self.optimizer = _optimizer(
@@ -114,16 +122,21 @@ class _Training:
             self.options.encoder_learning_rate,
             self.options.weight_decay,
         )
-        self.state = _State()
-        self._restore()
+        self.state = State()
+        if (last := ray.train.get_checkpoint()) is not None:
+            with last.as_directory() as folder:
+                self.state = checkpoint.load(
+                    Path(folder), self.network.module, self.optimizer, self.options.segmenter
+                )
         self.model = prepare_model(module)
+        self.offsets = label_offsets(job.pixels, self.options.balance).to(self.device)
 
     def run(self) -> None:
         """Trains from the last checkpoint to the last step, then writes the Segmenter's files."""
         options, state = self.options, self.state
         records = Records(self.job.out, self.job.name, enabled=self.rank == 0)
         losses: list[float] = []
-        batches = self._batches(state.step)
+        batches = feed(self.frames, self.plan, options, start=state.step, rank=self.rank, world=self.world)
         for step in range(state.step, options.steps):
             losses.append(self._step(step, batches))
             state.step = step + 1
@@ -140,25 +153,41 @@ class _Training:
         """One update of the weights; returns its loss, the mean over all workers."""
         for group, base in zip(self.optimizer.param_groups, _rates(self.options), strict=True):
             group["lr"] = base * (1 - step / self.options.steps) ** self.options.power
+        chance = np.random.default_rng([self.job.settings.seed, step, self.rank])
+        torch.manual_seed(int(chance.integers(2**31)))
         self.model.train()
         total, seen = torch.zeros((), device=self.device), []
-        for _ in range(self.options.accumulate):
+        for part in range(1, self.options.accumulate + 1):
             batch = next(batches)
             seen += batch["id"].tolist()
-            loss = self._loss(batch) / self.options.accumulate
-            loss.backward()
+            apart: Any = nullcontext()
+            if part < self.options.accumulate and isinstance(self.model, DistributedDataParallel):
+                apart = self.model.no_sync()  # gradients are exchanged once a step
+            with apart:
+                loss = self._loss(batch) / self.options.accumulate
+                loss.backward()
             total += loss.detach()
         if self.world > 1:
-            dist.all_reduce(total, dist.ReduceOp.AVG if self.device.type == "cuda" else dist.ReduceOp.SUM)
-            total = total if self.device.type == "cuda" else total / self.world
+            dist.all_reduce(total)
+            total /= self.world
         if not total.isfinite():
             raise RecoError(
-                f"{self.job.name}: the loss is {total.item()} at step {step + 1}, samples {seen}: lower "
+                f"the loss is {total.item()} at step {step + 1}, whose {self._named(seen)}: lower "
                 "train.learning_rate, or set models.precision=fp32"
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total.item()
+
+    def _named(self, seen: list[int]) -> str:
+        """The batch of a step over all workers, by the crops' numbers in the plan and the images they were cut from."""
+        if self.world > 1:
+            mine = torch.tensor(seen, device=self.device)
+            everyones = [torch.empty_like(mine) for _ in range(self.world)]
+            dist.all_gather(everyones, mine)
+            seen = torch.cat(everyones).tolist()
+        uris = [self.frames.uri(*self.plan[position, :2].tolist()) for position in sorted(seen)]
+        return f"crops {min(seen)}-{max(seen)} are of {', '.join(uri.rpartition('/')[2] for uri in uris)}"
 
     def _loss(self, batch: dict[str, np.ndarray]) -> torch.Tensor:
         pixels = torch.from_numpy(batch["image"]).to(self.device, non_blocking=True)
@@ -167,33 +196,9 @@ class _Training:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.model(images)
         # A batch in which every pixel is ignored has a loss of zero, not of NaN.
-        summed = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+        adjusted = logits.float() + self.offsets.view(1, -1, 1, 1)
+        summed = F.cross_entropy(adjusted, labels, ignore_index=IGNORE, reduction="sum")
         return summed / (labels != IGNORE).sum().clamp_min(1)
-
-    def _batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
-        """This worker's part of every step's batch from step `start` on, in the plan's order."""
-        options = self.options
-        plan = order(self.train_rows, options.steps * options.batch_size, self.job.settings.seed)
-        mine = np.arange(start * options.batch_size, len(plan))[self.rank :: self.world]
-        if not len(mine):
-            return
-        context = copy.deepcopy(DataContext.get_current())
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
-        context.enable_operator_progress_bars = False
-        crops = Crops(self.frames, plan, augmentation(options.image_size, options.crop, options.scale))
-        with DataContext.current(context):
-            # from_items makes its blocks here; range and from_arrow have tasks do it, which each want a whole core.
-            items = [{"id": position} for position in mine.tolist()]
-            tasks = -(-len(mine) // CROPS_A_TASK)
-            dataset = ray.data.from_items(items, override_num_blocks=tasks).map_batches(
-                crops, batch_size=None, batch_format="numpy", num_cpus=READER_CPUS
-            )
-            yield from dataset.iter_batches(
-                batch_size=options.batch_size // self.world // options.accumulate,
-                batch_format="numpy",
-                prefetch_batches=2,
-            )
 
     def _checkpoint(self, loss: float, records: Records) -> None:
         """Measures the agreement with the held-out pseudo-labels and commits the run's state."""
@@ -203,14 +208,14 @@ class _Training:
         state.curve.append(entry)
         if agreement > state.best:
             state.best = agreement
-            state.best_weights = {k: v.detach().cpu().clone() for k, v in self._module().state_dict().items()}
+            state.best_weights = checkpoint.detached(self._module().state_dict())
         if self.rank:
             ray.train.report(entry)
             return
         sheet = examples_sheet(shown, len(self.job.labels), self.job.background)
         records.checkpoint(entry, self.options.steps, state.best, sheet)
         with tempfile.TemporaryDirectory() as folder:
-            self._save(Path(folder))
+            checkpoint.save(Path(folder), state, self._module(), self.optimizer, self.options.segmenter)
             ray.train.report(entry, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def _agreement(self) -> tuple[float, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
@@ -220,6 +225,9 @@ class _Training:
         matrix = torch.zeros(count * count, dtype=torch.long, device=self.device)
         shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         module = self._module().eval()
+        if self.world > 1:  # the norms' statistics are each worker's own; those of the first one are kept
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
         for shard, row in self.held_out[self.rank :: self.world]:
             image, label = self.frames.read(int(shard), int(row))
             predicted = self._predict(module, image)
@@ -246,42 +254,10 @@ class _Training:
 
     def _module(self) -> nn.Module:
         """The network itself, without what distributes it."""
-        return (
-            self.model.module if isinstance(self.model, nn.parallel.DistributedDataParallel) else self.model
-        )
-
-    def _save(self, folder: Path) -> None:
-        save_file(_contiguous(self._module().state_dict()), folder / "last.safetensors")
-        save_file(_contiguous(self.state.best_weights), folder / "best.safetensors")
-        torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
-        state = {
-            "step": self.state.step,
-            "best": self.state.best,
-            "curve": self.state.curve,
-            "architecture": self.options.segmenter,
-        }
-        (folder / "state.json").write_text(json.dumps(state))
-
-    def _restore(self) -> None:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return
-        with checkpoint.as_directory() as path:
-            folder = Path(path)
-            state = json.loads((folder / "state.json").read_text())
-            if state["architecture"] != self.options.segmenter:
-                raise RecoError(
-                    f"the checkpoint holds a {state['architecture']}, not a {self.options.segmenter}: "
-                    "choose another --out"
-                )
-            self.network.module.load_state_dict(load_file(folder / "last.safetensors"))
-            self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
-            self.state = _State(
-                state["step"], state["best"], load_file(folder / "best.safetensors"), state["curve"]
-            )
+        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 
     def _write_results(self) -> None:
-        weights = save_tensors(_contiguous(self.state.best_weights))
+        weights = save_tensors(self.state.best_weights)
         storage.write_bytes(storage.join(self.job.out, "weights.safetensors"), weights)
         storage.write_table(
             storage.join(self.job.out, "curve.parquet"), pa.Table.from_pylist(self.state.curve)
@@ -299,9 +275,25 @@ def _optimizer(network: Network, rate: float, encoder_rate: float, decay: float)
     return torch.optim.Adam(named, weight_decay=decay)
 
 
+def label_offsets(pixels: list[int], balance: float) -> torch.Tensor:
+    """What is added to the logits in the loss, float32 (m,): `balance` times the logarithm of each label's share.
+
+    With 1 the network itself, without it, learns what a label's evidence is apart from how frequent the label is: mIoU
+    counts every label alike, and concepts that fit everywhere a little win too many pixels of the zero-shot masks.
+
+    Source: Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021, section 4.
+    """
+    counts = torch.tensor(pixels, dtype=torch.float64).clamp_min(1)
+    return (balance * (counts / counts.sum()).log()).float()
+
+
+def _training_dtype(device: str, precision: str) -> torch.dtype:
+    """As in inference, but float32 on a CPU unless bfloat16 is asked for: the backward pass of depthwise convolutions
+    has no fast bfloat16 kernel there, a step of the mini preset takes 1.7 times as long."""
+    if device == "cpu" and precision == "auto":
+        return torch.float32
+    return resolve_runtime(device, precision).dtype
+
+
 def _rates(options: Any) -> tuple[float, float]:
     return options.learning_rate, options.encoder_learning_rate
-
-
-def _contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}

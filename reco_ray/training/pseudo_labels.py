@@ -2,11 +2,13 @@
 
 Every image is read, decoded and encoded once, however many vocabularies label it. Two kinds of artifact:
 
-- frames: `frames/<shard>.parquet`, FRAMES_SCHEMA, the images at the size they are trained at
-- pseudo-labels, one a vocabulary: `labels/<shard>.parquet`, LABELS_SCHEMA, its rows those of the frames' shard
+- frames: `frames/<shard>.parquet`, FRAMES_SCHEMA, the images at the size they are trained at; `rejected/`
+- pseudo-labels, one a vocabulary: `labels/<shard>.parquet`, LABELS_SCHEMA, its rows those of the frames' shard; in
+  the file's metadata `pixels`, how many have each label id, as a JSON list
 """
 
 import io
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +23,10 @@ from reco_ray.config import Settings
 from reco_ray.console import progress
 from reco_ray.corpus.load import load_images, pixels_of
 from reco_ray.corpus.read import list_images
+from reco_ray.corpus.stage import REJECTED_SCHEMA
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.errors import RecoError
-from reco_ray.models.dense import DenseFeatures, DenseModels
+from reco_ray.models.dense import DenseModels, EncodedOnce
 from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.segment import segment
 from reco_ray.segmentation.targets import has_background, label_names, targets_of
@@ -85,7 +88,8 @@ def label_images(
         _run(pending_sets, frames_writer.uri, listing.table, dense, settings)
     total = listing.table.num_rows
     if not storage.exists(storage.join(frames_writer.uri, storage.MANIFEST)):
-        kept = storage.read_table(storage.join(frames_writer.uri, "frames"), ["uri"]).num_rows
+        footers = storage.read_footers(storage.join(frames_writer.uri, "frames"))
+        kept = sum(footer.num_rows for footer in footers.values())
         if not kept:
             raise RecoError(f"{images}: none of the {total} images can be used")
         frames_writer.commit({"images": total, "frames": kept, "rejected": total - kept})
@@ -126,10 +130,10 @@ def _commit(
     writer: storage.ArtifactWriter, bank: ReferenceBank, frames: str, settings: Settings
 ) -> storage.Manifest:
     names = label_names(bank, settings.segment)
-    table = storage.read_table(storage.join(writer.uri, "labels"), ["label"])
-    pixels = np.zeros(256, np.int64)
-    for png in table["label"].to_pylist():
-        pixels += np.bincount(decode(png).reshape(-1), minlength=256)
+    footers = storage.read_footers(storage.join(writer.uri, "labels"))
+    pixels = sum(
+        (np.array(json.loads(each.metadata[b"pixels"])) for each in footers.values()), np.zeros(256, int)
+    )
     content = {
         "labels": names,
         "background": has_background(bank, settings.segment),
@@ -138,7 +142,8 @@ def _commit(
         "frames": frames,
         "pixels": dict(zip(names, pixels.tolist(), strict=False)),
     }
-    counts = {"images": table.num_rows, "labels": len(names), "ignored_pixels": int(pixels[IGNORE])}
+    images = sum(footer.num_rows for footer in footers.values())
+    counts = {"images": images, "labels": len(names), "ignored_pixels": int(pixels[IGNORE])}
     return writer.commit(counts, content)
 
 
@@ -179,48 +184,41 @@ class LabelWorker:
         usable = rows.filter(rows["pixels"].is_valid())
         frames: list[dict[str, Any]] = []
         labels: dict[str, list[dict[str, Any]]] = {key: [] for key in self._sets}
+        counts = {key: np.zeros(256, np.int64) for key in self._sets}
         for row in range(usable.num_rows):
             entry = usable.slice(row, 1).select(["uri", "width", "height"]).to_pylist()[0]
             pixels = pixels_of(usable, row)
             picture = _shrunk(pixels, self._settings.train.image_size)
             frames.append({**entry, "frame": _encoded(picture, "JPEG", quality=95, subsampling=0)})
-            models = _EncodedOnce(self._models)
+            models, batch = EncodedOnce(self._models), torch.from_numpy(pixels.copy())[None].to(self._device)
             for key, found in labels.items():
-                found.append({"uri": entry["uri"], **self._label(models, key, pixels, picture.size)})
+                ids, scores = self._label(models, key, batch, picture.size)
+                counts[key] += np.bincount(ids.reshape(-1), minlength=256)
+                maps = {"label": ids, "score": scores}
+                found.append(
+                    {"uri": entry["uri"], **{k: _encoded(Image.fromarray(v), "PNG") for k, v in maps.items()}}
+                )
         for key, found in labels.items():
-            table = pa.Table.from_pylist(found, schema=LABELS_SCHEMA)
+            schema = LABELS_SCHEMA.with_metadata({"pixels": json.dumps(counts[key].tolist())})
+            table = pa.Table.from_pylist(found, schema=schema)
             storage.write_table(storage.join(self._sets[key].out, "labels", f"{name}.parquet"), table)
+        rejected = rows.filter(rows["reason"].is_valid()).select(REJECTED_SCHEMA.names)
+        if rejected.num_rows:
+            storage.write_table(storage.join(self._frames, "rejected", f"{name}.parquet"), rejected)
         table = pa.Table.from_pylist(frames, schema=FRAMES_SCHEMA)
         storage.write_table(storage.join(self._frames, "frames", f"{name}.parquet"), table)
         return {"images": rows.num_rows}
 
     def _label(
-        self, models: "_EncodedOnce", key: str, pixels: np.ndarray, size: tuple[int, int]
-    ) -> dict[str, bytes]:
-        batch = torch.from_numpy(pixels.copy())[None].to(self._device)
+        self, models: EncodedOnce, key: str, batch: torch.Tensor, size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 (H, W): label ids or IGNORE, and scores x 255."""
         width, height = size
         result = segment(models, self._targets[key], batch, [(height, width)], self._settings.segment)[0]
         unsure = result.scores < self._settings.train.min_score
         labels = result.labels.masked_fill(unsure, IGNORE).to(torch.uint8).cpu().numpy()
         scores = (result.scores.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        return {
-            "label": _encoded(Image.fromarray(labels), "PNG"),
-            "score": _encoded(Image.fromarray(scores), "PNG"),
-        }
-
-
-class _EncodedOnce:
-    """The models for one image, which several vocabularies look at."""
-
-    def __init__(self, models: DenseModels) -> None:
-        self._models = models
-        self._kept: DenseFeatures | None = None
-
-    def encode(self, pixels: torch.Tensor) -> DenseFeatures:
-        """As `DenseModels.encode`."""
-        if self._kept is None:
-            self._kept = self._models.encode(pixels)
-        return self._kept
+        return labels, scores
 
 
 def decode(data: bytes) -> np.ndarray:

@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from reco_ray import storage
+from reco_ray.errors import RecoError, reason
 
 SECONDS_BETWEEN = 3.0
+TRACKING = "MLFLOW_TRACKING_URI"
 
 
 class Records:
@@ -22,9 +25,9 @@ class Records:
 
     def __init__(self, out: str, name: str, *, enabled: bool) -> None:
         self._out, self._name, self._last = out, name, 0.0
-        self._folder = Path(tempfile.mkdtemp(prefix="reco-ray-")) if enabled else None
-        self._board = SummaryWriter(str(self._folder)) if enabled else None
-        self._mlflow = _mlflow(name) if enabled and os.environ.get("MLFLOW_TRACKING_URI") else None
+        self._folder = tempfile.TemporaryDirectory(prefix="reco-ray-") if enabled else None
+        self._board = SummaryWriter(self._folder.name) if self._folder else None
+        self._mlflow = _mlflow(out, name) if enabled and os.environ.get(TRACKING) else None
 
     def progress(self, step: int, steps: int, loss: float, agreement: float) -> None:
         """Leaves word for the live table, every few seconds at most."""
@@ -52,20 +55,57 @@ class Records:
 
     def close(self) -> None:
         """Ends the records."""
-        if self._board is not None:
+        if self._board is not None and self._folder is not None:
             self._board.close()
             self._copy_board()
+            self._folder.cleanup()
         if self._mlflow is not None:
             self._mlflow.end_run()
 
     def _copy_board(self) -> None:
         """TensorBoard's writer knows local files only."""
         assert self._folder is not None, "only the first worker has a folder"
-        for file in self._folder.iterdir():
+        for file in Path(self._folder.name).iterdir():
             storage.write_bytes(storage.join(self._out, "tensorboard", file.name), file.read_bytes())
 
 
-def _mlflow(name: str) -> Any:
+def tracking_environment() -> dict[str, str]:
+    """The variables that say where MLflow is and who may write there, for workers on other machines.
+
+    Raises:
+        RecoError: there is a tracking server, but MLflow is not installed.
+    """
+    found = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
+    if not found.get(TRACKING):
+        return {}
+    if find_spec("mlflow") is None:
+        raise RecoError(
+            f'{TRACKING} is set, but MLflow is not installed: pip install "reco-ray[mlflow]", or unset it'
+        )
+    return found | {TRACKING: storage.absolute(found[TRACKING])} if ":" not in found[TRACKING] else found
+
+
+def _mlflow(out: str, name: str) -> Any:
+    """MLflow with an active run: that of `out`, if a run that was killed left its id there."""
+    from mlflow.exceptions import MlflowException
     from ray.air.integrations.mlflow import setup_mlflow
 
-    return setup_mlflow(experiment_name="reco-ray", run_name=name, create_experiment_if_not_exists=True)
+    kept = storage.join(out, "mlflow.json")
+    if storage.exists(kept):
+        os.environ["MLFLOW_RUN_ID"] = json.loads(storage.read_bytes(kept))[
+            "run_id"
+        ]  # start_run goes on with it
+    try:
+        mlflow = setup_mlflow(
+            tracking_uri=os.environ[TRACKING],
+            experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", "reco-ray"),
+            run_name=name,
+            create_experiment_if_not_exists=True,
+        )
+    except MlflowException as error:
+        raise RecoError(
+            f"MLflow at {os.environ[TRACKING]}: {reason(error)}: unset {TRACKING} to do without"
+        ) from error
+    run_id = mlflow.active_run().info.run_id
+    storage.write_bytes(kept, json.dumps({"run_id": run_id}).encode())
+    return mlflow

@@ -31,25 +31,30 @@ class Frames:
     @classmethod
     def open(cls, frames: str, labels: str) -> "Frames":
         """Lists the shards of two artifacts, which have the same."""
-        names = storage.list_names(storage.join(frames, "frames"), ".parquet")
-        sizes = [storage.read_table(storage.join(frames, "frames", name), ["uri"]).num_rows for name in names]
-        return cls(frames, labels, names, sizes)
+        footers = storage.read_footers(storage.join(frames, "frames"))
+        return cls(frames, labels, list(footers), [footer.num_rows for footer in footers.values()])
 
     def read(self, shard: int, row: int) -> tuple[np.ndarray, np.ndarray]:
         """uint8 (H, W, 3) and its label ids, uint8 (H, W)."""
-        frame = _shard(storage.join(self.frames, "frames", self.names[shard]))["frame"][row].as_py()
-        label = _shard(storage.join(self.labels, "labels", self.names[shard]))["label"][row].as_py()
+        frame = _column(storage.join(self.frames, "frames", self.names[shard]), "frame")[row].as_py()
+        label = _column(storage.join(self.labels, "labels", self.names[shard]), "label")[row].as_py()
         return decode(frame), decode(label)
+
+    def uri(self, shard: int, row: int) -> str:
+        """Of the image that a frame was made from."""
+        return _column(storage.join(self.frames, "frames", self.names[shard]), "uri")[row].as_py()
 
 
 @lru_cache(maxsize=4 * NEIGHBOURS)
-def _shard(uri: str) -> pa.Table:
-    return storage.read_table(uri)
+def _column(uri: str, name: str) -> pa.ChunkedArray:
+    return storage.read_table(uri, [name])[name]
 
 
 def split(sizes: list[int], held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on and rows held out, both int64 (n, 2) of (shard, row); at least one is held out."""
-    rows = np.array([(shard, row) for shard, size in enumerate(sizes) for row in range(size)], np.int64)
+    shards = np.repeat(np.arange(len(sizes)), sizes)
+    starts = np.cumsum(sizes) - sizes
+    rows = np.column_stack([shards, np.arange(len(shards)) - starts[shards]])
     order = np.random.default_rng([seed, 0]).permutation(len(rows))
     kept_back = max(1, round(held_out * len(rows)))
     return rows[np.sort(order[kept_back:])], rows[np.sort(order[:kept_back])]
@@ -58,22 +63,35 @@ def split(sizes: list[int], held_out: float, seed: int) -> tuple[np.ndarray, np.
 def order(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     """The first `count` rows to train on, int64 (count, 3) of (shard, row, seed of its augmentation).
 
+    Args:
+        rows: int64 (n, 2) of (shard, row), sorted, as `split` gives.
+
     Every epoch takes every row once. Shards are shuffled, then rows among `NEIGHBOURS` shards that follow each other,
     so that reading stays local in a corpus that no memory holds.
     """
+    known, firsts = np.unique(rows[:, 0], return_index=True)
+    of_shard = dict(zip(known.tolist(), np.split(rows, firsts[1:]), strict=True))
     parts: list[np.ndarray] = []
     taken = epoch = 0
     while taken < count:
         epoch += 1
         random = np.random.default_rng([seed, epoch])
-        shards = random.permutation(np.unique(rows[:, 0]))
+        shards = random.permutation(known)
         for start in range(0, len(shards), NEIGHBOURS):
-            near = rows[np.isin(rows[:, 0], shards[start : start + NEIGHBOURS])]
+            near = np.concatenate([of_shard[n] for n in sorted(shards[start : start + NEIGHBOURS].tolist())])
             parts.append(random.permutation(near))
             taken += len(near)
     chosen = np.concatenate(parts)[:count]
     seeds = np.random.default_rng([seed, 2**31]).integers(2**31, size=len(chosen))
     return np.column_stack([chosen, seeds])
+
+
+def positions(count: int, start: int, rank: int, world: int) -> np.ndarray:
+    """The places in a plan of `count` rows, from `start` on, that are one worker's: int64 (n,).
+
+    Workers take turns, so that whatever their number, together they take the same rows in a step.
+    """
+    return np.arange(start, count)[rank::world]
 
 
 class Crops:

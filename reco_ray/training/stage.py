@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -21,6 +21,7 @@ from reco_ray.training.live import live_table
 from reco_ray.training.loop import Job, train_worker
 from reco_ray.training.network import build_network
 from reco_ray.training.pseudo_labels import LABELS_KIND
+from reco_ray.training.records import tracking_environment
 from reco_ray.training.samples import Frames, split
 from reco_ray.training.segmenter import KIND
 from reco_ray.vocabulary import Vocabulary
@@ -60,7 +61,7 @@ def train_segmenters(
             first ones, before any training starts.
     """
     jobs, writers = {}, {}
-    resources = _resources(len(labels), settings)
+    resources, environment = _resources(len(labels), settings), tracking_environment()
     for name, uri in labels.items():
         manifest = storage.read_manifest(uri, LABELS_KIND)
         try:
@@ -68,7 +69,7 @@ def train_segmenters(
         except RecoError as error:
             yield Outcome(name, storage.absolute(outs[name]), error=str(error))
             continue
-        jobs[name] = _job(name, manifest, uri, outs[name], settings, resources.threads)
+        jobs[name] = _job(name, manifest, uri, outs[name], settings, resources.threads, environment)
         writers[name] = storage.ArtifactWriter(outs[name], KIND, _made_from(manifest, uri, settings))
     _require_network(settings)
     finished = {name: writer.finished() for name, writer in writers.items()}
@@ -124,7 +125,15 @@ def _made_from(manifest: storage.Manifest, uri: str, settings: Settings) -> dict
     }
 
 
-def _job(name: str, manifest: storage.Manifest, uri: str, out: str, settings: Settings, threads: int) -> Job:
+def _job(
+    name: str,
+    manifest: storage.Manifest,
+    uri: str,
+    out: str,
+    settings: Settings,
+    threads: int,
+    environment: dict[str, str],
+) -> Job:
     content = manifest.content
     return Job(
         name=name,
@@ -135,6 +144,8 @@ def _job(name: str, manifest: storage.Manifest, uri: str, out: str, settings: Se
         out=storage.absolute(out),
         settings=settings,
         threads=threads,
+        environment=environment,
+        pixels=list(content["pixels"].values()),
     )
 
 
@@ -155,12 +166,15 @@ def _resources(runs: int, settings: Settings) -> _Resources:
     """A GPU a worker where there are any; else the cores shared evenly among the runs, none across nodes."""
     workers = settings.train.workers
     total = ray.cluster_resources()
-    gpus = int(total.get("GPU", 0))
-    if gpus and settings.models.device != "cpu":
+    cores, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
+    on_gpus = gpus > 0 and settings.models.device != "cpu"
+    if workers > (gpus if on_gpus else cores):
+        has = f"{gpus} GPUs" if on_gpus else f"{cores} CPUs"
+        raise RecoError(f"train.workers={workers}: the cluster has only {has}: lower it, or add nodes")
+    if on_gpus:
         return _Resources(1.0, 1.0, 1, max(1, gpus // workers))
     if settings.models.device.startswith("cuda"):
         raise RecoError("device 'cuda' was asked for, but the cluster has no GPU: use --device cpu or auto")
-    cores = int(total.get("CPU", 1))
     node = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
     threads = max(1, min(node, cores // (min(runs, cores) * workers)))
     return _Resources(threads * WORKER_SHARE, 0.0, threads, max(1, cores // (threads * workers)))
@@ -189,9 +203,12 @@ def _run(jobs: dict[str, Job], resources: _Resources, refresh: Any) -> Iterator[
             ray.cancel(reference, force=True)
 
 
-@ray.remote(num_cpus=0, max_retries=3)
+@ray.remote(num_cpus=0, max_retries=3, retry_exceptions=[RayActorError])  # type: ignore[call-overload]
 def _run_one(job: Job, resources: _Resources) -> str | None:
-    """Waits for one Ray Train run; returns why it failed, if it did. A run of the same name goes on."""
+    """Waits for one Ray Train run; returns why it failed, if it did. A run of the same name goes on.
+
+    A lost node takes this task and Ray Train's controller with it, or the controller alone is lost: then it runs again.
+    """
     options = job.settings.train
     trainer = TorchTrainer(
         train_worker,
@@ -202,16 +219,19 @@ def _run_one(job: Job, resources: _Resources) -> str | None:
             resources_per_worker={"CPU": resources.cpus}
             | ({"GPU": resources.gpus} if resources.gpus else {}),
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees Ray Train's first version
             name="checkpoints",
             storage_path=job.out,
             failure_config=FailureConfig(max_failures=options.retries),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
+            worker_runtime_env={"env_vars": job.environment} if job.environment else None,
         ),
     )
     error = None
     try:
         trainer.fit()
+    except RayActorError:
+        raise
     except Exception as raised:  # Ray Train's own kinds; the cause is in their text
         error = f"{job.name}: {_last_line(raised)}"
     failed = storage.join(job.out, "failed.json")

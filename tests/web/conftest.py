@@ -6,27 +6,44 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "ray"))  # its clusters.py and processes.py
+sys.path.insert(0, str(Path(__file__).parents[1] / "ray"))  # its clusters.py and servers.py
 
 from chromium import chromium, watched_page
+from clusters import local_ray
 from images import encoded, photograph, write_photographs
-from live_service import running_service, tiny_index
 from page_steps import CAT
 from playwright.sync_api import Browser, Page
+from servers import Server
+
+from reco_ray.config import load_settings
+from reco_ray.corpus.index import build_index
+from reco_ray.corpus.stage import embed_corpus
+
+SMALL = ("references.exemplars=2", "references.image_size=128", "segment.image_size=192")
 
 
 @pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its address, with a slash at the end."""
     folder = tmp_path_factory.mktemp("service")
-    index = tiny_index(folder)
+    write_photographs(folder / "corpus", 28, long_side=160)
     write_photographs(folder / "examples", 3, long_side=200)
-    with running_service(folder, "--index", str(index), "--examples", str(folder / "examples")) as url:
-        yield url
+    corpus, index, embeddings = (str(folder / name) for name in ("corpus", "index", "embeddings"))
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    places = ["--index", index, "--state", str(folder / "state"), "--examples", str(folder / "examples")]
+    with local_ray(4):
+        embed_corpus(corpus, embeddings, load_settings("mini", overrides=list(SMALL)))
+        build_index(embeddings, index)
+        server = Server(folder, *places, *settings)
+        try:
+            yield server.url + "/"
+        finally:
+            server.kill()
 
 
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
+def browser(service: str) -> Iterator[Browser]:
+    """Started after the service: Playwright keeps an event loop in this thread, and Ray would meet it."""
     with chromium() as opened:
         yield opened
 

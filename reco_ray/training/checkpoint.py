@@ -1,0 +1,69 @@
+"""What a run leaves behind at its checkpoints, and goes on from: weights, optimiser, curve. No pickle.
+
+Files: `last.safetensors` and `best.safetensors`, weights; `optimizer.safetensors`, `<parameter>.<name>`; `state.json`.
+"""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from reco_ray.errors import RecoError
+
+
+@dataclass
+class State:
+    """step: how many are done. best, best_weights: of the checkpoint that agreed most with the held-out pseudo-labels.
+    curve: of each checkpoint its step, loss and agreement."""
+
+    step: int = 0
+    best: float = -1.0
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save(
+    folder: Path, state: State, module: nn.Module, optimizer: torch.optim.Optimizer, architecture: str
+) -> None:
+    """Writes a checkpoint's files into an empty folder."""
+    save_file(detached(module.state_dict()), folder / "last.safetensors")
+    save_file(detached(state.best_weights), folder / "best.safetensors")
+    moments = optimizer.state_dict()["state"]
+    flat = {f"{number}.{key}": tensor for number, kept in moments.items() for key, tensor in kept.items()}
+    save_file(detached(flat), folder / "optimizer.safetensors")
+    numbers = {"step": state.step, "best": state.best, "curve": state.curve, "architecture": architecture}
+    (folder / "state.json").write_text(json.dumps(numbers))
+
+
+def load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, architecture: str) -> State:
+    """Reads what `save` wrote into module and optimiser.
+
+    Raises:
+        RecoError: it is of another architecture, or of other labels.
+    """
+    numbers = json.loads((folder / "state.json").read_text())
+    if numbers["architecture"] != architecture:
+        raise RecoError(
+            f"the checkpoint holds a {numbers['architecture']}, not a {architecture}: choose another --out"
+        )
+    try:
+        module.load_state_dict(load_file(folder / "last.safetensors"))
+    except RuntimeError as error:
+        raise RecoError("the checkpoint has another number of labels: choose another --out") from error
+    moments: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+    for name, tensor in load_file(folder / "optimizer.safetensors").items():
+        number, _, key = name.partition(".")
+        moments[int(number)][key] = tensor
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": dict(moments)})
+    best = load_file(folder / "best.safetensors")
+    return State(numbers["step"], numbers["best"], best, numbers["curve"])
+
+
+def detached(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies on the CPU, laid out as safetensors wants them."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}

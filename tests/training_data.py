@@ -1,0 +1,72 @@
+"""Pseudo-labels of photographs as the label stage writes them, made from brightness: no model has to run for them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from images import encoded, photograph
+from PIL import Image
+
+from reco_ray import storage
+from reco_ray.training.pseudo_labels import FRAMES_KIND, FRAMES_SCHEMA, IGNORE, LABELS_KIND, LABELS_SCHEMA
+from reco_ray.vocabulary import parse_concepts
+
+
+def write_pseudo_labels(
+    folder: Path,
+    count: int = 8,
+    *,
+    concepts: str = "shadow,light",
+    shard_size: int = 4,
+    ignored: bool = False,
+) -> str:
+    """Writes `count` frames, 64 pixels high, and their labels -> URI of the labels; half-bright pixels are ignored."""
+    vocabulary = parse_concepts(concepts)
+    rows = []
+    for number in range(count):
+        frame = photograph(number).resize((80, 64))
+        grey = np.asarray(frame.convert("L"))
+        label = np.where(grey > 140, 1, np.where(grey < 110, 0, IGNORE)).astype(np.uint8)
+        label = np.full_like(label, IGNORE) if ignored else label
+        rows.append((f"/photographs/{number:03d}.jpg", frame, label))
+    total = np.zeros(256, np.int64)
+    for start in range(0, count, shard_size):
+        part = rows[start : start + shard_size]
+        name = f"{start // shard_size:06d}.parquet"
+        frames = [
+            {"uri": uri, "width": 80, "height": 64, "frame": encoded(frame, quality=95)}
+            for uri, frame, _ in part
+        ]
+        pixels = np.bincount(np.concatenate([label.reshape(-1) for *_, label in part]), minlength=256)
+        labels = [
+            {"uri": uri, "label": encoded(Image.fromarray(label), "PNG"), "score": b""}
+            for uri, _, label in part
+        ]
+        metadata = {"pixels": json.dumps(pixels.tolist())}
+        for kind, table in (
+            ("frames", pa.Table.from_pylist(frames, schema=FRAMES_SCHEMA)),
+            ("labels", pa.Table.from_pylist(labels, schema=LABELS_SCHEMA.with_metadata(metadata))),
+        ):
+            storage.write_table(str(folder / kind / kind / name), table)
+        total += pixels
+    storage.remove(str(folder / "frames" / "manifest.json"))
+    names = vocabulary.names
+    for kind, where, content in (
+        (FRAMES_KIND, "frames", {}),
+        (
+            LABELS_KIND,
+            "labels",
+            {
+                "labels": names,
+                "background": False,
+                "vocabulary": vocabulary.model_dump(mode="json"),
+                "references": "",
+                "frames": str(folder / "frames"),
+                "pixels": dict(zip(names, total.tolist(), strict=False)),
+            },
+        ),
+    ):
+        writer = storage.ArtifactWriter(str(folder / where), kind, {"made": "by a test"})
+        writer.commit({"images": count}, content)
+    return str(folder / "labels")
