@@ -92,7 +92,7 @@ def write_segmenter(out: Path, concepts: str) -> None:
     vocabulary = parse_concepts(concepts)
     labels = ["background", *vocabulary.names]
     architecture = (
-        "smp:FPN/tu-tf_efficientnet_lite0@decoder_pyramid_channels=32,decoder_segmentation_channels=16"
+        "smp:FPN/tu-tf_efficientnet_lite0@decoder_pyramid_channels=32,decoder_segmentation_channels=32"
     )
     network = build_network(architecture, len(labels), initial="random", seed=7)
     writer = storage.ArtifactWriter(str(out), "segmenter", {"seed": 7})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from reco_ray.cli import main
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.serving.keys import KeyRing, TokenBucket, new_key
 from reco_ray.serving.options import ServeOptions
@@ -82,3 +83,33 @@ def test_beyond_loopback_a_server_needs_keys(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_on_loopback_it_does_not(host: str) -> None:
     require_keys(host, ServeOptions())
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        ("serve --host 0.0.0.0", 2, "keys are needed"),
+        ("serve --segmenter street", 2, "expected NAME=URI"),
+        ("serve --segmenter a=x --segmenter a=y", 2, "given twice"),
+        ("serve --set limits.pixels=-1", 1, "--set pixels"),
+        ("serve --set limits.none=1", 1, "--set none"),
+        ("serve --set references.none=1", 1, "references.none"),
+        ("serve-key ../anna", 1, "key's name"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(
+    words: str, status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words.split())
+    assert caught.value.code == status
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert len(printed.strip().splitlines()) == 1
+
+
+def test_a_key_made_on_the_command_line_opens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["serve-key", "anna"])
+    key, line = (each.partition(" ")[2].strip() for each in capsys.readouterr().out.splitlines())
+    (tmp_path / "keys").write_text(line)
+    assert KeyRing(str(tmp_path / "keys")).owner_of(key) == "anna"
