@@ -1,6 +1,6 @@
 """Makes the README's picture of the page: `make demo && .venv/bin/python docs/page.py`, where Chromium is installed.
 
-Serves the demo's index, segments scikit-image's coffee (CC0) in headless Chromium and takes a picture of that.
+Serves the demo's index, segments scikit-image's chelsea (CC0) in headless Chromium and takes a picture of that.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 
 # Only photographs that may be passed on: CC0, and NASA's astronaut in the public domain.
 EXAMPLES = ("skimage-chelsea.png", "skimage-coffee.png", "skimage-rocket.jpg", "skimage-astronaut.png")
-PHOTOGRAPH, CONCEPTS = "skimage-coffee.png", ("cup", "table")
+CONCEPTS = ("cat", "dog", "cup")
 VOCABULARY = ("dog", "cat", "bird", "beetle", "car", "motorcycle", "cup", "strawberry", "building")
 START = 600  # seconds, until anything must be there
 
@@ -57,7 +57,7 @@ def main() -> None:
         try:
             url = f"http://127.0.0.1:{port}/"
             wait_until_ready(url, server)
-            take_picture(url, options.demo / "photographs" / PHOTOGRAPH, options.out, options.chromium)
+            take_picture(url, options.demo / "photographs" / EXAMPLES[0], options.out, options.chromium)
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(timeout=60)
@@ -84,13 +84,12 @@ def take_picture(url: str, photograph: Path, out: Path, chromium: str) -> None:
     requests.put(f"{url}v1/vocabularies/demo", json=vocabulary, timeout=START).raise_for_status()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1280, "height": 1000}, device_scale_factor=1.5)
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, device_scale_factor=1.5)
         page.set_default_timeout(START * 1000)
         page.goto(url)
         page.wait_for_selector("html[data-ready=true]")
         page.wait_for_selector("#suggestions li")
         page.set_input_files("#file", photograph)
-        page.select_option("#refine", "pamr")
         page.check("#background")
         for concept in CONCEPTS:
             page.fill("#concept", concept)
@@ -98,7 +97,7 @@ def take_picture(url: str, photograph: Path, out: Path, chromium: str) -> None:
         page.click("#go")
         page.wait_for_selector("#legend li")
         page.wait_for_selector("#go:enabled")
-        page.hover("#layers", position={"x": 400, "y": 200})
+        page.hover("#layers", position={"x": 330, "y": 190})
         page.screenshot(path=out, type="jpeg", quality=80)
         browser.close()
 
