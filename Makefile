@@ -25,5 +25,5 @@ $(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$(FAISS),demo,train,sweep,export,mlflow,dev]"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$(FAISS),demo,train,sweep,export,mlflow,serve,dev]"
 	@touch $@

@@ -6,6 +6,8 @@ classes, both from PyPI packages, so it runs without any download. Far weaker th
 """
 
 from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -110,13 +112,16 @@ class _SentenceEncoder:
         return self._cache.lookup(texts, self._embed, self.device)
 
     def _embed(self, texts: list[str]) -> torch.Tensor:
+        return self._model.encode(texts, convert_to_tensor=True, show_progress_bar=False, batch_size=64)
+
+    @cached_property
+    def _model(self) -> Any:
         # Imported here: transformers costs seconds, and workers whose sentences are cached never need it.
         from sentence_transformers import SentenceTransformer
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        model = SentenceTransformer(self._path, device=str(self.device), local_files_only=True)
-        return model.encode(texts, convert_to_tensor=True, show_progress_bar=False, batch_size=64)
+        return SentenceTransformer(self._path, device=str(self.device), local_files_only=True)
 
 
 def _class_descriptions() -> list[str]:

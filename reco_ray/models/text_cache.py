@@ -21,6 +21,17 @@ def cache_directory() -> Path:
     return Path(os.environ.get("RECO_CACHE") or Path(base) / "reco-ray")
 
 
+_in_memory = False
+_MOST_IN_MEMORY = 20_000  # sentences; 30 MB at 384 dimensions
+
+
+def keep_in_memory() -> None:
+    """From now on this process neither reads nor writes the directory for sentences that it does not know, and forgets
+    the oldest beyond a limit: in a server they come from strangers, who must not fill the disk."""
+    global _in_memory
+    _in_memory = True
+
+
 class TextCache:
     """Embeddings of one text model on disk, keyed by the model's fingerprint and the sentence."""
 
@@ -33,13 +44,17 @@ class TextCache:
         self, texts: Sequence[str], encode: Callable[[list[str]], torch.Tensor], device: torch.device
     ) -> torch.Tensor:
         """Returns (n, d) float32 rows for `texts`, calling `encode` only for those never seen before."""
-        if any(text not in self._known for text in texts):
+        if any(text not in self._known for text in texts) and not _in_memory:
             self._read()
         missing = [text for text in dict.fromkeys(texts) if text not in self._known]
         if missing:
             embeddings = encode(missing).float().cpu()
             self._known.update(zip(missing, embeddings, strict=True))
-            self._write(missing, embeddings)
+            if not _in_memory:
+                self._write(missing, embeddings)
+            elif len(self._known) > _MOST_IN_MEMORY + len(texts):
+                for text in [known for known in self._known if known not in texts][: len(missing)]:
+                    del self._known[text]
         return torch.stack([self._known[text] for text in texts]).to(device)
 
     def _read(self) -> None:

@@ -53,19 +53,26 @@ def regions(labels: np.ndarray, scores: np.ndarray) -> list[dict[str, object]]:
     Args:
         labels: int (H, W). scores: float32 (H, W), of the winning label.
     """
-    ids, area = np.unique(labels, return_counts=True)
-    total = np.bincount(
-        labels.reshape(-1), weights=scores.reshape(-1).astype(np.float64), minlength=int(ids.max()) + 1
-    )
+    found = statistics(labels, scores)
+    runs = run_lengths(labels, [label for label, _, _ in found])
     return [
-        {
-            "label": int(label),
-            "area": int(count),
-            "score": float(total[label] / count),
-            "rle": coco_mask.encode(np.asfortranarray(labels == label).view(np.uint8))["counts"].decode(),
-        }
-        for label, count in zip(ids, area, strict=True)
+        {"label": label, "area": area, "score": score, "rle": rle}
+        for (label, area, score), rle in zip(found, runs, strict=True)
     ]
+
+
+def statistics(labels: np.ndarray, scores: np.ndarray) -> list[tuple[int, int, float]]:
+    """(label, area in pixels, mean score) of every label that is present; arguments as for `regions`."""
+    flat = labels.reshape(-1)
+    areas = np.bincount(flat)
+    totals = np.bincount(flat, weights=scores.reshape(-1))
+    return [(int(n), int(areas[n]), float(totals[n] / areas[n])) for n in np.flatnonzero(areas)]
+
+
+def run_lengths(labels: np.ndarray, present: list[int]) -> list[str]:
+    """COCO's compressed run lengths of each label of `present`; labels: int (H, W)."""
+    columns = np.asfortranarray(labels)  # once: COCO counts down the columns
+    return [coco_mask.encode((columns == label).view(np.uint8))["counts"].decode() for label in present]
 
 
 def mask_names(uris: list[str], root: str) -> list[str]:

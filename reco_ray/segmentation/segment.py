@@ -79,18 +79,24 @@ def segment(
     results = []
     for number, size in enumerate(output_sizes):
         one = DenseFeatures(encoded.visual[number : number + 1], encoded.language[number : number + 1])
-        chosen = targets.only(likely(one, targets, settings.prefilter)) if settings.prefilter else targets
-        results.append(_segment_one(one, chosen, pixels[number], size, settings))
+        results.append(segment_features(one, targets, pixels[number], size, settings))
     return results
 
 
-def _segment_one(
+def segment_features(
     encoded: DenseFeatures,
     targets: Targets,
     pixels: torch.Tensor,
     size: tuple[int, int],
     settings: SegmentSettings,
 ) -> Segmentation:
+    """`segment` of one image whose features are at hand.
+
+    Args:
+        encoded: (1, c, h, w) and (1, d, h', w'). pixels: uint8 (H, W, 3). size: (height, width) of the result.
+    """
+    if settings.prefilter:
+        targets = targets.only(likely(encoded, targets, settings.prefilter))
     factors = score_factors(encoded, targets, settings)
     if settings.refine == "none":
         threshold = settings.background_threshold if targets.background else 0.0

@@ -1,13 +1,23 @@
 """A ReferenceBank -> the targets of its vocabulary, with or without a background."""
 
+from typing import Protocol
+
 import torch
 
 from reco_ray.config import SegmentSettings
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.segmentation.segment import BACKGROUND, Targets
+from reco_ray.vocabulary import Vocabulary
 
 
-def has_background(bank: ReferenceBank, settings: SegmentSettings) -> bool:
+class HasVocabulary(Protocol):
+    """A bank, or what stands for one."""
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+
+def has_background(bank: HasVocabulary, settings: SegmentSettings) -> bool:
     """Whether label 0 is a background: as the settings say, else the vocabulary; always for a single concept, which
     would otherwise cover every image."""
     if settings.background is not None:
@@ -15,7 +25,7 @@ def has_background(bank: ReferenceBank, settings: SegmentSettings) -> bool:
     return bank.vocabulary.background or len(bank.vocabulary.concepts) == 1
 
 
-def label_names(bank: ReferenceBank, settings: SegmentSettings) -> list[str]:
+def label_names(bank: HasVocabulary, settings: SegmentSettings) -> list[str]:
     """The names of the label ids, in their order."""
     names = bank.vocabulary.names
     return ["background", *names] if has_background(bank, settings) else names

@@ -17,10 +17,10 @@ from reco_ray.config import ModelSettings, SegmentSettings, Settings
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.corpus.load import load_images, pixels_of
 from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.cosegmentation.parts import context_first, source_of
 from reco_ray.cosegmentation.prototypes import prototypes
 from reco_ray.cosegmentation.references import co_reference_of
 from reco_ray.cosegmentation.retrieve import retrieve
-from reco_ray.cosegmentation.stage import context_first, source_of
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.metrics import confusion_matrix, scores

@@ -84,12 +84,7 @@ class Segmenter:
 
     def segment(self, pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> list[Segmentation]:
         """uint8 (b, H, W, 3), as for `logits`, -> label maps of the given (height, width), scores as probabilities."""
-        results = []
-        for one, size in zip(self.logits(pixels), sizes, strict=True):
-            full = F.interpolate(one[None], size, mode="bilinear", align_corners=False)[0]
-            best = full.softmax(0).max(0)
-            results.append(Segmentation(best.indices, best.values))
-        return results
+        return [best_label(one, size) for one, size in zip(self.logits(pixels), sizes, strict=True)]
 
     def predict(self, image: Image.Image | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """An RGB image, or uint8 (H, W, 3), -> label ids, int64 (H, W), and their probabilities, float32 (H, W)."""
@@ -97,3 +92,24 @@ class Segmenter:
         pixels = self.network.transform.fit(picture, self.image_size, self.network.stride)
         result = self.segment(torch.from_numpy(pixels.copy())[None], [(picture.height, picture.width)])[0]
         return result.labels.cpu().numpy(), result.scores.cpu().numpy()
+
+
+def best_label(logits: torch.Tensor, size: tuple[int, int]) -> Segmentation:
+    """Logits (m, h, w) -> the label of highest probability, and that, at `size`.
+
+    One label at a time is held at full size: there may be hundreds.
+    """
+
+    def resized(label: int) -> torch.Tensor:
+        return F.interpolate(logits[None, label, None], size, mode="bilinear", align_corners=False)[0, 0]
+
+    best = resized(0)
+    labels = torch.zeros(size, dtype=torch.long, device=logits.device)
+    for label in range(1, len(logits)):
+        one = resized(label)
+        labels.masked_fill_(one > best, label)
+        best = torch.maximum(best, one)
+    total = torch.zeros_like(best)
+    for label in range(len(logits)):
+        total += (resized(label) - best).exp()
+    return Segmentation(labels, total.reciprocal())

@@ -1,0 +1,415 @@
+"""A client of a running `reco-ray serve`: photographs and words in, label maps out.
+
+    from reco_ray.client import Client
+
+    with Client("http://127.0.0.1:8000") as client:
+        answer = client.segment("room.jpg", concepts=["cat", "sofa"])
+        answer.labels  # int32 (H, W)
+
+It needs neither torch nor Ray: importing it is quick.
+"""
+
+import base64
+import io
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import requests
+from PIL import Image, ImageOps
+from pycocotools import mask as coco_mask
+
+from reco_ray.errors import RecoError, reason
+
+UNLABELLED = -1
+OPACITY = 0.55
+_LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server says
+
+ImageLike = str | Path | bytes | Image.Image
+
+
+class ServiceError(RecoError):
+    """The service refused or could not be reached; the text says why and is fit for users.
+
+    status: HTTP's, or None where no answer came. title, request_id: of the problem body, if there was one.
+    """
+
+    def __init__(
+        self, detail: str, *, status: int | None = None, title: str = "", request_id: str | None = None
+    ):
+        super().__init__(detail)
+        self.status = status
+        self.title = title
+        self.request_id = request_id
+
+
+class ServiceBusy(ServiceError):
+    """Still busy (429 or 503) after all the tries that were allowed."""
+
+
+@dataclass(frozen=True)
+class FoundConcept:
+    """A concept of one answer. area: pixels. share: of the image, in [0, 1]. score: mean over the area."""
+
+    label: int
+    id: str | None
+    name: str
+    colour: str
+    area: int
+    share: float
+    score: float
+    rle: dict[str, Any]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool (H, W)."""
+        return coco_mask.decode({**self.rle, "counts": self.rle["counts"].encode()}).astype(bool)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """One photograph's answer: `concepts` that are present, the largest first; `legend` {label: name} of all labels."""
+
+    width: int
+    height: int
+    concepts: tuple[FoundConcept, ...]
+    legend: dict[int, str]
+    model: str
+    vocabulary: str | None
+    request_id: str
+    seconds: float
+    image: bytes
+    """The photograph that was sent."""
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """int32 (H, W) label ids, UNLABELLED where no concept lies."""
+        labels = np.full((self.height, self.width), UNLABELLED, np.int32)
+        for concept in self.concepts:
+            labels[concept.mask] = concept.label
+        return labels
+
+    def overlay(self, opacity: float = OPACITY) -> Image.Image:
+        """The photograph, RGB of size (width, height), with the concepts' colours over it."""
+        with Image.open(io.BytesIO(self.image)) as opened:
+            photo = ImageOps.exif_transpose(opened).convert("RGB").resize((self.width, self.height))
+        mixed = np.asarray(photo).astype(np.float32)
+        for concept in self.concepts:
+            rgb = np.array([int(concept.colour[place : place + 2], 16) for place in (1, 3, 5)], np.float32)
+            mixed[concept.mask] = (1 - opacity) * mixed[concept.mask] + opacity * rgb
+        return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class VocabularyStatus:
+    """A vocabulary of the service. kind: "zero-shot" or "segmenter". status: "building", "ready" or "failed"."""
+
+    name: str
+    kind: str
+    status: str
+    concepts: tuple[str, ...]
+    done: int
+    total: int
+    error: str | None
+    mine: bool
+    """Whether it was made with this client's key, which may replace and delete it."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image of the corpus that was found. thumbnail: a path on the service."""
+
+    image_id: str
+    score: float
+    name: str
+    thumbnail: str
+
+
+class Client:
+    """Talks to one service; safe to keep for as long as you like, not to share between threads.
+
+    Args:
+        url: of the service, as "http://127.0.0.1:8000".
+        key: an API key, where the service wants one.
+        timeout: seconds that one answer may take.
+        patience: seconds that all waiting for a busy service (429 and 503 with Retry-After) may take, in total, for a
+            call; then ServiceBusy is raised. 0 raises at once.
+    """
+
+    def __init__(self, url: str, key: str | None = None, *, timeout: float = 120.0, patience: float = 300.0):
+        if not url.startswith(("http://", "https://")):
+            raise RecoError(f"{url!r} is no address of a service: it begins with http:// or https://")
+        self.url = url.rstrip("/")
+        self.timeout = timeout
+        self.patience = patience
+        self._session = requests.Session()
+        self._session.headers["Accept"] = "application/json"
+        if key is not None:
+            self._session.headers["Authorization"] = f"Bearer {key}"
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._session.close()
+
+    def info(self) -> dict[str, Any]:
+        """What the service is: version, models, refinements, limits."""
+        return self._json("GET", "/v1/info")
+
+    def segment(
+        self,
+        image: ImageLike,
+        *,
+        concepts: Iterable[str] | None = None,
+        vocabulary: str | None = None,
+        refine: str | None = None,
+        background: bool | None = None,
+        threshold: float | None = None,
+        max_side: int | None = None,
+    ) -> Segmentation:
+        """Segments one photograph into `concepts`, or into those of a `vocabulary` that the service has.
+
+        Args:
+            image: a path, the bytes of a file, or a picture.
+            refine: "none", "pamr" or "crf"; the service's own setting if absent.
+            background: whether pixels that fit no concept get a label of their own.
+            threshold: in [0, 1], below which a pixel is background.
+            max_side: pixels of the answer's long side.
+
+        Raises:
+            ServiceError: the service refused, or cannot be reached. RecoError: the image cannot be read.
+        """
+        options = _options(concepts, vocabulary, refine, background, threshold, max_side)
+        data = _image_bytes(image)
+        answer = self._json("POST", "/v1/segment", json={"image": base64.b64encode(data).decode(), **options})
+        return _segmentation(answer, data)
+
+    def segment_batch(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        concepts: Iterable[str] | None = None,
+        vocabulary: str | None = None,
+        refine: str | None = None,
+        background: bool | None = None,
+        threshold: float | None = None,
+        max_side: int | None = None,
+    ) -> list[Segmentation | ServiceError]:
+        """Segments several photographs in one request, in their order; one that fails is a ServiceError in its place.
+
+        Args, raises: as `segment`.
+        """
+        options = _options(concepts, vocabulary, refine, background, threshold, max_side)
+        data = [_image_bytes(image) for image in images]
+        encoded = [{"id": str(n), "image": base64.b64encode(d).decode()} for n, d in enumerate(data)]
+        results = self._json("POST", "/v1/segment:batch", json={"images": encoded, **options})["results"]
+        by_id = {result["id"]: result for result in results}
+        return [
+            _error(by_id[str(n)]["error"].get("status"), by_id[str(n)]["error"])
+            if "error" in by_id[str(n)]
+            else _segmentation(by_id[str(n)], data[n])
+            for n in range(len(data))
+        ]
+
+    def vocabularies(self) -> list[VocabularyStatus]:
+        """All that this key may see."""
+        return [_vocabulary(entry) for entry in self._json("GET", "/v1/vocabularies")["vocabularies"]]
+
+    def vocabulary(self, name: str) -> VocabularyStatus:
+        """One of them.
+
+        Raises:
+            ServiceError: there is none of that name (status 404).
+        """
+        return _vocabulary(self._json("GET", f"/v1/vocabularies/{quote(name, safe='')}"))
+
+    def build(
+        self,
+        name: str,
+        concepts: Iterable[str | dict[str, Any]],
+        *,
+        background: bool = False,
+        context: Iterable[str] | None = None,
+        wait: bool = True,
+        progress: Callable[[VocabularyStatus], None] | None = None,
+        interval: float = 0.5,
+    ) -> VocabularyStatus:
+        """Builds a vocabulary, or does nothing if the very same is there.
+
+        Args:
+            concepts: names, or {"name": "sofa", "synonyms": ["couch", "settee"]}.
+            context: the context concepts; the usual ones if absent.
+            wait: until it is ready; otherwise returns as soon as the build is under way.
+            progress: called with every state that is seen while waiting, `interval` seconds apart.
+
+        Raises:
+            ServiceError: refused, or the build failed; its text says why.
+        """
+        body: dict[str, Any] = {"concepts": list(concepts), "background": background}
+        if context is not None:
+            body["context"] = list(context)
+        state = _vocabulary(self._json("PUT", f"/v1/vocabularies/{quote(name, safe='')}", json=body))
+        while wait and state.status == "building":
+            if progress is not None:
+                progress(state)
+            time.sleep(interval)
+            state = self.vocabulary(name)
+        if progress is not None and wait:
+            progress(state)
+        if state.status == "failed":
+            raise ServiceError(f"vocabulary {name}: {state.error or 'the build failed'}")
+        return state
+
+    def delete(self, name: str) -> None:
+        """Deletes a vocabulary.
+
+        Raises:
+            ServiceError: there is none of that name (404), or it is another key's (403).
+        """
+        self._request("DELETE", f"/v1/vocabularies/{quote(name, safe='')}")
+
+    def search(self, words: str, *, k: int = 20) -> list[Hit]:
+        """The `k` images of the corpus nearest to the words."""
+        hits = self._json("GET", "/v1/search", params={"q": words, "k": str(k)})["hits"]
+        return [Hit(h["image_id"], h["score"], h["uri_name"], h["thumbnail"]) for h in hits]
+
+    def exemplars(self, concept_id: str) -> Image.Image:
+        """A concept's contact sheet: its exemplars with their support maps, the seeds ringed."""
+        path = f"/v1/concepts/{quote(concept_id, safe='')}/exemplars"
+        return Image.open(io.BytesIO(self._request("GET", path, headers={"Accept": "image/jpeg"}).content))
+
+    def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        response = self._request(method, path, **options)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise ServiceError(
+                f"{self.url}{path}: the answer is not JSON: is this a reco-ray service?"
+            ) from error
+
+    def _request(self, method: str, path: str, **options: Any) -> requests.Response:
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                response = self._session.request(method, self.url + path, timeout=self.timeout, **options)
+            except requests.RequestException as error:
+                raise ServiceError(f"{self.url} cannot be reached: {_root_cause(error)}") from error
+            if response.ok:
+                return response
+            pause = _retry_after(response)
+            if pause is None or time.monotonic() + pause > deadline:
+                raise _error(response.status_code, _problem_body(response))
+            time.sleep(pause)
+
+
+def _options(
+    concepts: Iterable[str] | None,
+    vocabulary: str | None,
+    refine: str | None,
+    background: bool | None,
+    threshold: float | None,
+    max_side: int | None,
+) -> dict[str, Any]:
+    if (concepts is None) == (vocabulary is None):
+        raise RecoError("give either concepts or a vocabulary")
+    if isinstance(concepts, str):
+        raise RecoError('concepts is one string: give a list, as ["cat", "dog"]')
+    options = {
+        "concepts": None if concepts is None else list(concepts),
+        "vocabulary": vocabulary,
+        "refine": refine,
+        "background": background,
+        "threshold": threshold,
+        "max_side": max_side,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _image_bytes(image: ImageLike) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Image.Image):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+    try:
+        return Path(image).read_bytes()
+    except OSError as error:
+        raise RecoError(f"{image}: the image cannot be read: {reason(error)}") from error
+
+
+def _segmentation(answer: dict[str, Any], image: bytes) -> Segmentation:
+    names = FoundConcept.__dataclass_fields__
+    return Segmentation(
+        width=answer["width"],
+        height=answer["height"],
+        concepts=tuple(FoundConcept(**{n: entry.get(n) for n in names}) for entry in answer["concepts"]),
+        legend={entry["label"]: entry["name"] for entry in answer["legend"]},
+        model=answer["model"],
+        vocabulary=answer["vocabulary"],
+        request_id=answer["request_id"],
+        seconds=answer["seconds"],
+        image=image,
+    )
+
+
+def _vocabulary(entry: dict[str, Any]) -> VocabularyStatus:
+    return VocabularyStatus(
+        name=entry["name"],
+        kind=entry["kind"],
+        status=entry["status"],
+        concepts=tuple(entry["concepts"]),
+        done=entry["progress"]["done"],
+        total=entry["progress"]["total"],
+        error=entry["error"],
+        mine=entry["mine"],
+    )
+
+
+def _problem_body(response: requests.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _error(status: int | None, problem: dict[str, Any]) -> ServiceError:
+    kind = ServiceBusy if status in (429, 503) else ServiceError
+    detail = problem.get("detail") or problem.get("title") or f"the service answered {status}"
+    return kind(detail, status=status, title=problem.get("title", ""), request_id=problem.get("request_id"))
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    """Seconds to wait before the next try; None: another try would not help."""
+    if response.status_code not in (429, 503):
+        return None
+    try:
+        return min(max(float(response.headers.get("Retry-After", "")), 0.1), _LONGEST_WAIT)
+    except ValueError:
+        return None
+
+
+def _root_cause(error: BaseException) -> str:
+    """What the operating system said, if it did; the libraries between wrap it several times over."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return reason(cause)
+    return "it did not answer in time" if isinstance(error, requests.Timeout) else reason(error)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__

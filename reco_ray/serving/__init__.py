@@ -1,0 +1,1 @@
+"""Any vocabulary over HTTP: a Ray Serve application around the stages' own functions."""

@@ -1,0 +1,158 @@
+"""Label maps -> what clients get: JSON with run lengths, an indexed PNG, a picture with a legend."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from reco_ray.config import SegmentSettings
+from reco_ray.corpus.decode import DecodeError, decode_image
+from reco_ray.models.image import ImageTransform
+from reco_ray.segmentation.masks import encode_png, run_lengths
+from reco_ray.segmentation.overlay import overlay, with_legend
+from reco_ray.segmentation.palette import palette
+from reco_ray.segmentation.targets import has_background, label_names
+from reco_ray.serving.bank import BankRef
+from reco_ray.serving.problems import Problem
+from reco_ray.serving.work import Labelled
+
+JSON, PNG, JPEG = "application/json", "image/png", "image/jpeg"
+DEFAULT_SIDE = 1024  # of an answer, pixels, where none is asked for
+_OFFERED = (JSON, PNG, JPEG)
+
+
+@dataclass(frozen=True)
+class PixelsFor:
+    """What a model wants: images of a short side near `short_side`, sides multiples of `stride`. model: its name."""
+
+    model: str
+    transform: ImageTransform
+    stride: int
+    short_side: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """pixels: uint8 (H, W, 3) for the models. photo: at the size of the answer, if that is a picture. size: of the
+    answer, (height, width)."""
+
+    pixels: np.ndarray
+    photo: np.ndarray | None
+    size: tuple[int, int]
+
+
+def choose_type(accept: str) -> str:
+    """What an Accept header prefers of what we offer; JSON where it does not care.
+
+    Raises:
+        Problem: 406.
+    """
+    qualities = dict.fromkeys(_OFFERED, 0.0)
+    specific = dict.fromkeys(_OFFERED, -1)
+    for entry in (accept or "*/*").split(","):
+        kind, *parameters = (part.strip().lower() for part in entry.split(";"))
+        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        try:
+            value = float(quality)
+        except ValueError:
+            continue
+        for offered in _OFFERED:
+            family = offered.partition("/")[0] + "/*"
+            rank = {offered: 2, family: 1, "*/*": 0}.get(kind, -1)
+            if rank > specific[offered]:
+                specific[offered], qualities[offered] = rank, value
+    best = max(_OFFERED, key=lambda offered: (qualities[offered], -_OFFERED.index(offered)))
+    if qualities[best] <= 0:
+        raise Problem(406, f"Accept: there are {', '.join(_OFFERED)}")
+    return best
+
+
+def decode(
+    data: bytes, wanted: PixelsFor, max_pixels: int, max_side: int | None, with_photo: bool
+) -> Picture:
+    """An upload -> pixels.
+
+    Raises:
+        Problem: 422.
+    """
+    longest = max_side or DEFAULT_SIDE
+    try:
+        image, width, height = decode_image(
+            data,
+            max_pixels=max_pixels,
+            short_side=max(wanted.short_side, longest) if with_photo else wanted.short_side,
+        )
+    except DecodeError as error:
+        raise Problem(422, f"image: {error}") from None
+    scale = min(1.0, longest / max(width, height))
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    photo = None
+    if with_photo:
+        photo = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    pixels = wanted.transform.fit(image, wanted.short_side, wanted.stride)
+    return Picture(np.ascontiguousarray(pixels), photo, size)
+
+
+class Legend:
+    """The labels of an answer: names, colours, ids; `settings` with those of the request."""
+
+    def __init__(self, bank: BankRef, settings: SegmentSettings) -> None:
+        if bank.segmenter:
+            self.names, self.background = list(bank.labels), bank.background
+            ids: list[str | None] = [None] * len(self.names)
+        else:
+            self.background = has_background(bank, settings)
+            self.names = label_names(bank, settings)
+            ids = [*([None] if self.background else []), *bank.ids]
+        self.ids = ids
+        self.colours = palette(len(self.names), background=self.background)
+
+    def entry(self, label: int) -> dict[str, Any]:
+        """A label as clients see it."""
+        red, green, blue = self.colours[label].tolist()
+        return {
+            "label": label,
+            "id": self.ids[label],
+            "name": self.names[label],
+            "colour": f"#{red:02x}{green:02x}{blue:02x}",
+        }
+
+
+def as_json(labelled: Labelled, legend: Legend) -> dict[str, Any]:
+    """The fields of an answer that the label map determines."""
+    height, width = labelled.labels.shape
+    runs = run_lengths(labelled.labels, [label for label, _, _ in labelled.found])
+    concepts = [
+        {
+            **legend.entry(label),
+            "area": area,
+            "share": area / (height * width),
+            "score": score,
+            "rle": {"size": [height, width], "counts": rle},
+        }
+        for (label, area, score), rle in zip(labelled.found, runs, strict=True)
+    ]
+    concepts.sort(key=lambda concept: -int(str(concept["area"])))
+    return {
+        "width": width,
+        "height": height,
+        "background": legend.background,
+        "concepts": concepts,
+        "legend": [legend.entry(label) for label in range(len(legend.names))],
+    }
+
+
+def as_png(labelled: Labelled, legend: Legend) -> bytes:
+    """Label ids with a palette."""
+    return encode_png(labelled.labels, legend.colours)
+
+
+def as_jpeg(labelled: Labelled, legend: Legend, photo: np.ndarray) -> bytes:
+    """The photograph under its labels, a legend below."""
+    found = sorted(labelled.found, key=lambda each: -each[1])
+    entries = [
+        (legend.names[label], tuple(legend.colours[label].tolist()), area / labelled.labels.size)
+        for label, area, _ in found
+    ]
+    return with_legend(overlay(photo, labelled.labels, legend.colours), entries)

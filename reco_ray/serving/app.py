@@ -1,0 +1,112 @@
+"""Options -> the Serve application: which deployments there are, and how large each may grow."""
+
+import os
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve import Application
+
+from reco_ray.errors import RecoError
+from reco_ray.serving.bank import open_segmenter
+from reco_ray.serving.ingress import Ingress
+from reco_ray.serving.keys import NAME, KeyRing
+from reco_ray.serving.library import Library
+from reco_ray.serving.models import Models
+from reco_ray.serving.options import ServeOptions
+from reco_ray.serving.segmenters import Segmenters
+
+_deployment: Any = serve.deployment
+_MOST_LANES = 4
+_LOGGING = {"enable_access_log": False}  # the gate writes a line a request, which says more
+
+
+def build(options: ServeOptions) -> Application:
+    """The application of `serve.run`.
+
+    Raises:
+        RecoError: settings, keys or segmenters that cannot be used.
+    """
+    options = options.resolved()
+    for name, uri in options.segmenters.items():
+        if not NAME.fullmatch(name):
+            raise RecoError(f"segmenter {name!r}: names are made of a-z, 0-9, - and _, 63 characters at most")
+        open_segmenter(name, uri)
+    if options.keys:
+        KeyRing(options.keys)
+    settings = options.load()
+    scale = options.scale
+    gpu = _on_gpu(settings.models.device)
+    lanes = scale.lanes or (2 if gpu else min(_MOST_LANES, os.cpu_count() or 1))
+    # Logical CPUs: enough to spread replicas over nodes, few enough that all of them fit on a laptop's two cores.
+    models = (
+        _deployment(Models)
+        .options(
+            **_replicas(scale.models, 2 * lanes * scale.batch),
+            ray_actor_options={"num_cpus": 0.5, "num_gpus": 1 if gpu else 0},
+            max_ongoing_requests=4 * options.limits.queue,
+            max_queued_requests=options.limits.queue,
+            graceful_shutdown_timeout_s=options.limits.seconds,
+            logging_config=_LOGGING,
+        )
+        .bind(options, lanes)
+    )
+    segmenters = None
+    if options.segmenters:
+        segmenters = (
+            _deployment(Segmenters)
+            .options(
+                **_replicas(scale.segmenters, 2 * lanes * scale.batch),
+                ray_actor_options={"num_cpus": 0.5, "num_gpus": 1 if gpu else 0},
+                max_ongoing_requests=4 * options.limits.queue,
+                max_queued_requests=options.limits.queue,
+                graceful_shutdown_timeout_s=options.limits.seconds,
+                logging_config=_LOGGING,
+            )
+            .bind(options, lanes)
+        )
+    library = (
+        _deployment(Library)
+        .options(
+            num_replicas=1,
+            ray_actor_options={"num_cpus": 0.1},
+            max_ongoing_requests=1000,
+            logging_config=_LOGGING,
+        )
+        .bind(options, models, scale.models[1] + 1)
+    )
+    return (
+        _deployment(serve.ingress()(Ingress))
+        .options(
+            **_replicas(scale.ingress, options.limits.queue),
+            ray_actor_options={"num_cpus": 0.1},
+            max_ongoing_requests=16 * options.limits.queue,
+            max_queued_requests=options.limits.queue,
+            backpressure_config={"status_code": 503, "retry_after_s": 1},
+            graceful_shutdown_timeout_s=options.limits.seconds,
+            logging_config=_LOGGING,
+        )
+        .bind(options, models, segmenters, library, min(_MOST_LANES, os.cpu_count() or 1))
+    )
+
+
+def _on_gpu(device: str) -> bool:
+    """Whether replicas take a GPU each: if one is asked for, or the cluster has some and nobody says CPU."""
+    there = ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1
+    return device.startswith("cuda") or (device == "auto" and there)
+
+
+def _replicas(bounds: tuple[int, int], target: int) -> dict[str, object]:
+    """A fixed number, or autoscaling between two, at `target` requests in a replica."""
+    least, most = bounds
+    if least == most:
+        return {"num_replicas": least}
+    return {
+        "autoscaling_config": {
+            "min_replicas": least,
+            "max_replicas": most,
+            "target_ongoing_requests": max(1, target // 2),
+            "upscale_delay_s": 10,
+            "downscale_delay_s": 120,
+        }
+    }

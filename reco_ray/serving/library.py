@@ -1,0 +1,417 @@
+"""The deployment with the index and the state: vocabularies, concepts, search, thumbnails.
+
+One replica, which computes little. What it keeps in memory is found again in the state directory by the replica that
+takes its place.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+import pyarrow as pa
+from ray.serve.handle import DeploymentHandle
+
+from reco_ray import storage
+from reco_ray.corpus.index import CorpusIndex
+from reco_ray.cosegmentation.bank import KIND
+from reco_ray.cosegmentation.parts import LoadExemplars, assemble, context_first, source_of
+from reco_ray.errors import RecoError
+from reco_ray.serving.bank import BankRef, open_segmenter, part_uri
+from reco_ray.serving.builder import ConceptBuilder, Plan, one_line
+from reco_ray.serving.calls import call, telling
+from reco_ray.serving.lru import ByteLRU
+from reco_ray.serving.metrics import LibraryMetrics
+from reco_ray.serving.options import ServeOptions
+from reco_ray.serving.pictures import Pictures, list_examples
+from reco_ray.serving.problems import Problem
+from reco_ray.serving.store import ConceptStore, Record, RecordStore
+from reco_ray.vocabulary import CONTEXT_CONCEPTS, Concept, Vocabulary
+
+logger = logging.getLogger("ray.serve")
+_BUILD_RETRY = 5  # seconds after which a client may ask again for concepts that are being made
+
+
+class Library:
+    """Knows every concept and vocabulary; see `routes.py` for who asks what."""
+
+    def __init__(self, options: ServeOptions, models: DeploymentHandle, at_once: int) -> None:
+        self._options, self._models, self._at_once = options, models, at_once
+        self._settings = options.load()
+        self._metrics = LibraryMetrics()
+        self._concepts = ConceptStore(storage.join(options.state, "concepts"))
+        self._records = RecordStore(storage.join(options.state, "vocabularies"))
+        self._segmenters = {name: open_segmenter(name, uri) for name, uri in options.segmenters.items()}
+        self._known = {(record.owner, record.name): record for record in self._records.load()}
+        self._progress: dict[tuple[str, str], int] = {}
+        self._jobs: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._searches: ByteLRU[Any] = ByteLRU(16_000_000)
+        self._examples = list_examples(options.examples)
+        self._pictures = Pictures(self._settings.embed.max_pixels)
+        self._builder: ConceptBuilder | None = None
+        self._index: CorpusIndex | None = None
+        self._opening = asyncio.Lock()
+
+    @telling
+    async def start(self) -> dict[str, Any]:
+        """Opens the index, goes on with what was being built; called until it succeeds. Says what is there.
+
+        Raises:
+            RecoError: an index of other models.
+        """
+        async with self._opening:
+            if self._options.index is not None and self._builder is None:
+                described = await call(self._models.describe)
+                self._index = await asyncio.to_thread(
+                    CorpusIndex, self._options.index, described["retrieval"]
+                )
+                self._builder = self._make_builder(described)
+                self._warm = asyncio.create_task(self._make_context())
+                for record in list(self._known.values()):
+                    if record.status == "building":
+                        self._begin(record)
+        images = None if self._index is None else len(self._index)
+        return {"images": images, "examples": [(each.id, each.name) for each in self._examples.values()]}
+
+    async def _make_context(self) -> None:
+        """The context concepts, before anybody waits for them."""
+        try:
+            assert self._builder is not None
+            usual = Vocabulary(concepts=tuple(Concept(name=name) for name in CONTEXT_CONCEPTS))
+            if self._settings.references.context_elimination:
+                await self._builder.make(self._builder.plan(usual))
+        except Exception:
+            logger.exception("the context concepts could not be made")
+
+    def _make_builder(self, described: dict[str, Any]) -> ConceptBuilder:
+        assert self._index is not None
+        return ConceptBuilder(
+            self._settings,
+            self._index,
+            self._concepts,
+            self._models,
+            LoadExemplars(described["transform"], self._settings),
+            described["dense"],
+            self._metrics,
+            self._at_once,
+        )
+
+    # --- banks ------------------------------------------------------------------------------------------------
+
+    @telling
+    async def bank_of(self, owner: str, name: str) -> BankRef:
+        """The references of a vocabulary.
+
+        Raises:
+            Problem: 404 no such vocabulary, 503 still building, 409 it could not be built.
+        """
+        if name in self._segmenters:
+            return self._segmenters[name]
+        record = self._record(owner, name)
+        if record.status == "building":
+            raise Problem(503, f"vocabulary {name!r} is being built", retry_after=_BUILD_RETRY)
+        if record.status == "failed":
+            raise Problem(409, f"vocabulary {name!r} could not be built: {record.error}")
+        return self._bank(record)
+
+    @telling
+    async def bank_for(self, vocabulary: Vocabulary, seconds: float) -> BankRef:
+        """The references of concepts named in a request, made if need be; that goes on when the time is up.
+
+        Raises:
+            Problem: 409 there is no index to find concepts in, 422 unreadable words, 503 the time is up.
+        """
+        plan = self._plan(vocabulary)
+        missing = await asyncio.to_thread(self._builder_or_refuse().missing, plan)
+        if missing:
+            making = asyncio.ensure_future(self._builder_or_refuse().make(plan))
+            try:
+                await asyncio.wait_for(asyncio.shield(making), seconds)
+            except TimeoutError:
+                making.add_done_callback(_seen)
+                raise Problem(
+                    503, "the concepts are still being built: ask again", retry_after=_BUILD_RETRY
+                ) from None
+            except RecoError as error:
+                raise Problem(422, str(error)) from None
+            await asyncio.to_thread(self._prune)
+        return plan.bank
+
+    def _plan(self, vocabulary: Vocabulary) -> Plan:
+        return self._builder_or_refuse().plan(vocabulary)
+
+    def _builder_or_refuse(self) -> ConceptBuilder:
+        if self._options.index is None:
+            raise Problem(
+                409, "this server has no index to find concepts in: name one of its vocabularies instead"
+            )
+        if self._builder is None:
+            raise Problem(503, "the server is starting", retry_after=_BUILD_RETRY)
+        return self._builder
+
+    def _bank(self, record: Record) -> BankRef:
+        uri = self._records.bank_uri(record)
+        return BankRef(uri, record.vocabulary, tuple(record.concept_ids), (), (), uri, assembled=True)
+
+    # --- vocabularies -----------------------------------------------------------------------------------------
+
+    async def vocabularies(self, owner: str) -> list[dict[str, Any]]:
+        """All of an owner's."""
+        own = [self._resource(record) for record in self._known.values() if record.owner == owner]
+        trained = [_trained(name, bank) for name, bank in self._segmenters.items()]
+        return sorted(own, key=lambda each: str(each["name"])) + trained
+
+    @telling
+    async def vocabulary(self, owner: str, name: str) -> dict[str, Any]:
+        """One of an owner's.
+
+        Raises:
+            Problem: 404.
+        """
+        if name in self._segmenters:
+            return _trained(name, self._segmenters[name])
+        return self._resource(self._record(owner, name))
+
+    @telling
+    async def put(self, owner: str, name: str, vocabulary: Vocabulary) -> tuple[dict[str, Any], bool]:
+        """Begins to build a vocabulary, replacing one of that name; says whether it is ready already.
+
+        Raises:
+            Problem: 409 no index, or the owner has as many as allowed.
+        """
+        self._refuse_segmenter(name)
+        plan = self._plan(vocabulary)
+        key = storage.digest(plan.bank.key, vocabulary.model_dump())
+        old = self._known.get((owner, name))
+        if old is not None and old.key == key and old.status != "failed":
+            return self._resource(old), old.status == "ready"
+        own = sum(record.owner == owner for record in self._known.values())
+        if old is None and own >= self._options.limits.vocabularies:
+            raise Problem(409, f"{own} vocabularies are as many as one key may have: delete one")
+        record = Record(
+            owner=owner,
+            name=name,
+            vocabulary=vocabulary,
+            key=key,
+            concept_ids=list(plan.bank.ids),
+            steps=[concept_id for concept_id, _, _ in plan.steps],
+        )
+        await asyncio.to_thread(self._records.save, record)
+        self._known[owner, name] = record
+        self._begin(record)
+        return self._resource(record), False
+
+    @telling
+    async def delete(self, owner: str, name: str) -> None:
+        """Forgets a vocabulary.
+
+        Raises:
+            Problem: 404.
+        """
+        self._refuse_segmenter(name)
+        record = self._record(owner, name)
+        del self._known[owner, name]
+        if job := self._jobs.pop((owner, name), None):
+            job.cancel()
+        await asyncio.to_thread(self._records.delete, record)
+
+    def _refuse_segmenter(self, name: str) -> None:
+        if name in self._segmenters:
+            raise Problem(409, f"{name!r} is a trained segmenter of this server: choose another name")
+
+    def _record(self, owner: str, name: str) -> Record:
+        record = self._known.get((owner, name))
+        if record is None:
+            raise Problem(404, f"there is no vocabulary {name!r}")
+        return record
+
+    def _resource(self, record: Record) -> dict[str, Any]:
+        total = len(record.steps)
+        done = total if record.status == "ready" else self._progress.get((record.owner, record.name), 0)
+        return {
+            "name": record.name,
+            "kind": "zero-shot",
+            "status": record.status,
+            "concepts": record.vocabulary.names,
+            "concept_ids": record.concept_ids,
+            "progress": {"done": done, "total": total},
+            "error": record.error,
+            "mine": True,
+        }
+
+    def _begin(self, record: Record) -> None:
+        place = (record.owner, record.name)
+        if job := self._jobs.pop(place, None):
+            job.cancel()
+        self._progress[place] = 0
+        self._jobs[place] = asyncio.create_task(self._build(record))
+
+    async def _build(self, record: Record) -> None:
+        place = (record.owner, record.name)
+        try:
+            builder = self._builder_or_refuse()
+            plan = builder.plan(record.vocabulary)
+            await builder.make(plan, lambda done: self._progress.__setitem__(place, done))
+            await asyncio.to_thread(self._assemble, record, plan)
+            record.status = "ready"
+        except Exception as error:
+            logger.exception("building vocabulary %s failed", record.name)
+            record.status, record.error = "failed", one_line(error)
+        if self._known.get(place) is record:
+            await asyncio.to_thread(self._records.save, record)
+            await asyncio.to_thread(self._records.delete_banks, record, record.key)
+
+    def _assemble(self, record: Record, plan: Plan) -> None:
+        """The bank's artifact, as `reco-ray references` makes it."""
+        assert self._builder is not None
+        vocabulary, context = record.vocabulary, list(plan.bank.context)
+        writer = storage.ArtifactWriter(
+            self._records.bank_uri(record),
+            KIND,
+            {**self._builder.recipe, "vocabulary": vocabulary.model_dump()},
+        )
+        if writer.finished():
+            return
+        ids = {concept.name: concept_id for concept_id, concept, _ in plan.steps}
+        tables, texts = [], {}
+        for concept in context_first(vocabulary, context):
+            source = source_of(vocabulary, concept, context)
+            texts[concept.name] = self._concepts.part(ids[source])["text_embedding"].numpy()
+        for name, concept_id in ids.items():
+            described = self._concepts.describe(concept_id)
+            if described is None:
+                raise RecoError(f"concept {name!r} was deleted while its vocabulary was built")
+            rows = [{"concept": name, **row} for row in described["exemplars"]]
+            tables.append(pa.Table.from_pylist(rows))
+        parts = {name: part_uri(self._concepts.folder, each) for name, each in ids.items()}
+        exemplars = pa.concat_tables(tables)
+        assemble(writer.uri, vocabulary, context, parts, exemplars, texts)
+        writer.commit(
+            {"concepts": len(vocabulary.concepts), "exemplars": exemplars.num_rows},
+            {
+                "vocabulary": vocabulary.model_dump(),
+                "context": context,
+                "model": self._builder.dense,
+            },
+        )
+
+    def _prune(self) -> None:
+        assert self._builder is not None
+        keep = {each for record in self._known.values() for each in record.steps}
+        self._concepts.prune(keep | self._builder.being_made, self._options.limits.cached_concepts)
+
+    # --- what is behind a mask --------------------------------------------------------------------------------
+
+    @telling
+    async def concept(self, concept_id: str) -> dict[str, Any]:
+        """Words and exemplars of a concept.
+
+        Raises:
+            Problem: 404.
+        """
+        described = await asyncio.to_thread(self._concepts.describe, concept_id)
+        if described is None:
+            raise Problem(404, f"there is no concept {concept_id!r}")
+        part = await asyncio.to_thread(self._concepts.part, concept_id)
+        exemplars = []
+        for row, seed, support in zip(
+            described["exemplars"], part["seed_locations"].tolist(), part["support"].float(), strict=True
+        ):
+            exemplars.append(
+                {
+                    "rank": row["rank"],
+                    "image_id": row["image_id"],
+                    "similarity": row["similarity"],
+                    "seed": seed,
+                    "support": float(support[seed[0], seed[1]]),
+                }
+            )
+        return {
+            "id": concept_id,
+            "name": described["name"],
+            "words": described["words"],
+            "exemplars": exemplars,
+        }
+
+    @telling
+    async def sheet(self, concept_id: str) -> bytes:
+        """The contact sheet of a concept, a JPEG.
+
+        Raises:
+            Problem: 404.
+        """
+        if await asyncio.to_thread(self._concepts.describe, concept_id) is None:
+            raise Problem(404, f"there is no concept {concept_id!r}")
+        part = await asyncio.to_thread(self._concepts.part, concept_id)
+        return part["sheet"].numpy().tobytes()
+
+    @telling
+    async def search(self, words: str, k: int) -> list[dict[str, Any]]:
+        """The images nearest to words.
+
+        Raises:
+            Problem: 409 no index, 422 unreadable words.
+        """
+        self._builder_or_refuse()
+        assert self._index is not None
+        embedding = self._searches.get(words)
+        if embedding is None:
+            try:
+                embedding, _ = await call(self._models.embed_words, [[words]])
+            except RecoError as error:
+                raise Problem(422, str(error)) from None
+            self._searches.put(words, embedding, embedding.nbytes)
+        with self._metrics.search():
+            similarities, rows = await asyncio.to_thread(
+                self._index.search, embedding, min(k, len(self._index))
+            )
+        found = self._index.images.select(["image_id", "uri"]).take(pa.array(rows[0])).to_pylist()
+        return [
+            {
+                "image_id": each["image_id"],
+                "score": float(score),
+                "uri_name": each["uri"].rpartition("/")[2],
+            }
+            for each, score in zip(found, similarities[0], strict=True)
+        ]
+
+    @telling
+    async def thumbnail(self, image_id: str) -> bytes:
+        """A small JPEG of an image of the corpus.
+
+        Raises:
+            Problem: 404 no such image, or its file is gone.
+        """
+        self._builder_or_refuse()
+        assert self._index is not None
+        return await asyncio.to_thread(self._pictures.thumbnail, self._index.images, image_id)
+
+    @telling
+    async def example(self, example_id: str) -> bytes:
+        """An example, a JPEG.
+
+        Raises:
+            Problem: 404.
+        """
+        example = self._examples.get(example_id)
+        if example is None:
+            raise Problem(404, f"there is no example {example_id!r}")
+        return await asyncio.to_thread(self._pictures.example, example)
+
+
+def _seen(task: "asyncio.Future[None]") -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def _trained(name: str, bank: BankRef) -> dict[str, Any]:
+    concepts = bank.vocabulary.names
+    return {
+        "name": name,
+        "kind": "segmenter",
+        "status": "ready",
+        "concepts": concepts,
+        "concept_ids": [],
+        "progress": {"done": len(concepts), "total": len(concepts)},
+        "error": None,
+        "mine": False,
+    }

@@ -1,0 +1,94 @@
+"""Counters and histograms on Ray's own Prometheus endpoint, all beginning with `reco_`."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.serve import metrics
+
+_MILLISECONDS: list[float] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000]
+
+_IMAGES: list[float] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64]
+_REQUEST_TAGS: Any = ("endpoint", "method", "code")  # Ray's annotation says one tag
+
+
+class ModelMetrics:
+    """Of a replica with models."""
+
+    def __init__(self) -> None:
+        self._batch = metrics.Histogram(
+            "reco_batch_images",
+            description="Images of a batch.",
+            boundaries=_IMAGES,
+        )
+        self._stage = metrics.Histogram(
+            "reco_stage_ms",
+            description="Time of a stage: encode (a pass), score, pamr, crf (an image), build (a concept).",
+            boundaries=_MILLISECONDS,
+            tag_keys=("stage",),
+        )
+
+    def batch(self, images: int) -> None:
+        """A batch begins."""
+        self._batch.observe(images)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Counts what the block takes."""
+        started = time.perf_counter()
+        yield
+        self._stage.observe((time.perf_counter() - started) * 1000, tags={"stage": stage})
+
+
+class IngressMetrics:
+    """Of a replica that talks HTTP."""
+
+    def __init__(self) -> None:
+        self._requests = metrics.Counter(
+            "reco_requests", description="Answered requests.", tag_keys=_REQUEST_TAGS
+        )
+        self._latency = metrics.Histogram(
+            "reco_request_ms",
+            description="From a request's headers to the end of its answer.",
+            boundaries=_MILLISECONDS,
+            tag_keys=("endpoint",),
+        )
+        self._images = metrics.Counter(
+            "reco_images", description="Labelled images.", tag_keys=("vocabulary",)
+        )
+        self._queue = metrics.Gauge("reco_queue_images", description="Images waiting or computed here.")
+
+    def request(self, endpoint: str, method: str, code: int, seconds: float) -> None:
+        """A request has been answered. endpoint: the route's pattern, so that there are few of them."""
+        self._requests.inc(tags={"endpoint": endpoint, "method": method, "code": str(code)})
+        self._latency.observe(seconds * 1000, tags={"endpoint": endpoint})
+
+    def image(self, vocabulary: str) -> None:
+        """An image has been labelled. vocabulary: its name, or "ad-hoc"."""
+        self._images.inc(tags={"vocabulary": vocabulary})
+
+    def queue(self, images: int) -> None:
+        """So many are in the house."""
+        self._queue.set(images)
+
+
+class LibraryMetrics:
+    """Of the library of concepts."""
+
+    def __init__(self) -> None:
+        self._retrieval = metrics.Histogram(
+            "reco_retrieval_ms", description="Time of a search in the index.", boundaries=_MILLISECONDS
+        )
+        self._built = metrics.Counter("reco_concepts_built", description="References made.")
+
+    @contextmanager
+    def search(self) -> Iterator[None]:
+        """Counts what a search takes."""
+        started = time.perf_counter()
+        yield
+        self._retrieval.observe((time.perf_counter() - started) * 1000)
+
+    def built(self) -> None:
+        """One more reference."""
+        self._built.inc()

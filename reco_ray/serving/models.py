@@ -1,0 +1,157 @@
+"""The deployment with the models: one encoder pass a batch, shared by every concept and every request in it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import save as save_tensors
+
+from reco_ray.config import Settings
+from reco_ray.cosegmentation.parts import concept_part
+from reco_ray.errors import RecoError
+from reco_ray.models import load_language_image_model
+from reco_ray.models.dense import DenseFeatures, DenseModels
+from reco_ray.models.prompts import encode_prompts
+from reco_ray.models.runtime import resolve_runtime
+from reco_ray.models.text_cache import keep_in_memory
+from reco_ray.segmentation.segment import Targets, segment_features
+from reco_ray.segmentation.targets import targets_of
+from reco_ray.serving.bank import open_bank
+from reco_ray.serving.batcher import Batcher
+from reco_ray.serving.calls import telling
+from reco_ray.serving.lru import ByteLRU
+from reco_ray.serving.metrics import ModelMetrics
+from reco_ray.serving.options import ServeOptions
+from reco_ray.serving.work import TOO_LATE, Labelled, Refused, Work
+
+logger = logging.getLogger("ray.serve")
+_BANK_BYTES = 256_000_000  # references kept in memory: some 90,000 concepts of `mini`
+
+
+def _shape(work: Work) -> tuple[int, ...]:
+    """Images of one shape are one pass; padding them to one shape would change what the network sees."""
+    return work.pixels.shape
+
+
+class Models:
+    """Labels images, embeds words, co-segments exemplars. Holds no state that another replica would miss."""
+
+    def __init__(self, options: ServeOptions, lanes: int) -> None:
+        settings = options.load()
+        self._settings: Settings = settings
+        self._device = str(resolve_runtime(settings.models.device).device)
+        torch.set_num_threads(options.scale.threads)
+        self._dense = DenseModels.load(settings.models, device=self._device, seed=settings.seed)
+        self._retrieval = (
+            self._dense.language
+            if settings.models.language is None
+            else load_language_image_model(
+                settings.models.retrieval,
+                weights=settings.models.weights,
+                device=self._device,
+                seed=settings.seed,
+                precision=settings.models.precision,
+            )
+        )
+        keep_in_memory()
+        self._banks: ByteLRU[Targets] = ByteLRU(_BANK_BYTES)
+        # Building has a thread of its own: an image must not wait for a concept to be built.
+        self._builder = ThreadPoolExecutor(1, "build")
+        self._metrics = ModelMetrics()
+        self._batcher = Batcher(self._label_all, _shape, largest=options.scale.batch, lanes=lanes)
+
+    async def label(self, work: Work) -> Labelled | Refused:
+        """Labels an image together with those that other requests are waiting for."""
+        return await self._batcher(work)
+
+    async def describe(self) -> dict[str, Any]:
+        """Fingerprints of the `retrieval` and of the `dense` models; how the encoder wants its pixels."""
+        return {
+            "retrieval": self._retrieval.fingerprint,
+            "dense": self._dense.fingerprint,
+            "transform": self._dense.encoder.transform,
+            "stride": self._dense.encoder.stride,
+        }
+
+    @telling
+    async def embed_words(self, words: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+        """m lists of a concept's words -> (m, d) unit rows of the retrieval model, (m, d') of the dense one.
+
+        Raises:
+            RecoError: words that the model cannot read.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._builder, self._embed_words, words)
+
+    @telling
+    async def build(
+        self, exemplars: pa.Table, text_embedding: np.ndarray, context_references: np.ndarray | None
+    ) -> bytes:
+        """Loaded exemplars of one concept -> its part, safetensors; arguments as for `concept_part`."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._builder, self._build, exemplars, text_embedding, context_references
+        )
+
+    def _label_all(self, works: list[Work]) -> list[Labelled | Refused]:
+        now = time.time()
+        late = [work.deadline < now for work in works]
+        labelled = self._label_batch([work for work, is_late in zip(works, late, strict=True) if not is_late])
+        return [TOO_LATE if is_late else next(labelled) for is_late in late]
+
+    def _label_batch(self, works: list[Work]) -> Iterator[Labelled | Refused]:
+        if not works:
+            return
+        self._metrics.batch(len(works))
+        with self._metrics.timed("encode"):
+            pixels = torch.from_numpy(np.stack([work.pixels for work in works])).to(self._device)
+            encoded = self._dense.encode(pixels)
+        for number, work in enumerate(works):
+            one = DenseFeatures(encoded.visual[number : number + 1], encoded.language[number : number + 1])
+            try:
+                yield self._label_one(work, one, pixels[number])
+            except RecoError as error:
+                yield Refused(409, str(error))
+            except Exception:
+                logger.exception("labelling failed")
+                yield Refused(500, "labelling failed: the server's log says why")
+
+    @torch.inference_mode()
+    def _label_one(self, work: Work, encoded: DenseFeatures, pixels: torch.Tensor) -> Labelled:
+        settings = work.applied_to(self._settings.segment)
+        key = (work.bank.key, settings.background)
+        targets = self._banks.get(key)
+        if targets is None:
+            bank = open_bank(work.bank, self._dense.fingerprint)
+            targets = targets_of(bank, settings).to(self._device)
+            size = sum(t.nbytes for t in (targets.references, targets.text_embeddings, targets.labels))
+            self._banks.put(key, targets, size)
+        with self._metrics.timed("score" if settings.refine == "none" else settings.refine):
+            result = segment_features(encoded, targets, pixels, work.size, settings)
+        return Labelled.of(result, int(targets.labels.max()) + 1)
+
+    def _embed_words(self, words: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+        models = self._settings.models
+        retrieval = encode_prompts(self._retrieval, words, models.templates).cpu().numpy()
+        if models.language is None:
+            return retrieval, retrieval
+        return retrieval, encode_prompts(self._dense.language, words, models.templates).cpu().numpy()
+
+    def _build(
+        self, exemplars: pa.Table, text_embedding: np.ndarray, context_references: np.ndarray | None
+    ) -> bytes:
+        with self._metrics.timed("build"):
+            text = torch.from_numpy(text_embedding.copy()).to(self._device)
+            context = None if context_references is None else torch.from_numpy(context_references.copy())
+            part = concept_part(
+                self._dense,
+                exemplars,
+                text,
+                None if context is None else context.to(self._device),
+                self._settings.references,
+            )
+            return save_tensors({**part, "text_embedding": text.cpu()})

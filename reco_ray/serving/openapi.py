@@ -1,0 +1,414 @@
+"""What the interface promises, for clients and for tests: answers, errors, forms of a request."""
+
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reco_ray.serving.options import Limits
+from reco_ray.serving.problems import MEDIA_TYPE, Problem
+from reco_ray.serving.uploads import Options, explain
+from reco_ray.vocabulary import CONTEXT_CONCEPTS
+
+
+class ProblemDetails(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+
+
+class Label(BaseModel):
+    """A label id. id: of its concept, for `/v1/concepts`; null for the background and for trained segmenters."""
+
+    label: int
+    id: str | None
+    name: str
+    colour: str = Field(pattern="^#[0-9a-f]{6}$")
+
+
+class RunLengths(BaseModel):
+    """COCO's compressed run lengths, down the columns. size: [height, width]."""
+
+    size: tuple[int, int]
+    counts: str
+
+
+class Region(Label):
+    """A label that is present. area: pixels. share: of the image. score: mean over its pixels."""
+
+    area: int
+    share: float
+    score: float
+    rle: RunLengths
+
+
+class Segmentation(BaseModel):
+    """width, height: of the mask, in pixels. concepts: those present, the largest first. legend: all labels."""
+
+    request_id: str
+    width: int
+    height: int
+    model: str
+    vocabulary: str | None
+    background: bool
+    concepts: list[Region]
+    legend: list[Label]
+    seconds: float
+
+
+class BatchFailure(BaseModel):
+    """An image of a batch that could not be segmented."""
+
+    id: str
+    error: ProblemDetails
+
+
+class BatchSegmentation(Segmentation):
+    """One image of a batch."""
+
+    id: str
+
+
+class Batch(BaseModel):
+    """In the order of the request."""
+
+    results: list[BatchSegmentation | BatchFailure]
+
+
+class Progress(BaseModel):
+    """Concepts that are made, of all that the vocabulary needs, context concepts included."""
+
+    done: int
+    total: int
+
+
+class VocabularyResource(BaseModel):
+    """mine: made by the caller's key, so that the caller may replace and delete it."""
+
+    name: str
+    kind: Literal["zero-shot", "segmenter"]
+    status: Literal["building", "ready", "failed"]
+    concepts: list[str]
+    concept_ids: list[str]
+    progress: Progress
+    error: str | None
+    mine: bool
+
+
+class Vocabularies(BaseModel):
+    """All that the caller may use."""
+
+    vocabularies: list[VocabularyResource]
+
+
+class NamedConcept(BaseModel):
+    """synonyms: what the model reads instead of the name; several are averaged."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=100)
+    synonyms: list[str] = Field(default=[], max_length=20)
+
+
+class VocabularyRequest(BaseModel):
+    """context: usual surroundings, which references avoid."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    concepts: list[str | NamedConcept] = Field(min_length=1)
+    background: bool = False
+    context: list[str] | None = Field(default=None, max_length=20)
+
+
+class Hit(BaseModel):
+    """score: cosine similarity. uri_name: the last part of the image's URI."""
+
+    image_id: str
+    score: float
+    uri_name: str
+    thumbnail: str
+
+
+class Found(BaseModel):
+    """The best first."""
+
+    hits: list[Hit]
+
+
+class Exemplar(BaseModel):
+    """seed: [row, column] in the support map, which is best there. support: its value."""
+
+    rank: int
+    image_id: str
+    similarity: float
+    seed: tuple[int, int]
+    support: float
+    thumbnail: str
+
+
+class Concept(BaseModel):
+    """words: what the model reads. exemplars: the nearest images of the index, in order."""
+
+    id: str
+    name: str
+    words: list[str]
+    exemplars: list[Exemplar]
+
+
+class Example(BaseModel):
+    """A photograph to try."""
+
+    id: str
+    name: str
+    url: str
+
+
+class Index(BaseModel):
+    """The corpus."""
+
+    images: int
+
+
+class LimitsInfo(BaseModel):
+    """What a request may hold."""
+
+    bytes: int
+    pixels: int
+    concepts: int
+    concept_length: int
+    batch: int
+    max_side: int
+    seconds: float
+
+
+class Info(BaseModel):
+    """What this server has and allows."""
+
+    version: str
+    preset: str
+    model: str
+    index: Index | None
+    refine: list[str]
+    limits: LimitsInfo
+    keys_required: bool
+    examples: list[Example]
+
+
+class State(BaseModel):
+    """Of the server."""
+
+    status: str
+
+
+_REASONS = {
+    400: "malformed",
+    401: "no key, or an unknown one",
+    403: "not from here",
+    404: "there is no such thing",
+    406: "no answer in a type that is accepted",
+    409: "not possible in this state",
+    413: "too many bytes",
+    415: "not a type that is read",
+    422: "values that cannot be",
+    429: "too many requests with this key; see Retry-After",
+    500: "the server failed",
+    503: "busy, building or shutting down; see Retry-After",
+}
+_RETRY = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+
+
+def responses(
+    model: type[BaseModel] | None, *errors: int, secured: bool = True, vocabulary: bool = False
+) -> dict[int | str, dict[str, Any]]:
+    """The answers of a route: 200 with `model`, and errors as problems."""
+    codes = {*errors, 403, *((401, 429) if secured else ()), *((404,) if vocabulary else ())}
+    found: dict[int | str, dict[str, Any]] = {code: _error(code) for code in sorted(codes)}
+    if model is not None:
+        found = {200: {"model": model, "description": "done"}, **found}
+    return found
+
+
+def segment_responses() -> dict[int | str, dict[str, Any]]:
+    """Of /v1/segment, which answers in three types."""
+    found = responses(Segmentation, 400, 406, 409, 413, 415, 422, 503, vocabulary=True)
+    found[200]["content"] = {
+        "image/png": {"schema": {"type": "string", "format": "binary"}},
+        "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
+    }
+    return found
+
+
+def put_responses() -> dict[int | str, dict[str, Any]]:
+    """Of PUT: 202 while it is built, 200 where nothing is to be done."""
+    found = responses(VocabularyResource, 400, 409, 413, 415, 422, 503)
+    found[202] = {"model": VocabularyResource, "description": "is being built"}
+    return found
+
+
+def picture(*errors: int, secured: bool = True) -> dict[int | str, dict[str, Any]]:
+    """A JPEG, or problems."""
+    found = responses(None, *errors, secured=secured)
+    schema = {"schema": {"type": "string", "format": "binary"}}
+    return {200: {"description": "a picture", "content": {"image/jpeg": schema}}, **found}
+
+
+def plain(*errors: int) -> dict[int | str, dict[str, Any]]:
+    """A state, or problems."""
+    return responses(State, *errors, secured=False)
+
+
+def segment_request(limits: Limits) -> dict[str, Any]:
+    """The body and parameters of /v1/segment."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        "parameters": _query(limits),
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": _with_options(limits, {"image": binary["schema"]}, ["image"])
+                },
+                "application/json": {"schema": _with_options(limits, {"image": _BASE64}, ["image"])},
+                "image/jpeg": binary,
+                "image/png": binary,
+                "application/octet-stream": binary,
+            },
+        },
+    }
+
+
+def batch_request(limits: Limits) -> dict[str, Any]:
+    """The body of /v1/segment:batch."""
+    binary = {"type": "string", "format": "binary"}
+    several = {"type": "array", "minItems": 1, "maxItems": limits.batch}
+    named = {
+        "type": "object",
+        "properties": {"id": {"type": "string"}, "image": _BASE64},
+        "required": ["image"],
+        "additionalProperties": False,
+    }
+    return {
+        "parameters": _query(limits),
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": _with_options(
+                        limits, {"images": {**several, "items": {"anyOf": [_BASE64, named]}}}, ["images"]
+                    )
+                },
+                "multipart/form-data": {
+                    "schema": _with_options(limits, {"images": {**several, "items": binary}}, ["images"])
+                },
+            },
+        },
+    }
+
+
+def vocabulary_request(limits: Limits) -> dict[str, Any]:
+    """The body of PUT."""
+    schema = VocabularyRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    schema["properties"]["concepts"]["maxItems"] = limits.concepts
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def vocabulary_fields(fields: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """A PUT's JSON -> fields of a Vocabulary.
+
+    Raises:
+        Problem: 422.
+    """
+    try:
+        request = VocabularyRequest.model_validate(fields, strict=True)
+    except ValidationError as error:
+        raise Problem(422, explain(error)) from None
+    concepts = [{"name": each} if isinstance(each, str) else each.model_dump() for each in request.concepts]
+    context = CONTEXT_CONCEPTS if request.context is None else tuple(request.context)
+    return {"concepts": concepts, "background": request.background, "context": context}
+
+
+def install(app: FastAPI, keys_required: bool) -> None:
+    """Completes the document that FastAPI makes: security, and schemas that only problems use."""
+    original = app.openapi
+
+    def complete() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = original()
+            schemas = document["components"]["schemas"]
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+            for model in (ProblemDetails, NamedConcept):
+                schemas[model.__name__] = model.model_json_schema()
+            if keys_required:
+                document["components"]["securitySchemes"] = {
+                    "bearer": {"type": "http", "scheme": "bearer"},
+                    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                }
+                for operation in _operations(document):
+                    if "401" in operation["responses"]:
+                        operation["security"] = [{"bearer": []}, {"header": []}]
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = complete  # type: ignore[method-assign]
+
+
+_BASE64 = {"type": "string", "contentEncoding": "base64", "minLength": 4}
+
+
+def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [operation for path in document["paths"].values() for operation in path.values()]
+
+
+def _error(code: int) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "description": _REASONS[code],
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+    }
+    if code in (429, 503):
+        answer["headers"] = _RETRY
+    return answer
+
+
+def _option_schemas(limits: Limits) -> dict[str, Any]:
+    properties = Options.model_json_schema()["properties"]
+    # null means the same as leaving an option out, and only JSON could say it.
+    for schema in properties.values():
+        chosen = next(each for each in schema.pop("anyOf") if each.get("type") != "null")
+        schema.update(chosen)
+        schema.pop("default", None)
+        schema.pop("title", None)
+    properties["max_side"]["maximum"] = limits.max_side
+    return properties
+
+
+def _query(limits: Limits) -> list[dict[str, Any]]:
+    parameters = []
+    for name, schema in _option_schemas(limits).items():
+        description = schema.pop("description")
+        if name == "concepts":
+            schema = {"type": "string", "minLength": 1}
+            description += ", comma-separated"
+        parameters.append(
+            {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
+        )
+    return parameters
+
+
+def _with_options(limits: Limits, own: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    properties = _option_schemas(limits)
+    properties["concepts"] = {
+        "description": "a list, or names separated by commas",
+        "anyOf": [{"type": "string", "minLength": 1}, properties["concepts"]],
+    }
+    return {
+        "type": "object",
+        "properties": {**own, **properties},
+        "required": required,
+        "additionalProperties": False,
+    }

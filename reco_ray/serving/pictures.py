@@ -1,0 +1,113 @@
+"""Thumbnails of the corpus, and photographs to try."""
+
+import io
+import re
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from reco_ray.corpus.decode import DecodeError, decode_image
+from reco_ray.corpus.read import list_images, read_image_bytes
+from reco_ray.serving.lru import ByteLRU
+from reco_ray.serving.problems import Problem
+
+THUMBNAIL_SIDE = 256  # pixels, the longer side
+EXAMPLE_SIDE = 1280
+MOST_EXAMPLES = 12
+# Where there is no --examples, photographs of the packages of the extra `demo` serve.
+_PACKAGED = {
+    "skimage": ("data/chelsea.png", "data/coffee.png", "data/rocket.jpg", "data/motorcycle_left.png"),
+    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A photograph to try."""
+
+    id: str
+    name: str
+    uri: str
+
+
+def list_examples(uri: str | None) -> dict[str, Example]:
+    """By id: the first images of a source, else those of the installed packages, else none.
+
+    Raises:
+        RecoError: the source holds no images.
+    """
+    uris = _packaged() if uri is None else sorted(list_images(uri).table["uri"].to_pylist())
+    examples: dict[str, Example] = {}
+    for each in uris[:MOST_EXAMPLES]:
+        name = each.rpartition("/")[2].rpartition(".")[0] or each.rpartition("/")[2]
+        plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "image"
+        unique = plain if plain not in examples else f"{plain}-{len(examples)}"
+        examples[unique] = Example(unique, name, each)
+    return examples
+
+
+class Pictures:
+    """Reads, shrinks and remembers pictures.
+
+    Args:
+        max_pixels: larger ones are not decoded.
+    """
+
+    def __init__(self, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        self._remembered: ByteLRU[bytes] = ByteLRU(64_000_000)
+
+    def thumbnail(self, images: pa.Table, image_id: str) -> bytes:
+        """A JPEG of an image of the index.
+
+        Args:
+            images: `image_id`, `uri`.
+
+        Raises:
+            Problem: 404.
+        """
+        found = self._remembered.get(image_id)
+        if found is None:
+            row = pc.index(images["image_id"], image_id).as_py()
+            if row < 0:
+                raise Problem(404, f"there is no image {image_id!r} in the index")
+            found = self._shrunk(images["uri"][row].as_py(), THUMBNAIL_SIDE)
+            self._remembered.put(image_id, found, len(found))
+        return found
+
+    def example(self, example: Example) -> bytes:
+        """A JPEG of an example.
+
+        Raises:
+            Problem: 404.
+        """
+        key = ("example", example.id)
+        found = self._remembered.get(key)
+        if found is None:
+            found = self._shrunk(example.uri, EXAMPLE_SIDE)
+            self._remembered.put(key, found, len(found))
+        return found
+
+    def _shrunk(self, uri: str, side: int) -> bytes:
+        try:
+            image, _, _ = decode_image(read_image_bytes(uri), max_pixels=self._max_pixels, short_side=side)
+        except (OSError, DecodeError) as error:
+            raise Problem(404, "the image is in the index, but its file is gone or damaged") from error
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=85)
+        return buffer.getvalue()
+
+
+def _packaged() -> list[str]:
+    found = []
+    for package, names in _PACKAGED.items():
+        spec = find_spec(package)
+        if spec is not None and spec.origin is not None:
+            files = [Path(spec.origin).parent / name for name in names]
+            found += [str(file) for file in files if file.exists()]
+    return found

@@ -1,0 +1,53 @@
+"""Errors as clients see them: RFC 9457 problem details, one clear sentence each."""
+
+from http import HTTPStatus
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(Exception):
+    """Why a request is not answered as asked.
+
+    status: HTTP status. detail: one sentence for the person who sent it. retry_after: seconds, with 429 and 503.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        retry_after: int | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, detail, retry_after, headers)
+        self.status, self.detail = status, detail
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.status, self.detail, self.headers)
+
+    def body(self, request_id: str) -> dict[str, Any]:
+        """The problem's JSON."""
+        return {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "request_id": request_id,
+        }
+
+
+def _rebuild(status: int, detail: str, headers: dict[str, str]) -> Problem:
+    return Problem(status, detail, headers=headers)
+
+
+def problem_response(problem: Problem, request_id: str) -> JSONResponse:
+    """The answer to a request with a problem."""
+    return JSONResponse(
+        problem.body(request_id), problem.status, headers=problem.headers, media_type=MEDIA_TYPE
+    )

@@ -1,0 +1,131 @@
+"""The deployment of trained segmenters: many of them, those used last in memory, routed to where they are loaded."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ray import serve
+
+from reco_ray import storage
+from reco_ray.config import SegmentSettings
+from reco_ray.models.runtime import resolve_runtime
+from reco_ray.segmentation.segment import BACKGROUND, Segmentation, Targets, label_scores
+from reco_ray.serving.answers import PixelsFor
+from reco_ray.serving.batcher import Batcher
+from reco_ray.serving.calls import telling
+from reco_ray.serving.metrics import ModelMetrics
+from reco_ray.serving.options import ServeOptions
+from reco_ray.serving.work import TOO_LATE, Labelled, Refused, Work
+from reco_ray.training.segmenter import Segmenter, best_label
+
+logger = logging.getLogger("ray.serve")
+
+
+class Segmenters:
+    """Labels images with trained networks. Each has `scale.segmenter_bytes` of them loaded, and at least one."""
+
+    def __init__(self, options: ServeOptions, lanes: int) -> None:
+        settings = options.load()
+        self._settings, self._uris = settings.segment, options.segmenters
+        self._precision = settings.models.precision
+        self._device = str(resolve_runtime(settings.models.device).device)
+        torch.set_num_threads(options.scale.threads)
+        self._limit = options.scale.segmenter_bytes
+        self._metrics = ModelMetrics()
+        self._batcher = Batcher(self._label_all, _kind, largest=options.scale.batch, lanes=lanes)
+
+    @telling
+    async def describe(self, name: str) -> PixelsFor:
+        """How a segmenter wants its pixels."""
+        segmenter = await self.load(name)
+        network = segmenter.network
+        return PixelsFor(f"segmenter {name}", network.transform, network.stride, segmenter.image_size)
+
+    @telling
+    async def label(self, work: Work) -> Labelled | Refused:
+        """Labels an image together with those that wait for the same network.
+
+        Raises:
+            RecoError: the artifact is gone or damaged.
+        """
+        return await self._batcher((await self.load(work.bank.key), work))
+
+    @serve.multiplexed(max_num_models_per_replica=-1)
+    async def load(self, name: str) -> Segmenter:
+        """Serve keeps what this returns, and tells the routers which replica has it; room is made here, in bytes."""
+        uri = self._uris[name]
+        size = await asyncio.to_thread(_weights_size, uri)
+        loaded = getattr(self, "__serve_multiplex_wrapper")
+        while loaded.models and size + sum(each.bytes for each in loaded.models.values()) > self._limit:
+            await loaded.unload_model_lru()
+        return await asyncio.to_thread(
+            Segmenter.from_artifact, uri, device=self._device, precision=self._precision
+        )
+
+    def _label_all(self, items: list[tuple[Segmenter, Work]]) -> list[Labelled | Refused]:
+        now = time.time()
+        late = [work.deadline < now for _, work in items]
+        kept = [work for (_, work), is_late in zip(items, late, strict=True) if not is_late]
+        labelled = self._label_batch(items[0][0], kept)
+        return [TOO_LATE if is_late else next(labelled) for is_late in late]
+
+    def _label_batch(self, segmenter: Segmenter, works: list[Work]) -> Iterator[Labelled | Refused]:
+        if not works:
+            return
+        self._metrics.batch(len(works))
+        pixels = torch.from_numpy(np.stack([work.pixels for work in works]))
+        with self._metrics.timed("encode"):
+            logits = segmenter.logits(pixels)
+        for number, work in enumerate(works):
+            try:
+                settings = work.applied_to(self._settings)
+                with self._metrics.timed("score" if settings.refine == "none" else settings.refine):
+                    result = label_logits(
+                        logits[number], pixels[number], work.size, settings, background=segmenter.background
+                    )
+                yield Labelled.of(result, len(segmenter.labels))
+            except Exception:
+                logger.exception("labelling failed")
+                yield Refused(500, "labelling failed: the server's log says why")
+
+
+@torch.inference_mode()
+def label_logits(
+    logits: torch.Tensor,
+    pixels: torch.Tensor,
+    size: tuple[int, int],
+    settings: SegmentSettings,
+    *,
+    background: bool,
+) -> Segmentation:
+    """Logits of one image -> labels at `size`, refined and cut at the threshold as the settings say.
+
+    Args:
+        logits: (m, h, w). pixels: uint8 (H, W, 3). background: whether label 0 is one.
+    """
+    threshold = settings.background_threshold if background else 0.0
+    if settings.refine == "none":
+        result = best_label(logits, size)
+        return Segmentation(result.labels.masked_fill(result.scores < threshold, BACKGROUND), result.scores)
+    working = F.interpolate(logits[None], pixels.shape[:2], mode="bilinear", align_corners=False)[0].softmax(
+        0
+    )
+    present = working.argmax(0).unique()
+    labels = Targets(working.new_empty(0), working.new_empty(0), present, background=False)
+    result = label_scores(working[present], labels, pixels.to(logits.device), size, settings)
+    return Segmentation(result.labels.masked_fill(result.scores < threshold, BACKGROUND), result.scores)
+
+
+def _kind(item: tuple[Segmenter, Work]) -> tuple[Any, ...]:
+    """One network, one shape: one pass."""
+    return (item[0].uri, *item[1].pixels.shape)
+
+
+def _weights_size(uri: str) -> int:
+    filesystem, path = storage.resolve(storage.join(uri, "weights.safetensors"))
+    return filesystem.get_file_info(path).size or 0

@@ -1,0 +1,130 @@
+"""Starting and stopping: `reco-ray serve` from the first line on the terminal to exit status 0."""
+
+import contextlib
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.handle import DeploymentHandle
+
+from reco_ray.console import console
+from reco_ray.errors import RecoError, UsageError
+from reco_ray.serving.app import build
+from reco_ray.serving.gate import is_loopback
+from reco_ray.serving.options import ServeOptions
+
+APPLICATION = "reco"
+_DRAIN_SECONDS = 30.0
+_START_SECONDS = 600.0
+
+
+def require_keys(host: str, options: ServeOptions) -> None:
+    """Refuses to listen where others reach it without keys.
+
+    Raises:
+        UsageError: that.
+    """
+    if options.keys is None and not is_loopback(host):
+        raise UsageError(
+            f"--host {host} can be reached from other machines, so keys are needed: make one with "
+            "`reco-ray serve-key NAME`, and give its line in a file with --keys FILE"
+        )
+
+
+def run_server(options: ServeOptions, host: str, port: int, *, local: bool) -> None:
+    """Serves on the connected Ray cluster until SIGINT or SIGTERM, then finishes what it has begun.
+
+    Args:
+        local: the cluster was started for this, on this machine.
+
+    Raises:
+        RecoError: the port is taken, the application does not start.
+    """
+    application = build(options)
+    if local:
+        _require_free(host, port)
+    with _quiet(), _interrupted_by_sigterm():
+        try:
+            serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+            handle = serve.run(application, name=APPLICATION, route_prefix="/")
+            if hindrance := handle.begin.remote().result(timeout_s=_START_SECONDS):
+                raise RecoError(hindrance)
+            console.print(
+                f"serving    http://{host if ':' not in host else f'[{host}]'}:{port}", soft_wrap=True
+            )
+            _wait()
+            console.print("draining   no new requests; Ctrl-C again stops at once")
+            _drain(handle)
+        except (RuntimeError, TimeoutError) as error:
+            raise RecoError(f"the server does not start: {_cause()}") from error
+        finally:
+            _stop()
+
+
+def _wait() -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+
+
+def _drain(handle: DeploymentHandle) -> None:
+    """No new requests; returns when no image is in the house, or when the time is up."""
+    deadline = time.monotonic() + _DRAIN_SECONDS
+    with contextlib.suppress(RayError, TimeoutError):  # a replica that dies now has nothing to drain
+        while time.monotonic() < deadline and sum(handle.broadcast("drain").results(timeout_s=10)):
+            time.sleep(0.2)
+
+
+def _stop() -> None:
+    """Ends the application, and Serve if it was the only one of the cluster."""
+    if set(serve.status().applications) <= {APPLICATION}:
+        serve.shutdown()
+    else:
+        serve.delete(APPLICATION)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raises RecoError if something listens there already: Serve would try again and again."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise RecoError(
+                f"cannot listen on {host}:{port}: {error.strerror}: choose another --port or --host"
+            ) from error
+
+
+def _cause() -> str:
+    """The last line of what a deployment said when it failed."""
+    with contextlib.suppress(Exception):
+        for deployment in serve.status().applications[APPLICATION].deployments.values():
+            if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                return deployment.message.strip().splitlines()[-1]
+    return "see the logs of Ray Serve in the session's directory"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Serve announces every step on the terminal; its log files have it all."""
+    logger = logging.getLogger("ray.serve")
+    before, logger.level = logger.level, logging.ERROR
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM, as service managers send it, does what Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,64 @@
+"""What travels between ingress and models: pixels as the models see them, label maps, nothing larger."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from reco_ray.config import SegmentSettings
+from reco_ray.segmentation.masks import statistics
+from reco_ray.segmentation.segment import Segmentation
+from reco_ray.serving.bank import BankRef
+
+
+@dataclass(frozen=True)
+class Work:
+    """One image to label.
+
+    pixels: uint8 (H, W, 3), at the size that the models see. size: (height, width) of the answer. refine, background,
+    threshold: None = as the server's settings say. deadline: time.time() after which nobody waits for the answer.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    bank: BankRef
+    deadline: float
+    refine: Literal["none", "pamr", "crf"] | None = None
+    background: bool | None = None
+    threshold: float | None = None
+
+    def applied_to(self, settings: SegmentSettings) -> SegmentSettings:
+        """The server's settings with the request's own."""
+        own = {
+            "refine": self.refine,
+            "background": self.background,
+            "background_threshold": self.threshold,
+        }
+        return settings.model_copy(update={key: value for key, value in own.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """labels: (H, W), uint8 up to 256 labels, uint16 beyond. found: (label, pixels, mean score) of those present."""
+
+    labels: np.ndarray
+    found: list[tuple[int, int, float]]
+
+    @classmethod
+    def of(cls, result: Segmentation, labels: int) -> "Labelled":
+        """A segmentation with `labels` label ids, made small."""
+        small = result.labels.to(torch.uint8 if labels <= 256 else torch.int32).cpu().numpy()
+        found = statistics(small, result.scores.cpu().numpy())
+        return cls(small if labels <= 256 else small.astype(np.uint16), found)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why one image of a batch has no labels; the others have theirs."""
+
+    status: int
+    reason: str
+
+
+TOO_LATE = Refused(503, "the server is too busy: the time was up before it was this image's turn")

@@ -1,0 +1,402 @@
+"""The server, as clients meet it: a real one on loopback, with real models, that is killed and started again."""
+
+import base64
+import io
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import ray
+import torch
+from artifacts import files
+from clusters import local_ray
+from images import encoded, photograph, write_photographs
+from PIL import Image
+from processes import descendants, title
+from pycocotools import mask as coco_mask
+from servers import Server, await_vocabulary, write_segmenter
+
+from reco_ray.config import load_settings
+from reco_ray.corpus.decode import decode_image
+from reco_ray.corpus.index import build_index
+from reco_ray.corpus.stage import embed_corpus
+from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.models.dense import DenseModels
+from reco_ray.segmentation.segment import segment
+from reco_ray.segmentation.targets import targets_of
+from reco_ray.serving.keys import new_key
+from reco_ray.training.segmenter import Segmenter
+
+pytestmark = pytest.mark.timeout(600)
+SET = ("references.exemplars=2", "references.image_size=96", "segment.image_size=96")
+PHOTO = encoded(photograph(0, 96))
+CONCEPTS = ["dog", "beetle", "cup"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cluster, and on it an index of 20 photographs, keys, a segmenter."""
+    folder = tmp_path_factory.mktemp("serve")
+    write_photographs(folder / "corpus", 20)
+    write_segmenter(folder / "segmenter", "sky, road")
+    with local_ray(4):
+        settings = load_settings("mini", overrides=list(SET))
+        embed_corpus(str(folder / "corpus"), str(folder / "embeddings"), settings)
+        build_index(str(folder / "embeddings"), str(folder / "index"))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def keys(folder: Path) -> dict[str, str]:
+    made = {name: new_key(name) for name in ("anna", "ben")}
+    (folder / "keys").write_text("\n".join(line for _, line in made.values()))
+    return {name: key for name, (key, _) in made.items()}
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, keys: dict[str, str]) -> Iterator[Server]:
+    options = ["--index", str(folder / "index"), "--state", str(folder / "state")]
+    options += ["--keys", str(folder / "keys"), "--segmenter", f"street={folder / 'segmenter'}"]
+    options += ["--examples", str(folder / "corpus")]
+    limits = ("limits.bytes=300000", "limits.pixels=1000000", "limits.concepts=6", "limits.batch=4")
+    for each in (*SET, *limits, "limits.rate=1000", "limits.burst=1000"):
+        options += ["--set", each]
+    running = Server(folder, *options)
+    yield running
+    running.kill()
+
+
+@pytest.fixture
+def anna(server: Server, keys: dict[str, str]) -> Iterator[httpx.Client]:
+    with server.client(keys["anna"]) as client:
+        yield client
+
+
+@pytest.fixture
+def ben(server: Server, keys: dict[str, str]) -> Iterator[httpx.Client]:
+    with server.client(keys["ben"]) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def animals(server: Server, keys: dict[str, str]) -> str:
+    """A vocabulary of anna's that is ready."""
+    with server.client(keys["anna"]) as client:
+        answer = client.put("/v1/vocabularies/animals", json={"concepts": CONCEPTS})
+        assert answer.status_code == 202, answer.text
+        assert answer.headers["location"] == "/v1/vocabularies/animals"
+        found = await_vocabulary(client, "animals")
+        assert found["status"] == "ready", found
+    return "animals"
+
+
+def labels_of(found: dict[str, Any]) -> np.ndarray:
+    """The label map that an answer's run lengths say."""
+    labels = np.full((found["height"], found["width"]), -1)
+    for concept in found["concepts"]:
+        rle = {"size": concept["rle"]["size"], "counts": concept["rle"]["counts"].encode()}
+        labels[coco_mask.decode(rle) == 1] = concept["label"]
+    assert (labels >= 0).all()
+    return labels
+
+
+def is_problem(answer: httpx.Response, status: int) -> bool:
+    kind = answer.headers["content-type"] == "application/problem+json"
+    return kind and answer.status_code == status == answer.json()["status"]
+
+
+# --- segmentation -------------------------------------------------------------------------------------------
+
+
+def test_all_forms_of_a_request_are_answered_alike(anna: httpx.Client, animals: str) -> None:
+    query = {"vocabulary": animals}
+    raw = anna.post("/v1/segment", params=query, content=PHOTO, headers={"content-type": "image/jpeg"})
+    form = anna.post("/v1/segment", data=query, files={"image": ("../../etc/passwd", PHOTO, "image/jpeg")})
+    sent = anna.post("/v1/segment", json={**query, "image": base64.b64encode(PHOTO).decode()})
+    answers = [answer.json() for answer in (raw, form, sent)]
+    assert [answer.status_code for answer in (raw, form, sent)] == [200] * 3, raw.text
+    maps = [labels_of(answer) for answer in answers]
+    assert all(np.array_equal(each, maps[0]) for each in maps)
+    first = answers[0]
+    assert first["vocabulary"] == animals
+    assert [each["name"] for each in first["legend"]] == CONCEPTS
+    assert (first["width"], first["height"]) == photograph(0, 96).size
+    assert sum(each["share"] for each in first["concepts"]) == pytest.approx(1)
+    areas = [each["area"] for each in first["concepts"]]
+    assert areas == sorted(areas, reverse=True)
+    assert first["request_id"] == raw.headers["x-request-id"]
+    png = anna.post("/v1/segment", params=query, content=PHOTO, headers={"accept": "image/png"})
+    with Image.open(io.BytesIO(png.content)) as mask:
+        assert np.array_equal(np.asarray(mask), maps[0])
+    jpeg = anna.post("/v1/segment", params=query, content=PHOTO, headers={"accept": "image/jpeg"})
+    with Image.open(io.BytesIO(jpeg.content)) as picture:
+        assert picture.format == "JPEG"
+        assert picture.width == first["width"]
+
+
+@pytest.mark.parametrize("refine", ["none", "pamr", "crf"])
+def test_a_mask_is_what_the_library_computes(
+    anna: httpx.Client, animals: str, folder: Path, refine: str
+) -> None:
+    settings = load_settings("mini", overrides=[*SET, f"segment.refine={refine}"])
+    models = DenseModels.load(settings.models)
+    (uri,) = [each.parent for each in (folder / "state/vocabularies/anna/animals").glob("*/manifest.json")]
+    bank = ReferenceBank.open(str(uri), models.fingerprint)
+    image, width, height = decode_image(PHOTO, max_pixels=10**6, short_side=96)
+    pixels = models.encoder.transform.fit(image, 96, models.encoder.stride)
+    batch = torch.from_numpy(pixels.copy())[None]
+    with torch.inference_mode():
+        expected = segment(
+            models, targets_of(bank, settings.segment), batch, [(height, width)], settings.segment
+        )[0]
+    answer = anna.post("/v1/segment", params={"vocabulary": animals, "refine": refine}, content=PHOTO)
+    assert np.mean(labels_of(answer.json()) == expected.labels.numpy()) > 0.995
+
+
+def test_options_change_the_answer(anna: httpx.Client, animals: str) -> None:
+    def ask(**options: Any) -> dict[str, Any]:
+        return anna.post("/v1/segment", params={"vocabulary": animals, **options}, content=PHOTO).json()
+
+    assert max(ask(max_side=40)["width"], ask(max_side=40)["height"]) == 40
+    background = ask(background="true", threshold=1)
+    assert [each["name"] for each in background["legend"]] == ["background", *CONCEPTS]
+    assert [each["name"] for each in background["concepts"]] == ["background"]
+
+
+def test_concepts_nobody_named_before_are_built_inside_the_request(anna: httpx.Client, folder: Path) -> None:
+    answer = anna.post("/v1/segment", params={"concepts": "strawberry, castle"}, content=PHOTO)
+    found = answer.json()
+    assert answer.status_code == 200, answer.text
+    assert found["vocabulary"] is None
+    assert [each["name"] for each in found["legend"]] == ["strawberry", "castle"]
+    before = files(folder / "state" / "concepts")
+    again = anna.post("/v1/segment", params={"concepts": "castle,strawberry"}, content=PHOTO).json()
+    assert files(folder / "state" / "concepts") == before  # nothing was built twice
+    assert {each["id"] for each in again["legend"]} == {each["id"] for each in found["legend"]}
+
+
+def test_a_batch_has_an_outcome_for_every_image(anna: httpx.Client, animals: str) -> None:
+    good = base64.b64encode(PHOTO).decode()
+    images = [
+        good,
+        {"id": "broken", "image": base64.b64encode(PHOTO[:300]).decode()},
+        {"id": "x", "image": "%"},
+    ]
+    answer = anna.post("/v1/segment:batch", json={"images": images, "vocabulary": animals})
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    assert [each["id"] for each in results] == ["0", "broken", "x"]
+    assert [each.get("error", {}).get("status") for each in results] == [None, 422, 422]
+    labels_of(results[0])
+    form = anna.post(
+        "/v1/segment:batch",
+        data={"vocabulary": animals},
+        files=[("images", ("a", PHOTO, "image/jpeg")), ("images", ("b", b"no", "image/jpeg"))],
+    )
+    assert ["error" in each for each in form.json()["results"]] == [False, True]
+    assert is_problem(anna.post("/v1/segment:batch", json={"images": [good] * 5, "vocabulary": animals}), 422)
+
+
+def test_a_trained_segmenter_answers_beside_vocabularies(anna: httpx.Client, folder: Path) -> None:
+    answer = anna.post("/v1/segment", params={"vocabulary": "street"}, content=PHOTO)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert [each["name"] for each in found["legend"]] == ["background", "sky", "road"]
+    image, _, _ = decode_image(PHOTO, max_pixels=10**6, short_side=96)
+    expected, _ = Segmenter.from_artifact(str(folder / "segmenter")).predict(image)
+    below = 0.45  # the preset's threshold of a background
+    assert set(np.unique(labels_of(found))) <= set(np.unique(expected)) | {0}, below
+    refined = anna.post("/v1/segment", params={"vocabulary": "street", "refine": "pamr"}, content=PHOTO)
+    assert refined.status_code == 200
+    listed = anna.get("/v1/vocabularies/street").json()
+    assert (listed["kind"], listed["status"], listed["mine"]) == ("segmenter", "ready", False)
+    assert is_problem(anna.delete("/v1/vocabularies/street"), 409)
+    assert is_problem(anna.put("/v1/vocabularies/street", json={"concepts": ["cat"]}), 409)
+
+
+# --- vocabularies and what is behind them -------------------------------------------------------------------
+
+
+def test_a_vocabulary_belongs_to_its_key(anna: httpx.Client, ben: httpx.Client, animals: str) -> None:
+    assert anna.get(f"/v1/vocabularies/{animals}").json()["mine"]
+    assert [each["name"] for each in ben.get("/v1/vocabularies").json()["vocabularies"]] == ["street"]
+    for answer in (
+        ben.get(f"/v1/vocabularies/{animals}"),
+        ben.delete(f"/v1/vocabularies/{animals}"),
+        ben.post("/v1/segment", params={"vocabulary": animals}, content=PHOTO),
+    ):
+        assert is_problem(answer, 404)
+    assert ben.put(f"/v1/vocabularies/{animals}", json={"concepts": ["beetle"]}).status_code == 202
+    assert await_vocabulary(ben, animals)["concepts"] == ["beetle"]
+    assert anna.get(f"/v1/vocabularies/{animals}").json()["concepts"] == CONCEPTS
+    assert ben.delete(f"/v1/vocabularies/{animals}").status_code == 204
+    assert is_problem(ben.get(f"/v1/vocabularies/{animals}"), 404)
+
+
+def test_the_same_vocabulary_again_is_ready_at_once(anna: httpx.Client, animals: str, folder: Path) -> None:
+    before = files(folder / "state" / "vocabularies")
+    answer = anna.put(f"/v1/vocabularies/{animals}", json={"concepts": CONCEPTS})
+    assert (answer.status_code, answer.json()["status"]) == (200, "ready")
+    assert files(folder / "state" / "vocabularies") == before
+
+
+def test_a_vocabulary_that_cannot_be_built_says_why(anna: httpx.Client) -> None:
+    assert anna.put("/v1/vocabularies/cyrillic", json={"concepts": ["\u043a\u043e\u0442"]}).status_code == 202
+    found = await_vocabulary(anna, "cyrillic")
+    assert found["status"] == "failed"
+    assert "English" in found["error"]
+    answer = anna.post("/v1/segment", params={"vocabulary": "cyrillic"}, content=PHOTO)
+    assert is_problem(answer, 409)
+    answer = anna.post("/v1/segment", params={"concepts": "\u043a\u043e\u0442"}, content=PHOTO)
+    assert is_problem(answer, 422)
+    assert anna.delete("/v1/vocabularies/cyrillic").status_code == 204
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"concepts": []},
+        {"concepts": ["cat", "Cat"]},
+        {"concepts": [""]},
+        {"concepts": ["a\u0000b"]},
+        {"concepts": ["x" * 101]},
+        {"concepts": [str(n) for n in range(7)]},
+        {"concepts": "cat"},
+        {"concepts": ["cat"], "uri": "s3://bucket"},
+        {"concepts": [{"name": "cat", "file": "/etc/passwd"}]},
+        {"concepts": ["cat"], "context": ["x"] * 21},
+    ],
+)
+def test_vocabularies_that_cannot_be_are_refused(anna: httpx.Client, body: dict[str, Any]) -> None:
+    assert is_problem(anna.put("/v1/vocabularies/refused", json=body), 422)
+    assert is_problem(anna.get("/v1/vocabularies/refused"), 404)
+
+
+def test_a_mask_can_be_asked_why(anna: httpx.Client, animals: str) -> None:
+    found = anna.post("/v1/segment", params={"vocabulary": animals}, content=PHOTO).json()
+    concept_id = found["legend"][0]["id"]
+    assert anna.get(f"/v1/vocabularies/{animals}").json()["concept_ids"][0] == concept_id
+    concept = anna.get(f"/v1/concepts/{concept_id}").json()
+    assert (concept["name"], concept["words"]) == ("dog", ["dog"])
+    assert [each["rank"] for each in concept["exemplars"]] == [0, 1]
+    for exemplar in concept["exemplars"]:
+        thumbnail = anna.get(exemplar["thumbnail"])
+        with Image.open(io.BytesIO(thumbnail.content)) as picture:
+            assert max(picture.size) <= 256
+    sheet = anna.get(f"/v1/concepts/{concept_id}/exemplars")
+    with Image.open(io.BytesIO(sheet.content)) as picture:
+        assert picture.format == "JPEG"
+    hits = anna.get("/v1/search", params={"q": "dog", "k": 3}).json()["hits"]
+    assert [hit["image_id"] for hit in hits[:2]] == [each["image_id"] for each in concept["exemplars"]]
+    assert hits == sorted(hits, key=lambda hit: -hit["score"])
+    assert hits[0]["uri_name"].endswith(".jpg")
+    for path in ("/v1/concepts/0123456789abcdef", f"/v1/images/{'0' * 64}/thumbnail", "/v1/examples/none"):
+        assert is_problem(anna.get(path), 404)
+
+
+def test_the_server_says_what_it_is(server: Server) -> None:
+    with server.client() as nobody:
+        info = nobody.get("/v1/info").json()
+        assert info["index"] == {"images": 20}
+        assert (info["preset"], info["keys_required"], info["limits"]["batch"]) == ("mini", True, 4)
+        example = nobody.get(info["examples"][0]["url"])
+        assert example.headers["content-type"] == "image/jpeg"
+        assert nobody.get("/healthz").status_code == 200
+        page = nobody.get("/", follow_redirects=True)
+        assert page.headers["content-type"].startswith("text/html")
+        assert nobody.get("/docs").status_code == 401
+        for path in ("/v1/vocabularies", "/v1/search?q=cat"):
+            assert is_problem(nobody.get(path), 401)
+
+
+def test_wrong_paths_and_methods_are_problems(anna: httpx.Client) -> None:
+    assert is_problem(anna.get("/v1/nothing"), 404)
+    assert is_problem(anna.get("/v1/segment"), 405)
+    assert is_problem(anna.get("/page/none.js"), 404)
+    for name in ("..%2f..%2fetc", "UPPER", "a" * 64, "a.b"):
+        assert anna.get(f"/v1/vocabularies/{name}").status_code in (404, 422)
+    assert anna.get("/page/..%2f..%2foptions.py").status_code == 404
+    assert is_problem(anna.get("/v1/search"), 422)
+    assert is_problem(anna.get("/v1/search", params={"q": "cat", "k": 10**9}), 422)
+
+
+# --- what operators see -------------------------------------------------------------------------------------
+
+
+def test_prometheus_has_the_figures(anna: httpx.Client, animals: str) -> None:
+    anna.post("/v1/segment", params={"vocabulary": animals}, content=PHOTO)
+    port = ray.nodes()[0]["MetricsExportPort"]
+    wanted = ("reco_requests", "reco_images", "reco_batch_images", "reco_stage_ms", "reco_retrieval_ms")
+    deadline = time.monotonic() + 60
+    while True:
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        if all(name in text for name in wanted) and 'vocabulary="animals"' in text:
+            break
+        assert time.monotonic() < deadline, [name for name in wanted if name not in text]
+        time.sleep(1)
+    lines = [line for line in text.splitlines() if "reco_requests" in line and "/v1/segment" in line]
+    assert any('code="200"' in line for line in lines)
+
+
+# --- losses and ends; the last tests, which leave the server stopped -----------------------------------------
+
+
+def _replicas(name: str) -> list[int]:
+    node = ray._private.worker._global_node
+    assert node is not None
+    everything = {pid for process in node.live_processes() for pid in descendants(process[1].pid)}
+    return [pid for pid in everything if f"ServeReplica:reco:{name}" in title(pid)]
+
+
+@pytest.mark.parametrize("name", ["Models", "Library"])
+def test_a_replica_that_is_killed_is_replaced(anna: httpx.Client, animals: str, name: str) -> None:
+    import os
+
+    victims = _replicas(name)
+    assert victims
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    codes = []
+    deadline = time.monotonic() + 240
+    while not codes or codes[-1] != 200:
+        answer = anna.post("/v1/segment", params={"vocabulary": animals}, content=PHOTO)
+        codes.append(answer.status_code)
+        assert time.monotonic() < deadline, codes
+    assert set(codes) <= {200, 503}
+
+
+def test_a_stop_finishes_what_was_begun_and_a_start_brings_all_back(
+    server: Server, anna: httpx.Client, animals: str
+) -> None:
+    before = labels_of(anna.post("/v1/segment", params={"vocabulary": animals}, content=PHOTO).json())
+    codes: list[int] = []
+
+    def ask() -> None:
+        with server.client() as own:
+            own.headers = anna.headers
+            query = {"vocabulary": animals, "refine": "crf"}
+            codes.append(own.post("/v1/segment", params=query, content=PHOTO).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    assert server.stop() == 0, server.log
+    for thread in threads:
+        thread.join()
+    assert set(codes) <= {200, 503}
+    assert "Traceback" not in server.log
+    server.start()
+    listed = anna.get("/v1/vocabularies").json()["vocabularies"]
+    assert {each["name"]: each["status"] for each in listed}[animals] == "ready"
+    after = anna.post("/v1/segment", params={"vocabulary": animals}, content=PHOTO).json()
+    assert np.array_equal(labels_of(after), before)
+    assert json.loads(json.dumps(after))["vocabulary"] == animals
