@@ -90,7 +90,7 @@ def main() -> None:
     variants = {}
     with session():
         embed_corpus(options.corpus, embeddings, settings)
-        build_index(embeddings, index)
+        build_index(embeddings, index, settings.index)
         for row in rows:
             references = storage.join(out, row.bank)
             build_references(index, dataset.vocabulary, references, row.settings(settings))

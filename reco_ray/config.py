@@ -60,6 +60,25 @@ class EmbedSettings(_Section):
     )
 
 
+class IndexSettings(_Section):
+    """The search index over the embeddings."""
+
+    factory: str = Field(
+        default="auto",
+        min_length=1,
+        description="auto = by size; Flat, or an inverted file in FAISS's notation",
+    )
+    sample: int | None = Field(default=None, ge=1, description="vectors to train on; None = 64 a list")
+    shard_size: int | None = Field(
+        default=None, ge=1, description="images a task adds; None = a million, or a 64th of a larger corpus"
+    )
+    nprobe: int | None = Field(
+        default=None, ge=1, description="lists searched; None = as few as reach target_recall"
+    )
+    target_recall: float = Field(default=0.95, gt=0, le=1, description="of recall@50 against exact search")
+    min_recall: float = Field(default=0.7, ge=0, le=1, description="an index with less is refused")
+
+
 class ReferenceSettings(_Section):
     """Retrieval and co-segmentation."""
 
@@ -154,6 +173,7 @@ class Settings(_Section):
     seed: int = 0
     models: ModelSettings
     embed: EmbedSettings = EmbedSettings()
+    index: IndexSettings = IndexSettings()
     references: ReferenceSettings = ReferenceSettings()
     segment: SegmentSettings = SegmentSettings()
     train: TrainSettings = TrainSettings()

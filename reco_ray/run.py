@@ -28,7 +28,7 @@ def run_all(
     embeddings, index = join(out, "embeddings"), join(out, "index")
     references, masks = join(out, "references"), join(out, "masks")
     yield "embed", embeddings, *embed_corpus(corpus, embeddings, settings)
-    yield "index", index, *build_index(embeddings, index)
+    yield "index", index, *build_index(embeddings, index, settings.index)
     yield "reference", references, *build_references(index, vocabulary, references, settings)
     yield "segment", masks, *segment_images(references, images, masks, settings)
     write_report(references, masks, join(out, "report"))

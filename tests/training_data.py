@@ -7,8 +7,11 @@ import numpy as np
 import pyarrow as pa
 from images import encoded, photograph
 from PIL import Image
+from safetensors.torch import save_file
 
 from reco_ray import storage
+from reco_ray.config import load_settings
+from reco_ray.training.network import build_network
 from reco_ray.training.pseudo_labels import FRAMES_KIND, FRAMES_SCHEMA, IGNORE, LABELS_KIND, LABELS_SCHEMA
 from reco_ray.vocabulary import parse_concepts
 
@@ -70,3 +73,22 @@ def write_pseudo_labels(
         writer = storage.ArtifactWriter(str(folder / where), kind, {"made": "by a test"})
         writer.commit({"images": count}, content)
     return str(folder / "labels")
+
+
+def write_segmenter(folder: Path, labels: int, *, stored: int | None = None, spec: str | None = None) -> str:
+    """Writes a Segmenter with random weights -> its URI. stored: how many labels its weights have."""
+    spec = spec or load_settings("mini").train.segmenter
+    network = build_network(spec, stored or labels, initial="random", seed=1)
+    writer = storage.ArtifactWriter(str(folder), "segmenter", {"made": "by a test"})
+    writer.finished()
+    state = {name: tensor.contiguous() for name, tensor in network.module.state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    content = {
+        "architecture": spec,
+        "labels": [str(n) for n in range(labels)],
+        "background": False,
+        "vocabulary": parse_concepts("a,b,c").model_dump(mode="json"),
+        "image_size": 64,
+    }
+    writer.commit({}, content)
+    return str(folder)

@@ -19,7 +19,9 @@ from reco_ray.errors import RecoError, UsageError
 # isort: off
 from reco_ray.cli import stages  # noqa: F401
 from reco_ray.cli import training  # noqa: F401
+from reco_ray.cli import exporting  # noqa: F401
 from reco_ray.cli import measuring  # noqa: F401
+from reco_ray.cli import searching  # noqa: F401
 from reco_ray.cli import serving  # noqa: F401
 from reco_ray.cli import tools  # noqa: F401
 # isort: on

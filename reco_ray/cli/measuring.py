@@ -66,7 +66,7 @@ def evaluate(
         if corpus is not None:
             embeddings, index = join(out, "embeddings"), join(out, "index")
             report("embed", embeddings, *embed_corpus(corpus, embeddings, chosen))
-            report("index", index, *build_index(embeddings, index))
+            report("index", index, *build_index(embeddings, index, chosen.index))
         results = run_evaluation(benchmark, data, str(index), out, chosen, way, segmenter)
     print(as_table(results))
     console.print(f"report     {join(absolute(out), 'report', 'index.html')}")

@@ -1,5 +1,6 @@
 """The main job and its stages: embed, index, references, segment."""
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -24,6 +25,7 @@ from reco_ray.cli.options import (
     vocabulary_of,
 )
 from reco_ray.console import console
+from reco_ray.errors import UsageError
 from reco_ray.storage import absolute, join
 
 
@@ -80,11 +82,34 @@ def embed(
 
 
 @app.command()
-def index(embeddings: Annotated[str, typer.Option(help="an embeddings artifact")], out: Out) -> None:
-    """Builds the search index of an embeddings artifact."""
-    from reco_ray.corpus.index import build_index
+def index(
+    embeddings: Annotated[str, typer.Option(help="an embeddings artifact")],
+    out: Annotated[str | None, typer.Option(help="directory to make; not needed with --explain")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="print choice, size, plan and expected recall; build nothing")
+    ] = False,
+    preset: Preset = "mini",
+    settings: SettingsFile = None,
+    set_: Set = None,
+    address: Address = None,
+) -> None:
+    """Builds the search index of an embeddings artifact: exact for small corpora, compressed for large ones."""
+    chosen = settings_of(preset, settings, set_).index
+    if out is None and not explain:
+        raise UsageError("give --out DIR, or --explain to build nothing")
+    from reco_ray.corpus.index import build_index, plan_index
 
-    report("index", out, *build_index(embeddings, out))
+    plan = plan_index(embeddings, chosen)
+    if explain or out is None:
+        from reco_ray.corpus.index.explain import explain as in_words
+
+        print(in_words(plan))
+        return
+    from reco_ray.cluster import session
+
+    with session(address) if plan.needs_cluster else nullcontext():
+        manifest, new = build_index(embeddings, out, chosen, plan)
+    report("index", out, manifest, new)
 
 
 @app.command()

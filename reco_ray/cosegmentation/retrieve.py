@@ -23,7 +23,7 @@ def retrieve(index: CorpusIndex, names: list[str], text_embeddings: torch.Tensor
         RecoError: k is larger than the corpus.
     """
     similarities, rows = index.search(text_embeddings.cpu().numpy(), k)
-    found = index.images.select(["image_id", "uri"]).take(pa.array(rows.reshape(-1)))
+    found = index.images.take(rows)
     return pa.table(
         {
             "concept": pa.array(np.repeat(np.array(names, dtype=object), k), pa.string()),

@@ -97,7 +97,7 @@ def _indexes(plan: Plan, out: str) -> dict[str, str]:
         try:
             prefetch([spec], models.weights)
             embed_corpus(str(plan.corpus), embeddings, settings)
-            build_index(embeddings, index)
+            build_index(embeddings, index, settings.index)
             found[spec] = index
         except RecoError as error:
             found[spec] = f"error: {error}"

@@ -12,17 +12,23 @@ from reco_ray.streaming import stream_context
 from reco_ray.training.samples import Crops, Frames, augmentation, positions
 
 CROPS_A_TASK = 16
-# Actors, not tasks: a task that waits for its turn loses its process, and the next one imports torch again.
-MOST_FEEDERS = 4  # of one worker; a GPU can use as many, a CPU is fed by one
 
 
 def feed(
-    frames: Frames, plan: np.ndarray, options: TrainSettings, *, start: int, rank: int, world: int
+    frames: Frames,
+    plan: np.ndarray,
+    options: TrainSettings,
+    *,
+    start: int,
+    rank: int,
+    world: int,
+    feeders: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """One worker's part of every step's batch, from step `start` on; `options.accumulate` batches are a step.
 
     Args:
-        plan: rows to train on, as `order` gives. rank, world: which worker of how many.
+        plan: rows to train on, as `order` gives. rank, world: which worker of how many. feeders: processes that decode
+            and augment for it.
 
     Yields:
         `id` int64 (b,), positions in the plan; `image` uint8 (b, 3, crop, crop); `label` uint8 (b, crop, crop).
@@ -43,7 +49,8 @@ def feed(
             batch_size=None,
             batch_format="numpy",
             num_cpus=READER_CPUS,
-            compute=ActorPoolStrategy(min_size=1, max_size=MOST_FEEDERS),
+            # Actors that stay: a task that has to wait, or a pool that shrinks, loses a process that imported torch.
+            compute=ActorPoolStrategy(size=feeders),
         )
         yield from dataset.iter_batches(
             batch_size=options.batch_size // world // options.accumulate,

@@ -37,6 +37,7 @@ from reco_ray.training.pseudo_labels import IGNORE
 from reco_ray.training.records import Records
 from reco_ray.training.samples import Frames, order, split
 
+FEEDERS = {"cpu": 1, "cuda": 4}  # of a worker: enough that it does not wait for crops
 MOST_HELD_OUT = 64  # frames: enough to compare steps, few enough to do it often
 
 
@@ -136,7 +137,15 @@ class _Training:
         options, state = self.options, self.state
         records = Records(self.job.out, self.job.name, enabled=self.rank == 0)
         losses: list[float] = []
-        batches = feed(self.frames, self.plan, options, start=state.step, rank=self.rank, world=self.world)
+        batches = feed(
+            self.frames,
+            self.plan,
+            options,
+            start=state.step,
+            rank=self.rank,
+            world=self.world,
+            feeders=FEEDERS[self.device.type],
+        )
         for step in range(state.step, options.steps):
             losses.append(self._step(step, batches))
             state.step = step + 1

@@ -12,7 +12,18 @@ JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.py"))
 
 
 def test_every_stage_has_a_job() -> None:
-    stages = {"embed", "index", "references", "segment", "label", "train", "run", "evaluate"}
+    stages = {
+        "embed",
+        "index",
+        "search",
+        "references",
+        "segment",
+        "label",
+        "train",
+        "export",
+        "run",
+        "evaluate",
+    }
     assert stages <= {job.stem for job in JOBS}
 
 

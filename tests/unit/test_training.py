@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from images import photograph
-from safetensors.torch import save_file
+from training_data import write_segmenter
 
 from reco_ray.config import load_settings
 from reco_ray.errors import RecoError, UsageError
-from reco_ray.storage import ArtifactWriter
-from reco_ray.training import Segmenter
+from reco_ray.training import Segmenter, checkpoint
+from reco_ray.training.loop import hopeless, label_offsets
 from reco_ray.training.network import build_network
 from reco_ray.training.pseudo_labels import IGNORE
-from reco_ray.training.samples import augmentation, order, split
+from reco_ray.training.samples import augmentation, order, positions, split
 from reco_ray.training.vocabularies import require_distinct
 from reco_ray.vocabulary import parse_concepts
 
@@ -40,6 +40,68 @@ def test_an_epoch_takes_every_row_once_and_a_longer_plan_begins_with_a_shorter_o
         assert sorted(part.tolist()) == sorted(rows.tolist())
     np.testing.assert_array_equal(order(rows, len(rows), seed=7), plan[: len(rows)])
     assert order(rows, len(rows), seed=8).tolist() != plan[: len(rows)].tolist()
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_together_take_the_rows_that_one_would_take(workers: int) -> None:
+    batch, steps, start = 8, 5, 2
+    alone = positions(batch * steps, start * batch, 0, 1)
+    shares = [positions(batch * steps, start * batch, rank, workers) for rank in range(workers)]
+    mine = batch // workers
+    for step in range(steps - start):
+        together = np.concatenate([share[step * mine : (step + 1) * mine] for share in shares])
+        assert sorted(together.tolist()) == alone[step * batch : (step + 1) * batch].tolist()
+
+
+def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
+    module, optimizer = _trained(seed=1)
+    state = checkpoint.State(3, 0.5, checkpoint.detached(module.state_dict()), [{"step": 3, "loss": 1.0}])
+    checkpoint.save(tmp_path, state, module, optimizer, "smp:FPN/a")
+    again, its_optimizer = _trained(seed=2)
+    found = checkpoint.load(tmp_path, again, its_optimizer, "smp:FPN/a")
+    assert (found.step, found.best, found.curve) == (3, 0.5, state.curve)
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
+    for number, moments in optimizer.state_dict()["state"].items():
+        for key, tensor in moments.items():
+            torch.testing.assert_close(
+                its_optimizer.state_dict()["state"][number][key], tensor, rtol=0, atol=0
+            )
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    module, optimizer = _trained(seed=1)
+    checkpoint.save(tmp_path, checkpoint.State(), module, optimizer, "smp:FPN/a")
+    with pytest.raises(RecoError, match=r"holds a smp:FPN/a, not a smp:FPN/b: choose another --out"):
+        checkpoint.load(tmp_path, module, optimizer, "smp:FPN/b")
+    with pytest.raises(RecoError, match="another number of labels"):
+        checkpoint.load(tmp_path, *_trained(seed=1, labels=5), "smp:FPN/a")
+
+
+def _trained(seed: int, labels: int = 3) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, labels, 1), torch.nn.BatchNorm2d(labels))
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.1)
+    module(torch.randn(2, 3, 4, 4)).square().sum().backward()
+    optimizer.step()
+    return module, optimizer
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA out of memory."),
+    ],
+)
+def test_running_out_of_memory_says_what_to_lower(error: Exception) -> None:
+    assert "lower train.batch_size or train.crop" in str(hopeless(error))
+
+
+def test_what_may_end_otherwise_is_tried_again() -> None:
+    assert hopeless(RuntimeError("connection reset by peer")) is None
 
 
 def test_augmented_crops_have_one_size_and_ignore_what_was_padded() -> None:
@@ -88,27 +150,8 @@ def test_the_same_vocabulary_twice_is_refused() -> None:
         require_distinct({"a": parse_concepts("cat,dog"), "b": parse_concepts("cat, dog")})
 
 
-def _segmenter(folder: Path, labels: int, stored: int) -> str:
-    spec = load_settings("mini").train.segmenter
-    network = build_network(spec, stored, initial="random", seed=1)
-    writer = ArtifactWriter(str(folder), "segmenter", {"made": "by a test"})
-    writer.finished()
-    save_file(
-        {k: v.contiguous() for k, v in network.module.state_dict().items()}, folder / "weights.safetensors"
-    )
-    content = {
-        "architecture": spec,
-        "labels": [str(n) for n in range(labels)],
-        "background": False,
-        "vocabulary": parse_concepts("a,b,c").model_dump(mode="json"),
-        "image_size": 64,
-    }
-    writer.commit({}, content)
-    return str(folder)
-
-
 def test_a_segmenter_opens_from_its_artifact_and_predicts(tmp_path: Path) -> None:
-    segmenter = Segmenter.from_artifact(_segmenter(tmp_path / "s", 3, 3))
+    segmenter = Segmenter.from_artifact(write_segmenter(tmp_path / "s", 3))
     image = photograph(0)
     labels, scores = segmenter.predict(image)
     assert labels.shape == scores.shape == (image.height, image.width)
@@ -118,4 +161,23 @@ def test_a_segmenter_opens_from_its_artifact_and_predicts(tmp_path: Path) -> Non
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecoError, match="its weights are not those of"):
-        Segmenter.from_artifact(_segmenter(tmp_path / "s", 3, 4))
+        Segmenter.from_artifact(write_segmenter(tmp_path / "s", 3, stored=4))
+
+
+def test_balance_takes_a_labels_frequency_out_of_the_network() -> None:
+    """Where images say nothing, the network that fits best gives every label the same logit, however rare it is."""
+    counts = [900, 90, 10]
+    labels = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    for balance, expected in ((0.0, [0.9, 0.09, 0.01]), (1.0, [1 / 3, 1 / 3, 1 / 3])):
+        logits = torch.zeros(3, requires_grad=True)
+        optimizer = torch.optim.LBFGS([logits], max_iter=100)
+
+        def loss(logits: torch.Tensor = logits, balance: float = balance) -> torch.Tensor:
+            logits.grad = None
+            adjusted = (logits + label_offsets(counts, balance)).expand(len(labels), 3)
+            value = torch.nn.functional.cross_entropy(adjusted, labels)
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+        torch.testing.assert_close(logits.softmax(0).tolist(), expected, atol=1e-3, rtol=0)

@@ -1,0 +1,185 @@
+"""The index stage: plan, train once, add shards in parallel on Ray, measure, commit.
+
+The artifact holds:
+
+- `trained/`: the empty index, the queries that measure recall, their fingerprint
+- `shards/<name>.faiss`: a clone of the trained index with the vectors of some rows; `<name>.json`, written last, says
+  that it is done
+- `images/<name>.parquet`: what these rows are: `image_id`, `uri`, `width`, `height`
+- `answers/<name>.safetensors`: what the shard answers to the queries, exactly and with each nprobe
+
+Shards stay apart: they are searched side by side and their answers merged. Nothing has to be written twice, no node
+ever holds the whole index, and what was committed before a kill is never touched again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from reco_ray import storage
+from reco_ray.config import IndexSettings
+from reco_ray.console import progress
+from reco_ray.corpus.index.choice import Plan, Shard, plan_index
+from reco_ray.corpus.index.library import KIND, load_faiss
+from reco_ray.corpus.index.recall import KINDS, measure, merge_answers
+from reco_ray.corpus.index.tasks import (
+    add_shard,
+    answers_of,
+    queries_of,
+    record_of,
+    train,
+    trained_fingerprint,
+)
+from reco_ray.errors import RecoError
+
+_RETRIES = 5
+
+
+def build_index(
+    embeddings: str, out: str, settings: IndexSettings | None = None, plan: Plan | None = None
+) -> tuple[storage.Manifest, bool]:
+    """Builds the index of an embeddings artifact, on the connected Ray cluster unless the plan needs none.
+
+    Args:
+        plan: of the same embeddings and settings, if it is made already.
+
+    Returns:
+        The manifest, and whether there was anything to do.
+
+    Raises:
+        RecoError: unfit embeddings or settings, unwritable output, rows missing, or recall below the floor.
+    """
+    settings = settings or IndexSettings()
+    load_faiss()
+    source = storage.read_manifest(embeddings, "embeddings")
+    embeddings = storage.absolute(embeddings)
+    plan = plan or plan_index(embeddings, settings)
+    made_from: dict[str, Any] = {
+        "embeddings": embeddings,
+        "made_at": source.made_at,
+        "model": source.content["model"],
+    }
+    if plan.needs_cluster:  # else nothing that can be set changes the content
+        made_from |= {"factory": plan.factory, "sample": plan.sample, "shards": len(plan.shards)}
+        made_from |= settings.model_dump(include={"nprobe", "target_recall"})
+    writer = storage.ArtifactWriter(out, KIND, made_from)
+    if manifest := writer.finished():
+        return manifest, False
+    records = _build(embeddings, writer.uri, plan)
+    counted = sum(record["images"] for record in records)
+    if counted != plan.images or any(
+        r["images"] != s.rows for r, s in zip(records, plan.shards, strict=True)
+    ):
+        raise RecoError(
+            f"{writer.uri}: the shards hold {counted:,} vectors, the embeddings {plan.images:,}: "
+            "delete it and index again"
+        )
+    content = {
+        "dim": plan.dim,
+        "model": source.content["model"],
+        "factory": plan.factory,
+        "shards": records,
+        **_measured(writer.uri, plan),
+    }
+    return writer.commit({"images": counted}, content), True
+
+
+def _build(embeddings: str, out: str, plan: Plan) -> list[dict[str, Any]]:
+    """Trains, unless that is done, and adds all shards that are missing; their records in order."""
+    fingerprint = trained_fingerprint(out)
+    if fingerprint is None:
+        fingerprint = _train(embeddings, out, plan)
+    records = {shard.name: record_of(out, shard, fingerprint) for shard in plan.shards}
+    pending = [shard for shard in plan.shards if records[shard.name] is None]
+    done = plan.images - sum(shard.rows for shard in pending)
+    with progress("index", plan.images, done) as advance:
+        for record in _add(embeddings, out, plan, pending, fingerprint):
+            records[record["name"]] = record
+            advance(record["images"])
+    return [record for record in records.values() if record is not None]
+
+
+def _train(embeddings: str, out: str, plan: Plan) -> str:
+    if not plan.needs_cluster:
+        return train(embeddings, out, plan)
+    faiss = load_faiss()
+    gpus = ray.cluster_resources().get("GPU", 0) if hasattr(faiss, "StandardGpuResources") else 0
+    # k-means takes all cores of the node it lands on, the largest one if it lives: nothing else runs meanwhile.
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    largest = max(nodes, key=lambda node: node["Resources"]["CPU"])
+    task = _remote_train.options(
+        num_gpus=1 if gpus else 0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(largest["NodeID"], soft=True),
+    )
+    return _unwrap(ray.get(task.remote(embeddings, out, plan)))
+
+
+def _add(
+    embeddings: str, out: str, plan: Plan, pending: list[Shard], fingerprint: str
+) -> Iterator[dict[str, Any]]:
+    if not plan.needs_cluster:
+        for shard in pending:
+            yield add_shard(embeddings, out, plan, shard, fingerprint)
+        return
+    # A shard is in memory while it is added, and once more while it is written. Never ask for more than a node has:
+    # the task would wait for ever.
+    needed = 2 * plan.bytes_a_vector * max((shard.rows for shard in pending), default=0)
+    most = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+    task = _remote_add.options(memory=int(min(needed, most / 2)))
+    light = replace(plan, shards=())  # a task needs its own files' names only
+    waiting = [task.remote(embeddings, out, light, shard, fingerprint) for shard in pending]
+    while waiting:
+        ready, waiting = ray.wait(waiting)
+        yield _unwrap(ray.get(ready[0]))
+
+
+def _measured(out: str, plan: Plan) -> dict[str, Any]:
+    """`nprobe` and `recall` of the whole index.
+
+    Raises:
+        RecoError: recall is below the floor.
+    """
+    if plan.exact:
+        return {"recall": {"exact": True}}
+    answers = [answers_of(out, shard) for shard in plan.shards]
+    own = queries_of(out).own
+    merged = {
+        step: merge_answers([each[step] for each in answers], answers[0][step][0].shape[1])
+        for step in answers[0]
+    }
+    found = measure(merged, own, plan.settings.target_recall)
+    worst = min(found["recall"][kind] for kind in KINDS)
+    if worst < plan.settings.min_recall:
+        raise RecoError(
+            f"{out}: recall@{found['recall']['k']} is {worst:.3f} with {plan.factory}, but index.min_recall is "
+            f"{plan.settings.min_recall}: choose an index.factory with larger codes, or set a lower floor"
+        )
+    return found
+
+
+def _unwrap(answer: dict[str, Any]) -> Any:
+    if answer["error"] is not None:
+        raise RecoError(answer["error"])
+    return answer["result"]
+
+
+# A user's error travels as a value: Ray would bring it back as text in a traceback.
+
+
+@ray.remote(num_cpus=1, max_retries=_RETRIES)
+def _remote_train(embeddings: str, out: str, plan: Plan) -> dict[str, Any]:
+    try:
+        return {"result": train(embeddings, out, plan), "error": None}
+    except RecoError as error:
+        return {"result": None, "error": str(error)}
+
+
+@ray.remote(num_cpus=1, max_retries=_RETRIES)
+def _remote_add(embeddings: str, out: str, plan: Plan, shard: Shard, fingerprint: str) -> dict[str, Any]:
+    try:
+        return {"result": add_shard(embeddings, out, plan, shard, fingerprint), "error": None}
+    except RecoError as error:
+        return {"result": None, "error": str(error)}

@@ -1,0 +1,59 @@
+"""`reco-ray index --explain`: the plan in words."""
+
+from reco_ray.corpus.index.choice import FLAT_UP_TO, SCALAR_UP_TO, Plan
+
+
+def explain(plan: Plan) -> str:
+    """What would be built, what it costs and what to expect; a line a fact."""
+    files = sum(len(shard.parts) for shard in plan.shards)
+    largest = max(shard.rows for shard in plan.shards)
+    lines = {
+        "corpus": f"{plan.images:,} images of {plan.dim} dimensions in {files:,} files",
+        "index": f"{plan.factory} ({_why(plan)})",
+        "vector": f"{plan.bytes_a_vector:,} bytes (float32: {4 * plan.dim:,})",
+        "on disk": f"{_size(plan.images * plan.bytes_a_vector)}, memory-mapped where it is searched",
+        "in memory": f"{_size(plan.fixed_bytes)} of centroids; of the lists what is searched",
+        "training": _training(plan),
+        "shards": f"{len(plan.shards):,} of up to {largest:,} images: a task of 1 CPU and "
+        f"{_size(2 * largest * plan.bytes_a_vector)} each",
+        "recall@50": _recall(plan),
+    }
+    if plan.exact:
+        lines["in memory"] = "what is searched, all of it"
+    return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
+
+
+def _why(plan: Plan) -> str:
+    if not plan.automatic:
+        return "as index.factory says"
+    if plan.exact:
+        return f"exact: up to {FLAT_UP_TO:,} images"
+    return f"{'up to' if plan.images <= SCALAR_UP_TO else 'more than'} {SCALAR_UP_TO:,} images"
+
+
+def _training(plan: Plan) -> str:
+    if plan.exact:
+        return "none"
+    iterations = 10  # FAISS's k-means for inverted lists
+    operations = 2 * iterations * plan.sample * plan.centroids * plan.dim
+    return (
+        f"{plan.centroids:,} centroids of {plan.sample:,} vectors: {_size(4 * plan.sample * plan.dim)} of memory, "
+        f"{operations / 1e12:,.1f} Tflop, in one task"
+    )
+
+
+def _recall(plan: Plan) -> str:
+    if plan.exact:
+        return "1, exact"
+    floor = f"measured when built; below {plan.settings.min_recall} it is refused"
+    if plan.expected_recall is None:
+        return f"not known beforehand for this factory and nprobe; {floor}"
+    return f"about {plan.expected_recall}, for which nprobe is chosen; {floor}"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

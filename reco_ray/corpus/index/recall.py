@@ -1,0 +1,154 @@
+"""How much of the exact answer an index finds: recall@k, measured on queries that it was not tuned on.
+
+Two kinds of queries are drawn from the embeddings, because neither alone is honest:
+
+- *images*: rows of the corpus. A row finds itself at once, so it is taken out of both answers.
+- *between*: the unit mean of two rows. Words, which the index is searched by, lie where no image is, and their
+  neighbours lie in more lists than an image's; so do those of such a mean.
+
+Every shard answers all queries exactly, from the vectors that it reads anyway, and approximately with a ladder of
+nprobe. Answers of shards merge, so recall is known for the whole corpus though nobody ever opens the whole index.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reco_ray.corpus.index.library import inverted_file, load_faiss
+from reco_ray.corpus.index.vectors import Part, rows_at
+
+K = 50
+QUERIES_A_KIND = 128
+KINDS = ("images", "between")
+EXACT = 0  # in place of an nprobe
+_STOPPED_GROWING = 0.003
+
+
+@dataclass(frozen=True)
+class Queries:
+    """vectors: float32 (n, d), first those of `images`, then those `between`. own: int64 (n,), the row itself or -1."""
+
+    vectors: np.ndarray
+    own: np.ndarray
+
+    @property
+    def wanted(self) -> int:
+        """How many answers to ask for: one more than counts, for the row itself."""
+        return K + 1
+
+
+def draw_queries(embeddings: str, parts: list[Part], seed: int) -> Queries:
+    """Draws the queries of both kinds, the same ones every time."""
+    images = sum(part.rows for part in parts)
+    count = min(QUERIES_A_KIND, images // 3)
+    rows = np.sort(np.random.default_rng(seed).choice(images, 3 * count, replace=False))
+    drawn = rows_at(embeddings, parts, rows)
+    random = np.random.default_rng(seed + 1).permutation(3 * count)
+    own, first, second = random[:count], random[count : 2 * count], random[2 * count :]
+    between = drawn[first] + drawn[second]
+    between /= np.maximum(np.linalg.norm(between, axis=1, keepdims=True), 1e-12)
+    return Queries(
+        np.concatenate([drawn[own], between]), np.concatenate([rows[own], np.full(count, -1, np.int64)])
+    )
+
+
+def ladder(centroids: int, nprobe: int | None) -> list[int]:
+    """The numbers of lists to try: powers of two up to 1,024, or the one that is set."""
+    if nprobe is not None:
+        return [min(nprobe, centroids)]
+    most = min(centroids, 1024)
+    return sorted({*(2**power for power in range(11) if 2**power <= most), most})
+
+
+class ExactAnswers:
+    """The nearest rows of all queries, exactly, of vectors that come in pieces."""
+
+    def __init__(self, queries: Queries) -> None:
+        self._faiss = load_faiss()
+        self._queries = queries
+        self._heap = self._faiss.ResultHeap(len(queries.vectors), queries.wanted, keep_max=True)
+        self._seen = 0
+
+    def add(self, vectors: np.ndarray, start: int) -> None:
+        if len(vectors):
+            k = min(self._queries.wanted, len(vectors))
+            similarities, rows = self._faiss.knn(
+                self._queries.vectors, vectors, k, metric=self._faiss.METRIC_INNER_PRODUCT
+            )
+            self._heap.add_result(similarities, rows + start)
+            self._seen += len(vectors)
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """Similarities and rows (n, wanted), falling; -1 where there are fewer vectors."""
+        self._heap.finalize()
+        k = min(self._queries.wanted, self._seen)
+        rows = np.full_like(self._heap.I, -1)
+        rows[:, :k] = self._heap.I[:, :k]
+        return np.where(rows < 0, -np.inf, self._heap.D).astype(np.float32), rows
+
+
+def shard_answers(index: Any, queries: Queries, steps: list[int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """What one shard's index answers with each nprobe: similarities and rows (n, wanted)."""
+    faiss = load_faiss()
+    answers = {}
+    for nprobe in steps:
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe)
+        if inverted_file(index).this != index.this:
+            parameters = faiss.SearchParametersPreTransform(index_params=parameters)
+        answers[nprobe] = index.search(queries.vectors, queries.wanted, params=parameters)
+    return answers
+
+
+def merge_answers(answers: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of several answers to the same queries; of equals the one given first."""
+    similarities = np.concatenate([each[0] for each in answers], axis=1)
+    rows = np.concatenate([each[1] for each in answers], axis=1)
+    similarities = np.where(rows < 0, -np.inf, similarities)
+    order = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(similarities, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def recall(found: np.ndarray, exact: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """The share of each query's exact neighbours that were found, float (n,), its own row apart.
+
+    Args:
+        found, exact: int64 (n, K + 1) rows, best first; -1 for none. own: int64 (n,).
+    """
+    shares = []
+    for mine, theirs, self_ in zip(found, exact, own, strict=True):
+        wanted = [row for row in theirs if row not in (self_, -1)][:K]
+        got = [row for row in mine if row not in (self_, -1)][:K]
+        shares.append(len(set(wanted) & set(got)) / max(1, len(wanted)))
+    return np.array(shares)
+
+
+def measure(
+    answers: dict[int, tuple[np.ndarray, np.ndarray]], own: np.ndarray, target: float
+) -> dict[str, Any]:
+    """Chooses nprobe on every second query and measures recall on the others.
+
+    Args:
+        answers: of the whole corpus, by nprobe; EXACT holds the exact ones.
+        target: recall to reach with as few lists as will do; if none reaches it, the last one that helped.
+
+    Returns:
+        `nprobe`, and `recall` with `k`, `queries` and a figure for each of KINDS.
+    """
+    exact = answers[EXACT][1]
+    steps = sorted(step for step in answers if step != EXACT)
+    kinds = np.repeat(np.arange(len(KINDS)), len(own) // len(KINDS))
+    held_out = np.arange(len(own)) % 2 == 1
+    chosen, best = steps[0], -1.0
+    shares = {step: recall(answers[step][1], exact, own) for step in steps}
+    for step in steps:
+        reached = min(shares[step][~held_out & (kinds == kind)].mean() for kind in range(len(KINDS)))
+        if reached > best + _STOPPED_GROWING:
+            chosen, best = step, reached
+        if reached >= target:
+            break
+    figures = {
+        name: round(float(shares[chosen][held_out & (kinds == kind)].mean()), 4)
+        for kind, name in enumerate(KINDS)
+    }
+    return {"nprobe": chosen, "recall": {"k": K, "queries": int(held_out.sum()), **figures}}

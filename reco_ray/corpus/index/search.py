@@ -1,0 +1,95 @@
+"""A corpus index, opened: the nearest images of embeddings, of all or of those whose URI begins with something."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from reco_ray import storage
+from reco_ray.corpus.index.files import ImageTable, open_trained, open_vectors, shard_files
+from reco_ray.corpus.index.library import KIND, inverted_file, load_faiss
+from reco_ray.corpus.index.side_by_side import search_side_by_side
+from reco_ray.errors import RecoError, reason
+
+
+class CorpusIndex:
+    """An opened index artifact, also one of version 0.1 (a single flat file).
+
+    Args:
+        uri: where it is.
+        model: fingerprint of the model whose embeddings will be searched.
+
+    Raises:
+        RecoError: missing, unfinished, damaged, or made with another model.
+    """
+
+    def __init__(self, uri: str, model: str) -> None:
+        load_faiss()
+        self.uri = storage.absolute(uri)
+        self.manifest = storage.read_manifest(uri, KIND)
+        content = self.manifest.content
+        if content["model"] != model:
+            raise RecoError(
+                f"{uri}: made with model {content['model']}, but this run uses {model}: "
+                "index the corpus with it"
+            )
+        shards = shard_files(self.uri, self.manifest)
+        try:
+            version = self.manifest.made_at
+            self._trained = None if content["factory"] == "Flat" else open_trained(self.uri, version)
+            self._indexes = [open_vectors(shard, self._trained, version) for shard in shards]
+        except (OSError, RuntimeError) as error:
+            raise RecoError(f"{uri}: damaged ({reason(error)}): delete it and index again") from error
+        self.images = ImageTable(shards)
+        self._nprobe = content.get("nprobe", 0)
+        self._matching = lru_cache(maxsize=1)(self._find_matching)
+
+    def __len__(self) -> int:
+        return sum(index.ntotal for index in self._indexes)
+
+    def count(self, prefix: str) -> int:
+        """How many images have a URI that begins with `prefix`; reads all URIs."""
+        return self._matching(prefix)[1]
+
+    def search(
+        self, embeddings: np.ndarray, k: int, prefix: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest images of each row.
+
+        Args:
+            embeddings: float32 (n, d), unit rows.
+            k: at most the number of images, or of those that match.
+            prefix: search only among the images whose URI begins with it.
+
+        Returns:
+            Cosine similarities float32 (n, k), falling, and rows of `images` int64 (n, k).
+
+        Raises:
+            RecoError: k is larger than the corpus.
+        """
+        bitmap, available = (None, len(self)) if prefix is None else self._matching(prefix)
+        if k > available:
+            raise RecoError(
+                f"{self.uri}: {k} exemplars are asked for, but it has {available} images"
+                f"{'' if prefix is None else f' under {prefix}'}: use --exemplars {available} or fewer"
+            )
+        queries = np.ascontiguousarray(embeddings, np.float32)
+        selector = None if bitmap is None else load_faiss().IDSelectorBitmap(bitmap)
+        lists = inverted_file(self._indexes[0])
+        if lists is None:
+            return search_side_by_side(self._indexes, queries, k, 0, selector)
+        # As many candidates as without a prefix, and all lists if these hold fewer than k that match.
+        nprobe = min(lists.nlist, -(-self._nprobe * len(self) // max(1, available)))
+        while True:
+            found = search_side_by_side(self._indexes, queries, k, nprobe, selector)
+            if nprobe == lists.nlist or (found[1] >= 0).all():
+                return found
+            nprobe = min(4 * nprobe, lists.nlist)
+
+    def _find_matching(self, prefix: str) -> tuple[Any, int]:
+        """A bit a row (uint8, lowest first), and how many are set."""
+        matches = np.zeros(len(self), bool)
+        for start, uris in self.images.scan_uris():
+            matches[start : start + len(uris)] = pc.starts_with(uris, prefix).to_numpy(zero_copy_only=False)
+        return np.packbits(matches, bitorder="little"), int(matches.sum())

@@ -1,0 +1,56 @@
+"""One search over shards that share a trained index."""
+
+from typing import Any
+
+import numpy as np
+
+from reco_ray.corpus.index.library import inverted_file, load_faiss
+from reco_ray.corpus.index.recall import merge_answers
+
+
+def search_side_by_side(
+    indexes: list[Any], queries: np.ndarray, k: int, nprobe: int, selector: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of all shards, that share one trained index: centroids are compared once, lists in every shard.
+
+    Args:
+        queries: float32 (n, d). nprobe: ignored by flat shards. selector: a faiss.IDSelector of the rows to consider.
+
+    Returns:
+        Similarities float32 (n, k), falling, and rows int64 (n, k); -1 where the lists held no more.
+    """
+    faiss = load_faiss()
+    if inverted_file(indexes[0]) is None:
+        options = {} if selector is None else {"params": faiss.SearchParameters(sel=selector)}
+        answers = [index.search(queries, k, **options) for index in indexes]
+    else:
+        rotated = queries
+        if isinstance(indexes[0], faiss.IndexPreTransform):
+            for number in range(indexes[0].chain.size()):
+                rotated = indexes[0].chain.at(number).apply(rotated)
+        rotated = np.ascontiguousarray(rotated)
+        lists = inverted_file(indexes[0])
+        nearest, centroids = lists.quantizer.search(rotated, nprobe)
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
+        answers = [
+            _search_lists(faiss, inverted_file(index), rotated, k, centroids, nearest, parameters)
+            for index in indexes
+        ]
+    return answers[0] if len(answers) == 1 else merge_answers(answers, k)
+
+
+def _search_lists(
+    faiss: Any,
+    lists: Any,
+    queries: np.ndarray,
+    k: int,
+    centroids: np.ndarray,
+    nearest: np.ndarray,
+    parameters: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """IndexIVF.search_preassigned: its Python wrapper takes no parameters, the C++ method does."""
+    similarities = np.empty((len(queries), k), np.float32)
+    rows = np.empty((len(queries), k), np.int64)
+    arrays = (faiss.swig_ptr(array) for array in (centroids, nearest, similarities, rows))
+    lists.search_preassigned_c(len(queries), faiss.swig_ptr(queries), k, *arrays, False, parameters)
+    return similarities, rows

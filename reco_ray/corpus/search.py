@@ -1,0 +1,133 @@
+"""Looking into an index: a query in words or an image, its hits, and a sheet of them to look at."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image, ImageDraw
+
+from reco_ray.config import Settings
+from reco_ray.corpus.decode import DecodeError, decode_image
+from reco_ray.corpus.embed import embed_pixels
+from reco_ray.corpus.index import CorpusIndex
+from reco_ray.corpus.load import load_images, pixels_of
+from reco_ray.corpus.read import read_image_bytes
+from reco_ray.errors import RecoError, reason
+from reco_ray.models import LanguageImageModel, load_language_image_model
+from reco_ray.models.prompts import encode_prompts
+
+DEFAULT_K = 20
+TILE = 200  # pixels a side
+GAP = 8
+CAPTION = 16
+COLUMNS = 5
+MOST_ON_SHEET = 100
+
+
+def search_corpus(
+    index_uri: str,
+    settings: Settings,
+    *,
+    words: str | None = None,
+    image: str | None = None,
+    k: int | None = None,
+    prefix: str | None = None,
+) -> pa.Table:
+    """The images of an index nearest to words or to an image.
+
+    Args:
+        words: embedded with the settings' prompt templates. image: URI of a query image; exactly one of the two.
+        k: how many; None = 20, or all there are.
+        prefix: only images whose URI begins with it.
+
+    Returns:
+        `rank` (from 1), `similarity` (cosine), `image_id`, `uri`, `width`, `height`; k rows, or as many as match
+        `prefix`.
+
+    Raises:
+        RecoError: no such index, another model's, an unreadable query image, k larger than the corpus, nothing matches.
+    """
+    models = settings.models
+    model = load_language_image_model(
+        models.retrieval, weights=models.weights, seed=settings.seed, precision=models.precision
+    )
+    index = CorpusIndex(index_uri, model.fingerprint)
+    if k is None:
+        k = min(DEFAULT_K, len(index))
+    elif k > len(index):
+        raise RecoError(f"--k {k}: {index_uri} has {len(index):,} images")
+    if prefix is not None:
+        matching = index.count(prefix)
+        if not matching:
+            raise RecoError(f"--prefix {prefix}: no image of {index_uri} has a URI that begins so")
+        k = min(k, matching)
+    query = (
+        embed_words(model, str(words), models.templates)
+        if image is None
+        else _embed_image(model, image, settings)
+    )
+    similarities, rows = index.search(query[None], k, prefix)
+    found = index.images.take(rows[0]).add_column(0, "similarity", pa.array(similarities[0]))
+    return found.add_column(0, "rank", pa.array(np.arange(1, k + 1, dtype=np.int32)))
+
+
+def embed_words(model: LanguageImageModel, words: str, templates: str) -> np.ndarray:
+    """float32 (d,), unit."""
+    return encode_prompts(model, [[words]], templates)[0].cpu().numpy()
+
+
+def _embed_image(model: LanguageImageModel, uri: str, settings: Settings) -> np.ndarray:
+    """float32 (d,), as the embed stage has it.
+
+    Raises:
+        RecoError: it cannot be read or decoded.
+    """
+    try:
+        picture, _, _ = decode_image(
+            read_image_bytes(uri), max_pixels=settings.embed.max_pixels, short_side=model.transform.size
+        )
+    except OSError as error:
+        raise RecoError(f"--image {uri}: cannot be read: {reason(error)}") from error
+    except DecodeError as error:
+        raise RecoError(f"--image {uri}: {error}") from error
+    with torch.inference_mode():
+        return embed_pixels(model, [model.transform.crop(picture)], 1)[0].astype(np.float32)
+
+
+def hits_sheet(hits: pa.Table, max_pixels: int) -> bytes:
+    """Draws the first MOST_ON_SHEET hits with rank and similarity; an image that is gone is a grey tile that says so.
+
+    Args:
+        hits: as `search_corpus` returns them. max_pixels: larger images are not decoded.
+
+    Returns:
+        A JPEG.
+    """
+    shown = hits.slice(0, MOST_ON_SHEET)
+    loaded = load_images(
+        shown["uri"].to_pylist(), _thumbnail, max_pixels=max_pixels, short_side=TILE, drop_duplicates=False
+    )
+    columns = min(COLUMNS, shown.num_rows)
+    lines = -(-shown.num_rows // columns)
+    step = TILE + GAP
+    sheet = Image.new("RGB", (columns * step + GAP, lines * (step + CAPTION) + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (rank, similarity) in enumerate(zip(shown["rank"], shown["similarity"], strict=True)):
+        left, top = GAP + number % columns * step, GAP + number // columns * (step + CAPTION)
+        if (why := loaded["reason"][number].as_py()) is None:
+            photo = Image.fromarray(pixels_of(loaded, number))
+        else:
+            photo = Image.new("RGB", (TILE, TILE), "lightgrey")
+            ImageDraw.Draw(photo).text((8, TILE // 2), why[:30], fill="black")
+        sheet.paste(photo, (left + (TILE - photo.width) // 2, top + (TILE - photo.height) // 2))
+        draw.text((left, top + TILE + 2), f"{rank}   {similarity.as_py():.3f}", fill="black")
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _thumbnail(image: Image.Image) -> np.ndarray:
+    scale = TILE / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS))

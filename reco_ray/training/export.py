@@ -1,0 +1,171 @@
+"""A segmenter as one file for other runtimes, ONNX or torch.export, its normalisation inside.
+
+Files of the artifact: `segmenter.onnx` or `segmenter.pt2`. Either takes RGB `pixels`, uint8 (b, H, W, 3), sides
+multiples of `stride` (two or more), to `logits`, float32 (b, m, H, W); b, H and W are free. Labels, palette, stride and
+image size are in the manifest and, as JSON, in the file itself: `reco_ray` of ONNX's metadata, the extra file
+`reco_ray.json` of a .pt2.
+"""
+
+import copy
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from timm.layers import Conv2dSame
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from reco_ray import storage
+from reco_ray.errors import RecoError, reason
+from reco_ray.training.network import Network
+from reco_ray.training.segmenter import KIND as SEGMENTER_KIND
+from reco_ray.training.segmenter import Segmenter
+
+KIND = "exported-segmenter"
+Format = Literal["onnx", "torch-export"]
+FILES: dict[Format, str] = {"onnx": "segmenter.onnx", "torch-export": "segmenter.pt2"}
+_TOLERANCE = 1e-3  # of the largest logit: another order of the same sums
+
+
+class PixelsToLogits(nn.Module):
+    """A network with its normalisation: uint8 (b, H, W, 3) -> float32 (b, m, H, W)."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.module = network.module
+        self._transform = network.transform
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Sides must be multiples of the network's stride."""
+        return self.module(self._transform.normalize(pixels))
+
+
+def export_segmenter(uri: str, out: str, form: Format) -> tuple[storage.Manifest, bool]:
+    """Writes a Segmenter as a file of `form`, and compares the two on images of other sizes than it was traced with.
+
+    Returns:
+        The manifest, and whether there was anything to do.
+
+    Raises:
+        RecoError: no Segmenter, missing packages, a network that cannot be traced, a result that differs, unwritable
+            output.
+    """
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if form == "onnx" and missing:
+        raise RecoError(f'ONNX needs {", ".join(missing)}: pip install "reco-ray[export]"')
+    made_at = storage.read_manifest(uri, SEGMENTER_KIND).made_at
+    segmenter = Segmenter.from_artifact(uri, precision="fp32")
+    made_from = {"segmenter": segmenter.uri, "segmenter_made_at": made_at, "format": form}
+    writer = storage.ArtifactWriter(out, KIND, made_from)
+    if manifest := writer.finished():
+        return manifest, False
+    stride = segmenter.network.stride
+    content = {
+        "file": FILES[form],
+        "labels": segmenter.labels,
+        "background": segmenter.background,
+        "palette": segmenter.palette.tolist(),
+        "image_size": segmenter.image_size,
+        "stride": stride,
+    }
+    module = PixelsToLogits(segmenter.network).eval()
+    program = trace(with_fixed_padding(module), stride)
+    with tempfile.TemporaryDirectory(prefix="reco-ray-") as folder:
+        file = Path(folder) / FILES[form]
+        if form == "onnx":
+            run = _save_onnx(program, file, json.dumps(content))
+        else:
+            torch.export.save(program, file, extra_files={"reco_ray.json": json.dumps(content)})
+            run = program.module()  # not the file: whoever reads a .pt2 may have to unpickle
+        content["largest_difference"] = largest_difference(module, run, stride)
+        data = file.read_bytes()
+    storage.write_bytes(storage.join(writer.uri, FILES[form]), data)
+    return writer.commit({"labels": len(segmenter.labels), "bytes": len(data)}, content), True
+
+
+def with_fixed_padding(module: nn.Module) -> nn.Module:
+    """A copy whose convolutions of TensorFlow's "same" padding pad alike for every size.
+
+    timm computes their padding from the input's size, and the exporter loses itself in the formulas. Where the input is
+    a multiple of the stride, as it is at every level here, it is kernel - stride, the odd pixel at the end.
+    """
+    module = copy.deepcopy(module)
+    for parent in list(module.modules()):
+        for name, conv in list(parent.named_children()):
+            if isinstance(conv, Conv2dSame):
+                edges: list[int] = []
+                for kernel, dilation, step in zip(conv.kernel_size, conv.dilation, conv.stride, strict=True):
+                    pad = max((kernel - 1) * dilation + 1 - step, 0)
+                    edges = [pad // 2, pad - pad // 2, *edges]  # the last dimension first
+                conv.__class__ = nn.Conv2d  # type: ignore[assignment]
+                setattr(
+                    parent, name, nn.Sequential(nn.ZeroPad2d((edges[0], edges[1], edges[2], edges[3])), conv)
+                )
+    return module
+
+
+def trace(module: nn.Module, stride: int) -> ExportedProgram:
+    """uint8 (b, H, W, 3) -> ..., traced for every b, and all H and W that are multiples of `stride`, at least two.
+
+    Raises:
+        RecoError: the network cannot be traced so.
+    """
+    sizes = {0: Dim("batch"), 1: stride * Dim("rows", min=2), 2: stride * Dim("columns", min=2)}
+    example = _pixels(2, 3 * stride, 4 * stride)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(module, (example,), dynamic_shapes={"pixels": sizes}, strict=False)
+    except Exception as error:  # the exporter has many, without a common base
+        raise RecoError(f"the network cannot be exported for free sizes: {reason(error)}") from error
+
+
+def largest_difference(module: nn.Module, run: Callable[[torch.Tensor], torch.Tensor], stride: int) -> float:
+    """Between the logits of `module` and `run` on noise of two sizes.
+
+    Raises:
+        RecoError: they differ by more than rounding.
+    """
+    largest = 0.0
+    for size in ((1, 2 * stride, 5 * stride), (3, 4 * stride, 2 * stride)):
+        pixels = _pixels(*size)
+        with torch.no_grad():
+            expected, found = module(pixels), run(pixels)
+        difference = float((found - expected).abs().max())
+        if not difference <= _TOLERANCE * float(expected.abs().max().clamp_min(1)):
+            raise RecoError(f"what was exported differs from the segmenter, by {difference:g} in a logit")
+        largest = max(largest, difference)
+    return largest
+
+
+def _pixels(batch: int, height: int, width: int) -> torch.Tensor:
+    random = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=random)
+
+
+def _save_onnx(program: ExportedProgram, file: Path, metadata: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Writes the program as ONNX; returns what runs it."""
+    import onnxruntime
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(StringIO()), warnings.catch_warnings():  # the exporter is talkative
+            warnings.simplefilter("ignore")
+            made: Any = torch.onnx.export(
+                program, dynamo=True, input_names=["pixels"], output_names=["logits"], verbose=False
+            )
+    except Exception as error:  # as for `trace`
+        raise RecoError(f"the network cannot be written as ONNX: {reason(error)}") from error
+    made.model.metadata_props["reco_ray"] = metadata
+    made.save(file)
+    session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
+    return lambda pixels: torch.from_numpy(session.run(["logits"], {"pixels": pixels.numpy()})[0])
