@@ -364,7 +364,7 @@ class Library:
             similarities, rows = await asyncio.to_thread(
                 self._index.search, embedding, min(k, len(self._index))
             )
-        found = self._index.images.select(["image_id", "uri"]).take(pa.array(rows[0])).to_pylist()
+        found = (await asyncio.to_thread(self._index.images.take, rows[0])).to_pylist()
         return [
             {
                 "image_id": each["image_id"],

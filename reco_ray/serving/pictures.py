@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
 from reco_ray.corpus.decode import DecodeError, decode_image
+from reco_ray.corpus.index.files import ImageTable
 from reco_ray.corpus.read import list_images, read_image_bytes
 from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.problems import Problem
@@ -61,21 +60,21 @@ class Pictures:
         self._max_pixels = max_pixels
         self._remembered: ByteLRU[bytes] = ByteLRU(64_000_000)
 
-    def thumbnail(self, images: pa.Table, image_id: str) -> bytes:
+    def thumbnail(self, images: ImageTable, image_id: str) -> bytes:
         """A JPEG of an image of the index.
 
         Args:
-            images: `image_id`, `uri`.
+            images: of the index.
 
         Raises:
             Problem: 404.
         """
         found = self._remembered.get(image_id)
         if found is None:
-            row = pc.index(images["image_id"], image_id).as_py()
-            if row < 0:
+            uri = images.uri_of(image_id)
+            if uri is None:
                 raise Problem(404, f"there is no image {image_id!r} in the index")
-            found = self._shrunk(images["uri"][row].as_py(), THUMBNAIL_SIDE)
+            found = self._shrunk(uri, THUMBNAIL_SIDE)
             self._remembered.put(image_id, found, len(found))
         return found
 

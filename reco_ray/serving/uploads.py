@@ -81,7 +81,7 @@ async def read_request(request: Request, limits: Limits, *, batch: bool) -> tupl
     elif kind in _NOT_PHOTOGRAPHS or not (kind.startswith("image/") or kind == "application/octet-stream"):
         raise Problem(
             415,
-            f"{kind[:80]!r} is no image: send image/jpeg or another image type, application/octet-stream, "
+            "this Content-Type is no image: send image/jpeg or another image type, application/octet-stream, "
             "multipart/form-data or application/json",
         )
     else:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -139,6 +140,16 @@ class ImageTable:
             for batch in self._open(number)[0].iter_batches(_AT_ONCE, columns=["uri"]):
                 yield start, batch.column(0)
                 start += batch.num_rows
+
+    def uri_of(self, image_id: str) -> str | None:
+        """The URI of an image, None if it is not here; reads ids until it is found."""
+        for number in range(len(self._shards)):
+            file = self._open(number)[0]
+            for batch in file.iter_batches(_AT_ONCE, columns=["image_id", "uri"]):
+                row = pc.index(batch.column(0), image_id).as_py()
+                if row >= 0:
+                    return batch.column(1)[row].as_py()
+        return None
 
     def _place(self, row: int) -> tuple[int, int, int]:
         """Row of the index -> shard, row group in it, row in that."""
