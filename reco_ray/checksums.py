@@ -50,10 +50,15 @@ def seal(uri: str) -> storage.Sealed:
         RecoError: a file cannot be read.
     """
     filesystem, root = storage.resolve(uri)
+    root = root.rstrip("/")
     listed = _listed(filesystem, root)
     known: dict[str, Noted] = {}
-    for info in _infos(filesystem, f"{root}/{FOLDER}"):
-        for row in storage.read_table(storage.join(uri, FOLDER, info.base_name)).to_pylist():
+    stored: pa.Table | None = None
+    for info in _notes(filesystem, root):
+        notes = storage.read_table(storage.join(uri, info.path.removeprefix(f"{root}/")))
+        if info.base_name == FILE:  # of a commit that was killed before its manifest
+            stored = notes
+        for row in notes.to_pylist():
             file = listed.get(row["path"])
             # What was written again since has another size, or is younger than its note.
             if file and file.size == row["size"] and file.mtime_ns and file.mtime_ns < (info.mtime_ns or 0):
@@ -64,7 +69,8 @@ def seal(uri: str) -> storage.Sealed:
             raise RecoError(f"{storage.join(uri, path)}: cannot be read back: {noted}")
         known[path] = noted
     table = _table(known)
-    storage.write_table(storage.join(uri, FILE), table)
+    if stored is None or not table.equals(stored):
+        storage.write_table(storage.join(uri, FILE), table)
     return storage.Sealed(
         files=len(known),
         bytes=sum(noted.size for noted in known.values()),
@@ -159,6 +165,13 @@ def _table(files: dict[str, Noted]) -> pa.Table:
 def _infos(filesystem: pafs.FileSystem, path: str, recursive: bool = False) -> list[pafs.FileInfo]:
     selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
     return [info for info in filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
+
+
+def _notes(filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
+    """The files of checksums that are there, the youngest last."""
+    whole = filesystem.get_file_info(f"{root}/{FILE}")
+    found = [*_infos(filesystem, f"{root}/{FOLDER}"), *([whole] if whole.type == pafs.FileType.File else [])]
+    return sorted(found, key=lambda info: info.mtime_ns or 0)
 
 
 def _listed(filesystem: pafs.FileSystem, root: str) -> dict[str, pafs.FileInfo]:

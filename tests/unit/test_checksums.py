@@ -130,6 +130,18 @@ def test_files_that_workers_noted_are_not_read_at_the_commit(uri: str) -> None:
     assert verify(uri).differences == [Difference("masks/street/a #000 100%.png", "content changed")]
 
 
+def test_a_commit_that_was_killed_before_its_manifest_is_not_done_again(uri: str) -> None:
+    make(uri)
+    sums = Path(uri) / "checksums.parquet"
+    before = sums.stat().st_mtime_ns
+    (Path(uri) / "manifest.json").unlink()
+    writer = storage.ArtifactWriter(uri, "masks", {"images": "some"})
+    assert writer.finished() is None
+    writer.commit({"images": 2})
+    assert sums.stat().st_mtime_ns == before
+    assert verify(uri).differences == []
+
+
 def test_an_artifact_without_checksums_is_named(uri: str) -> None:
     make(uri)
     file = Path(uri) / "manifest.json"
