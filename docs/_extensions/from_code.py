@@ -22,7 +22,13 @@ class Commands(SphinxDirective):
         command: Any = typer.main.get_command(app)
         context = command.context_class(command, info_name="reco-ray")
         text = "".join(
-            get_docs_for_click(obj=command.get_command(context, name), ctx=context, indent=1, name=name)
+            get_docs_for_click(
+                obj=command.get_command(context, name),
+                ctx=context,
+                indent=1,
+                name=name,
+                call_prefix="reco-ray",
+            )
             for name in command.list_commands(context)
         )
         return self.parse_text_to_nodes(text, allow_section_headings=True)

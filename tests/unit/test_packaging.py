@@ -73,7 +73,13 @@ def test_the_version_is_named_in_the_changelog() -> None:
 def test_the_bill_of_materials_names_what_is_installed(tmp_path: Path) -> None:
     file = tmp_path / "bill.json"
     program = Path(sysconfig.get_path("scripts")) / "cyclonedx-py"
-    arguments = ["environment", "--pyproject", str(ROOT / "pyproject.toml"), "--output-reproducible"]
+    arguments = [
+        "environment",
+        "--pyproject",
+        str(ROOT / "pyproject.toml"),
+        "--output-reproducible",
+        "--no-validate",
+    ]
     subprocess.run([program, *arguments, "-o", file, sys.prefix], check=True, capture_output=True)
     bill = json.loads(file.read_text())
     assert bill["bomFormat"] == "CycloneDX"
