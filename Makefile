@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: demo test
+.PHONY: demo test docs dist
 demo: $(VENV)/demo.stamp
 	$(VENV)/bin/reco-ray demo --out reco-demo
 
@@ -14,6 +14,17 @@ test: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest
+
+# For contributors, see CONTRIBUTING.md.
+docs: $(VENV)/dev.stamp
+	$(VENV)/bin/python -m sphinx -W --keep-going -q -b html docs build/site
+	@echo build/site/index.html
+
+dist: $(VENV)/dev.stamp
+	rm -rf dist
+	$(VENV)/bin/python -m build --no-isolation
+	$(VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o dist/reco-ray.cdx.json $(VENV)
+	cd dist && sha256sum -- * >SHA256SUMS
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("reco-ray needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -25,5 +36,5 @@ $(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$(FAISS),demo,train,sweep,export,mlflow,serve,dev]"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$(FAISS),demo,train,sweep,export,mlflow,serve,docs,dev]"
 	@touch $@

@@ -33,8 +33,11 @@ class ModelSettings(_Section):
         default=None, ge=16, description="from one window to the next, pixels; None = half a window"
     )
     weights: str | None = Field(default=None, description="folder of weights for machines without a network")
-    device: str = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = Field(default="auto", description="cpu, cuda, or auto: GPUs where there are any")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="arithmetic of the models; auto = bf16 where the device multiplies it natively",
+    )
 
     @property
     def specs(self) -> list[str]:
@@ -87,8 +90,13 @@ class ReferenceSettings(_Section):
     geometry: Literal["whole", "crop"] = Field(
         default="whole", description="exemplars squeezed into the square, or cropped to it as in the paper"
     )
-    reduction: Literal["mean", "medoid", "rank_weighted"] = "mean"
-    pairing: Literal["exact", "as_released"] = "exact"
+    reduction: Literal["mean", "medoid", "rank_weighted"] = Field(
+        default="mean",
+        description="seeds to reference: mean, the seed most like the others, or weighted by rank",
+    )
+    pairing: Literal["exact", "as_released"] = Field(
+        default="exact", description="images compared for a support map: the paper's, or its released code's"
+    )
     prototypes: int = Field(
         default=1, ge=1, le=16, description="k-means centres of the seeds kept a concept, 1 = their reduction"
     )
@@ -104,12 +112,16 @@ class SegmentSettings(_Section):
     """From references to masks."""
 
     image_size: int = Field(default=320, ge=32, description="short side at which images are encoded, pixels")
-    max_pixels: int = Field(default=100_000_000, ge=1, le=178_956_970)
-    shard_size: int = Field(default=64, ge=1, le=65_536)
+    max_pixels: int = Field(
+        default=100_000_000, ge=1, le=178_956_970, description="larger images are rejected undecoded"
+    )
+    shard_size: int = Field(default=64, ge=1, le=65_536, description="images committed together")
     use: Literal["both", "references", "language"] = Field(
         default="both", description="score by references times language attention, or by one of them alone"
     )
-    refine: Literal["none", "pamr", "crf"] = "none"
+    refine: Literal["none", "pamr", "crf"] = Field(
+        default="none", description="sharpen masks by colour: PAMR (quick) or the paper's dense CRF"
+    )
     background: bool | None = Field(
         default=None, description="label 0 for what shows no concept; None = as the vocabulary says"
     )
@@ -145,13 +157,7 @@ class TrainSettings(_Section):
     scale: tuple[float, float] = Field(default=(0.5, 2.0), description="range of the random resize")
     learning_rate: float = Field(default=5e-4, gt=0, description="of the new layers, at the start")
     encoder_learning_rate: float = Field(default=5e-5, ge=0, description="of the encoder, at the start")
-    weight_decay: float = Field(default=2e-4, ge=0)
-    balance: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="how far rare pseudo-labels count like frequent ones, 0 = not at all",
-    )
+    weight_decay: float = Field(default=2e-4, ge=0, description="of all layers")
     power: float = Field(default=0.9, gt=0, description="of the polynomial decay of the learning rates")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
     workers: int = Field(default=1, ge=1, description="processes that train one segmenter together")
@@ -169,8 +175,8 @@ class TrainSettings(_Section):
 class Settings(_Section):
     """Everything that determines what a run makes, except its inputs."""
 
-    preset: str
-    seed: int = 0
+    preset: str = Field(description="chosen with --preset: models and settings that belong together")
+    seed: int = Field(default=0, description="of everything drawn by chance")
     models: ModelSettings
     embed: EmbedSettings = EmbedSettings()
     index: IndexSettings = IndexSettings()

@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from reco_ray.checksums import recorded
 from reco_ray.cluster import READER_CPUS, Workers
 from reco_ray.errors import RecoError
 from reco_ray.streaming import stream_context
@@ -118,7 +119,7 @@ class _Worker:
         row = {"result": None, "error": self._error}
         if self._worker is not None:
             try:
-                row["result"] = json.dumps(self._worker(names[0], table))
+                row["result"] = json.dumps(recorded(self._worker, names[0], table))
             except RecoError as error:
                 row["error"] = str(error)
         return pa.Table.from_pylist([row], schema=_RESULT_SCHEMA)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from reco_ray import __version__
 from reco_ray.errors import RecoError, reason
+from reco_ray.noted import note
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
@@ -107,6 +108,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         else:  # an object appears whole when its upload completes
             with filesystem.open_output_stream(path) as stream:
                 stream.write(data)
+    note(uri, data)
 
 
 def remove(uri: str) -> None:
@@ -168,6 +170,14 @@ class _explained:
 # --- artifacts ----------------------------------------------------------------------------------------------
 
 
+class Sealed(BaseModel):
+    """Of `checksums.parquet`, which lists every file of the artifact (`checksums.py`)."""
+
+    files: int
+    bytes: int
+    sha256: str = Field(description="of checksums.parquet itself")
+
+
 class Manifest(BaseModel):
     """What an artifact is and what made it. Written last: a directory without it is unfinished."""
 
@@ -181,10 +191,14 @@ class Manifest(BaseModel):
     counts: dict[str, int] = {}
     seconds: float = 0.0
     content: dict[str, Any] = Field(default={}, description="what a reader needs to open the files")
+    checksums: Sealed | None = Field(default=None, description="None = made before they were kept")
 
 
-def read_manifest(uri: str, kind: str) -> Manifest:
+def read_manifest(uri: str, kind: str | None = None) -> Manifest:
     """Opens an artifact.
+
+    Args:
+        kind: what it must be; None = anything.
 
     Raises:
         RecoError: nothing is there, it is unfinished, or it is of another kind or a newer schema.
@@ -197,14 +211,15 @@ def read_manifest(uri: str, kind: str) -> Manifest:
             if exists(join(uri, STARTED))
             else "is not there"
         )
-        raise RecoError(f"{uri}: this {kind} artifact {state} (no {MANIFEST})") from error
+        what = f"this {kind} artifact" if kind else "this artifact"
+        raise RecoError(f"{uri}: {what} {state} (no {MANIFEST})") from error
     except ValidationError as error:
         raise RecoError(
             f"{uri}/{MANIFEST}: not a manifest: delete the directory and make it again"
         ) from error
     except OSError as error:
         raise RecoError(f"{uri}: cannot be read: {reason(error)}") from error
-    if manifest.kind != kind:
+    if kind and manifest.kind != kind:
         raise RecoError(f"{uri}: holds {manifest.kind}, but {kind} is needed here")
     if manifest.schema_version > SCHEMA_VERSION:
         raise RecoError(
@@ -254,15 +269,20 @@ class ArtifactWriter:
         return None
 
     def commit(self, counts: Mapping[str, int], content: Mapping[str, Any] | None = None) -> Manifest:
-        """Writes the manifest: from here on the artifact exists."""
+        """Writes the checksums, then the manifest: from here on the artifact exists."""
+        from reco_ray.checksums import forget_notes, seal  # it reads and writes through this file
+
+        sealed = seal(self.uri)
         manifest = Manifest(
             kind=self.kind,
             made_from=self.made_from,
             counts=dict(counts),
             seconds=round(time.monotonic() - self._started_at, 2),
             content=dict(content or {}),
+            checksums=sealed,
         )
         write_bytes(join(self.uri, MANIFEST), manifest.model_dump_json(indent=2).encode())
+        forget_notes(self.uri)
         return manifest
 
     def _require_same(self, stored: dict[str, Any], verb: str) -> None:

@@ -8,6 +8,7 @@ from reco_ray.cli.app import app, weights_app
 from reco_ray.config import load_settings
 from reco_ray.console import console
 from reco_ray.errors import RecoError, UsageError
+from reco_ray.storage import absolute, join
 
 if TYPE_CHECKING:
     from reco_ray.doctor import Check
@@ -43,6 +44,32 @@ def list_weights(
         raise RecoError(f"{weights}: no weights in it: fill it with `reco-ray weights pull`")
     for each in found:
         print(each)
+
+
+@app.command()
+def verify(
+    artifacts: Annotated[list[str], typer.Argument(help="artifacts, such as an index or a segmenter")],
+) -> None:
+    """Compares every file of an artifact with the checksums of its manifest; exits 1 where one differs."""
+    from reco_ray.checksums import verify as check
+
+    differing = 0
+    for uri in artifacts:
+        found = check(uri)
+        for path, what in found.differences[:_SHOWN]:
+            print(f"{join(absolute(uri), path)}: {what}")
+        if (more := len(found.differences) - _SHOWN) > 0:
+            print(f"{absolute(uri)}: and {more:,} more")
+        if not found.differences:
+            print(f"{absolute(uri)}: {found.files:,} files, {found.bytes:,} bytes as committed")
+        differing += len(found.differences)
+    if differing:
+        raise RecoError(
+            f"{differing:,} files are not what was committed: make the artifact again, or fetch it again"
+        )
+
+
+_SHOWN = 20  # differences printed an artifact
 
 
 @app.command()

@@ -44,7 +44,7 @@ MOST_HELD_OUT = 64  # frames: enough to compare steps, few enough to do it often
 @dataclass(frozen=True)
 class Job:
     """Everything that determines a run. labels: names of the label ids. out: URI of the Segmenter to be. environment:
-    variables that its workers get from whoever started it. pixels: how many carry each label."""
+    variables that its workers get from whoever started it."""
 
     name: str
     frames: str
@@ -55,7 +55,6 @@ class Job:
     settings: Settings
     threads: int
     environment: dict[str, str]
-    pixels: list[int]
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -130,7 +129,6 @@ class _Training:
                     Path(folder), self.network.module, self.optimizer, self.options.segmenter
                 )
         self.model = prepare_model(module)
-        self.offsets = label_offsets(job.pixels, self.options.balance).to(self.device)
 
     def run(self) -> None:
         """Trains from the last checkpoint to the last step, then writes the Segmenter's files."""
@@ -205,8 +203,7 @@ class _Training:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.model(images)
         # A batch in which every pixel is ignored has a loss of zero, not of NaN.
-        adjusted = logits.float() + self.offsets.view(1, -1, 1, 1)
-        summed = F.cross_entropy(adjusted, labels, ignore_index=IGNORE, reduction="sum")
+        summed = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
         return summed / (labels != IGNORE).sum().clamp_min(1)
 
     def _checkpoint(self, loss: float, records: Records) -> None:
@@ -282,18 +279,6 @@ def _optimizer(network: Network, rate: float, encoder_rate: float, decay: float)
             groups[id(parameter) in encoder].append(parameter)
     named = [{"params": groups[0], "lr": rate}, {"params": groups[1], "lr": encoder_rate}]
     return torch.optim.Adam(named, weight_decay=decay)
-
-
-def label_offsets(pixels: list[int], balance: float) -> torch.Tensor:
-    """What is added to the logits in the loss, float32 (m,): `balance` times the logarithm of each label's share.
-
-    With 1 the network itself, without it, learns what a label's evidence is apart from how frequent the label is: mIoU
-    counts every label alike, and concepts that fit everywhere a little win too many pixels of the zero-shot masks.
-
-    Source: Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021, section 4.
-    """
-    counts = torch.tensor(pixels, dtype=torch.float64).clamp_min(1)
-    return (balance * (counts / counts.sum()).log()).float()
 
 
 def _training_dtype(device: str, precision: str) -> torch.dtype:

@@ -145,7 +145,6 @@ def _job(
         settings=settings,
         threads=threads,
         environment=environment,
-        pixels=list(content["pixels"].values()),
     )
 
 

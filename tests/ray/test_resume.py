@@ -16,6 +16,7 @@ from artifacts import embeddings, files, rows
 from images import write_photographs
 from processes import descendants, kill_at_once, title
 
+from reco_ray.checksums import verify
 from reco_ray.config import Settings, load_settings
 from reco_ray.corpus.stage import embed_corpus
 
@@ -105,6 +106,7 @@ def test_a_killed_run_goes_on_where_it_stopped(corpus, settings, undisturbed, tm
     assert_equal(out, undisturbed)
     after = files(out)
     assert {name: after[name] for name in shards} == {name: committed[name] for name in shards}
+    assert verify(str(out)).differences == []
 
 
 def test_an_interrupted_run_says_that_it_goes_on(corpus, tmp_path):

@@ -20,6 +20,7 @@ from clusters import local_ray
 from images import write_photographs
 from PIL import Image
 
+from reco_ray.checksums import verify
 from reco_ray.cli import main
 from reco_ray.cluster import plan_workers
 from reco_ray.config import load_settings
@@ -241,6 +242,7 @@ def test_a_search_without_labels_stops_some_early_and_leaves_out_broken_images(
     again, new, _ = run_sweep(plan, str(tmp_path / "out"))
     assert not new
     assert again == manifest
+    assert verify(str(tmp_path / "out")).differences == []
     assert ended(tmp_path / "out") == before
 
     (

@@ -11,7 +11,7 @@ from training_data import write_segmenter
 from reco_ray.config import load_settings
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.training import Segmenter, checkpoint
-from reco_ray.training.loop import hopeless, label_offsets
+from reco_ray.training.loop import hopeless
 from reco_ray.training.network import build_network
 from reco_ray.training.pseudo_labels import IGNORE
 from reco_ray.training.samples import augmentation, order, positions, split
@@ -162,22 +162,3 @@ def test_a_segmenter_opens_from_its_artifact_and_predicts(tmp_path: Path) -> Non
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecoError, match="its weights are not those of"):
         Segmenter.from_artifact(write_segmenter(tmp_path / "s", 3, stored=4))
-
-
-def test_balance_takes_a_labels_frequency_out_of_the_network() -> None:
-    """Where images say nothing, the network that fits best gives every label the same logit, however rare it is."""
-    counts = [900, 90, 10]
-    labels = torch.arange(3).repeat_interleave(torch.tensor(counts))
-    for balance, expected in ((0.0, [0.9, 0.09, 0.01]), (1.0, [1 / 3, 1 / 3, 1 / 3])):
-        logits = torch.zeros(3, requires_grad=True)
-        optimizer = torch.optim.LBFGS([logits], max_iter=100)
-
-        def loss(logits: torch.Tensor = logits, balance: float = balance) -> torch.Tensor:
-            logits.grad = None
-            adjusted = (logits + label_offsets(counts, balance)).expand(len(labels), 3)
-            value = torch.nn.functional.cross_entropy(adjusted, labels)
-            value.backward()
-            return value
-
-        optimizer.step(loss)
-        torch.testing.assert_close(logits.softmax(0).tolist(), expected, atol=1e-3, rtol=0)

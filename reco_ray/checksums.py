@@ -1,0 +1,204 @@
+"""Checksums of an artifact: taken while workers write it, gathered at its commit, checked by `reco-ray verify`.
+
+- A worker notes what it writes and saves that as `checksums/<digest>.parquet`, one small file a shard.
+- The commit lists the artifact, takes the noted checksums, reads only files that nobody noted (the driver's own, and
+  those of a worker that was killed in between), and writes `checksums.parquet`: `path`, `size`, `sha256`.
+- The manifest holds the SHA-256 of that file. So it vouches for every byte, and whoever signs it signs the artifact.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from reco_ray import storage
+from reco_ray.errors import RecoError, reason
+from reco_ray.noted import Noted, noting
+
+FILE = "checksums.parquet"
+FOLDER = "checksums"
+SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("sha256", pa.string())])
+_READERS = 16  # an object store answers each after some milliseconds
+_PIECE = 8 << 20
+
+
+def recorded(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls `work`, and saves the checksums of what it wrote beside it, in every artifact that it wrote into."""
+    with noting() as book:
+        result = work(*arguments)
+    artifacts: dict[str, dict[str, Noted]] = {}
+    for uri, noted in book.items():
+        if root := _artifact_around(uri.rpartition("/")[0]):
+            artifacts.setdefault(root, {})[uri.removeprefix(root).lstrip("/")] = noted
+    for root, files in artifacts.items():
+        # A retry writes the same files, and so this one again.
+        storage.write_table(
+            storage.join(root, FOLDER, f"{storage.digest(sorted(files))}.parquet"), _table(files)
+        )
+    return result
+
+
+def seal(uri: str) -> storage.Sealed:
+    """Writes `checksums.parquet` of an artifact that is complete but for its manifest; for `ArtifactWriter`.
+
+    Raises:
+        RecoError: a file cannot be read.
+    """
+    filesystem, root = storage.resolve(uri)
+    root = root.rstrip("/")
+    listed = _listed(filesystem, root)
+    known: dict[str, Noted] = {}
+    stored: pa.Table | None = None
+    for info in _notes(filesystem, root):
+        notes = storage.read_table(storage.join(uri, info.path.removeprefix(f"{root}/")))
+        if info.base_name == FILE:  # of a commit that was killed before its manifest
+            stored = notes
+        for row in notes.to_pylist():
+            file = listed.get(row["path"])
+            # What was written again since has another size, or is younger than its note.
+            if file and file.size == row["size"] and file.mtime_ns and file.mtime_ns < (info.mtime_ns or 0):
+                known[row["path"]] = Noted(row["size"], row["sha256"])
+    unknown = [path for path in listed if path not in known]
+    for path, noted in zip(unknown, _read(filesystem, root, unknown), strict=True):
+        if isinstance(noted, str):
+            raise RecoError(f"{storage.join(uri, path)}: cannot be read back: {noted}")
+        known[path] = noted
+    table = _table(known)
+    if stored is None or not table.equals(stored):
+        storage.write_table(storage.join(uri, FILE), table)
+    return storage.Sealed(
+        files=len(known),
+        bytes=sum(noted.size for noted in known.values()),
+        sha256=hashlib.sha256(storage.read_bytes(storage.join(uri, FILE))).hexdigest(),
+    )
+
+
+def forget_notes(uri: str) -> None:
+    """Deletes the workers' own checksum files, once the manifest vouches for all."""
+    filesystem, root = storage.resolve(uri)
+    if filesystem.get_file_info(f"{root}/{FOLDER}").type == pafs.FileType.Directory:
+        filesystem.delete_dir(f"{root}/{FOLDER}")
+
+
+class Difference(NamedTuple):
+    """A file that is not as it was committed."""
+
+    path: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `verify` looked at and found."""
+
+    manifest: storage.Manifest
+    files: int
+    bytes: int
+    differences: list[Difference]
+
+
+def verify(uri: str) -> Verified:
+    """Reads every file of a finished artifact and compares it with what the manifest vouches for.
+
+    Files that were added count as differences, too: readers take every table of a folder.
+
+    Raises:
+        RecoError: no finished artifact, or one that was made before checksums were kept.
+    """
+    manifest = storage.read_manifest(uri)
+    sealed = manifest.checksums
+    if sealed is None:
+        raise RecoError(
+            f"{uri}: has no checksums, {manifest.made_by} did not keep any: make it again for them"
+        )
+    try:
+        sums = storage.read_bytes(storage.join(uri, FILE))
+    except FileNotFoundError:
+        return Verified(manifest, 0, 0, [Difference(FILE, "missing")])
+    except OSError as error:
+        raise RecoError(f"{storage.join(uri, FILE)}: cannot be read: {reason(error)}") from error
+    if hashlib.sha256(sums).hexdigest() != sealed.sha256:
+        return Verified(manifest, 0, 0, [Difference(FILE, "content changed")])
+    wanted = {
+        row["path"]: Noted(row["size"], row["sha256"])
+        for row in storage.read_table(storage.join(uri, FILE)).to_pylist()
+    }
+    filesystem, root = storage.resolve(uri)
+    listed = _listed(filesystem, root)
+    differences = [Difference(path, "missing") for path in wanted if path not in listed]
+    differences += [Difference(path, "not in the checksums") for path in listed if path not in wanted]
+    present = [path for path in wanted if path in listed]
+    right_size = [path for path in present if listed[path].size == wanted[path].size]
+    differences += [
+        Difference(path, f"{listed[path].size:,} bytes instead of {wanted[path].size:,}")
+        for path in present
+        if listed[path].size != wanted[path].size
+    ]
+    for path, noted in zip(right_size, _read(filesystem, root, right_size), strict=True):
+        if isinstance(noted, str):
+            differences.append(Difference(path, f"cannot be read: {noted}"))
+        elif noted != wanted[path]:
+            differences.append(Difference(path, "content changed"))
+    return Verified(manifest, sealed.files, sealed.bytes, sorted(differences))
+
+
+@lru_cache(maxsize=4096)
+def _artifact_around(directory: str) -> str | None:
+    """The closest directory that an `ArtifactWriter` has claimed, upwards."""
+    if not directory or directory.endswith((":", "/")):
+        return None
+    if storage.exists(storage.join(directory, storage.STARTED)):
+        return directory
+    return _artifact_around(directory.rpartition("/")[0])
+
+
+def _table(files: dict[str, Noted]) -> pa.Table:
+    rows = [{"path": path, **noted._asdict()} for path, noted in sorted(files.items())]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _infos(filesystem: pafs.FileSystem, path: str, recursive: bool = False) -> list[pafs.FileInfo]:
+    selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
+    return [info for info in filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
+
+
+def _notes(filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
+    """The files of checksums that are there, the youngest last."""
+    whole = filesystem.get_file_info(f"{root}/{FILE}")
+    found = [*_infos(filesystem, f"{root}/{FOLDER}"), *([whole] if whole.type == pafs.FileType.File else [])]
+    return sorted(found, key=lambda info: info.mtime_ns or 0)
+
+
+def _listed(filesystem: pafs.FileSystem, root: str) -> dict[str, pafs.FileInfo]:
+    """The artifact's files by their path inside it; artifacts that lie below it have checksums of their own."""
+    root = root.rstrip("/")
+    found = {info.path.removeprefix(f"{root}/"): info for info in _infos(filesystem, root, recursive=True)}
+    inner = {
+        p.rpartition("/")[0] for p in found if p.endswith((f"/{storage.MANIFEST}", f"/{storage.STARTED}"))
+    }
+    outside = tuple(f"{folder}/" for folder in {*inner, FOLDER})
+    own = (storage.MANIFEST, FILE)
+    return {path: info for path, info in found.items() if path not in own and not path.startswith(outside)}
+
+
+def _read(filesystem: pafs.FileSystem, root: str, paths: list[str]) -> Iterable[Noted | str]:
+    """Size and digest of each file as it is now, or why it cannot be read."""
+
+    def read(path: str) -> Noted | str:
+        digest, size = hashlib.sha256(), 0
+        try:
+            with filesystem.open_input_stream(f"{root}/{path}") as stream:
+                while piece := stream.read(_PIECE):
+                    digest.update(piece)
+                    size += len(piece)
+        except OSError as error:
+            return reason(error)
+        return Noted(size, digest.hexdigest())
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        yield from pool.map(read, paths)
