@@ -66,6 +66,8 @@ def label_images(
     Raises:
         RecoError: a bank of other models, more than 255 labels, no usable images, unwritable output.
     """
+    # Workers may run in another folder than this process.
+    sets = {n: Set(storage.absolute(one.bank), storage.absolute(one.out)) for n, one in sets.items()}
     dense = DenseModels.load(settings.models, seed=settings.seed)
     listing = list_images(images)
     source = {"images": storage.absolute(images), "listing": listing.fingerprint}
