@@ -24,8 +24,8 @@ from reco_ray.training.stage import train_segmenters
 
 STEPS, EVERY = 8, 4
 SETTINGS = [
-    "train.image_size=64", "train.crop=64", "train.batch_size=2", f"train.checkpoint_every={EVERY}", f"train.steps={STEPS}",
-    "models.precision=fp32",
+    "train.image_size=64", "train.crop=64", "train.batch_size=2", f"train.checkpoint_every={EVERY}",
+    f"train.steps={STEPS}", "models.precision=fp32",
 ]  # fmt: skip
 
 pytestmark = [
