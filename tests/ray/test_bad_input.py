@@ -15,6 +15,7 @@ from images import encoded, photograph, png_header_only, png_of_zeros, write_pho
 from PIL import Image
 
 from reco_ray.cli import main
+from reco_ray.storage import read_table
 
 SMALL = ["--set", "embed.shard_size=4", "--set", "references.image_size=64", "--set", "segment.image_size=64"]
 
@@ -232,7 +233,8 @@ def test_a_half_written_artifact(reco, capsys, embedded, index, references, corp
 
 def test_files_missing_from_a_finished_artifact(reco, capsys, index, references, corpus, tmp_path):
     damaged = copied(index, tmp_path / "index")
-    (damaged / "vectors.faiss").write_bytes((index / "vectors.faiss").read_bytes()[:100])
+    (vectors,) = (damaged / "shards").glob("*.faiss")
+    vectors.write_bytes(vectors.read_bytes()[:100])
     command = ("references", "--concepts", "dog", "--exemplars", "3", *SMALL, "--out", tmp_path / "out")
     message = one_error(reco(capsys, *command, "--index", damaged))
     assert message.startswith(f"{damaged}: damaged (")
@@ -351,7 +353,7 @@ def test_names_in_other_scripts_need_an_english_synonym(reco, capsys, index, tmp
         words,
     )
     assert status == 0, lines
-    assert {row["concept"] for row in rows(out, "")} == {"собака", "犬小屋"}
+    assert set(read_table(str(out / "exemplars.parquet"))["concept"].to_pylist()) == {"собака", "犬小屋"}
 
 
 # --- usage --------------------------------------------------------------------------------------------------
