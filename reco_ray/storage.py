@@ -1,17 +1,20 @@
 """Files behind URIs, and artifacts: directories that count only once their manifest is written.
 
-Local paths, s3:// and gs:// go through pyarrow's own file systems, every other scheme through fsspec.
+Local paths, s3:// and gs:// go through pyarrow's own file systems, every other scheme (hf://, ...) through fsspec.
+Requests that a store refuses for now are made again (`retries.py`).
 """
 
 import hashlib
+import io
 import json
 import os
 import re
 import time
 import uuid
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -20,6 +23,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from reco_ray import __version__
 from reco_ray.errors import RecoError, reason
+from reco_ray.retries import retried
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
@@ -37,10 +41,13 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    if uri.startswith("s3://"):
+        bucket, slash, key = uri.removeprefix("s3://").partition("/")
+        settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+        return _s3(bucket, settings), f"{bucket}{slash}{_unescaped(key)}"
     try:
         # Spaces, "#", "?" and lone percent signs belong to the names people give; escapes are escapes.
-        plain = re.sub("%(?![0-9A-Fa-f]{2})", "%25", uri)
-        return pafs.FileSystem.from_uri(quote(plain, safe="/:@%"))
+        return pafs.FileSystem.from_uri(quote(_escaped(uri), safe="/:@%"))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass  # not one of pyarrow's own schemes
     except OSError as error:
@@ -52,6 +59,36 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     except (ImportError, ValueError) as error:
         raise RecoError(f"{uri}: cannot open this kind of URI ({error})") from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+
+
+@lru_cache(maxsize=64)
+def _s3(bucket: str, settings: tuple[tuple[str, str], ...]) -> pafs.FileSystem:
+    """A bucket's file system, kept: each has connections of its own. It tries once, as we try again ourselves."""
+    environment = dict(settings)
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    if not region and not endpoint:
+        try:
+            region = retried(lambda: pafs.resolve_s3_region(bucket), f"s3://{bucket}")
+        except OSError as error:
+            raise RecoError(f"s3://{bucket}: cannot be reached: {reason(error)}") from error
+    scheme, _, host = (endpoint or "").rpartition("://")
+    return pafs.S3FileSystem(
+        region=region or "us-east-1",
+        endpoint_override=host or None,
+        scheme=scheme or "https",
+        retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=1),
+        connect_timeout=10,
+        request_timeout=30,
+    )
+
+
+def _escaped(uri: str) -> str:
+    return re.sub("%(?![0-9A-Fa-f]{2})", "%25", uri)
+
+
+def _unescaped(path: str) -> str:
+    return unquote(_escaped(path))
 
 
 def join(uri: str, *parts: str) -> str:
@@ -68,18 +105,83 @@ def exists(uri: str) -> bool:
     """Whether a file or a directory is there."""
     filesystem, path = resolve(uri)
     with _explained(uri):
-        return filesystem.get_file_info(path).type != pafs.FileType.NotFound
+        return retried(lambda: filesystem.get_file_info(path), uri).type != pafs.FileType.NotFound
 
 
-def read_bytes(uri: str) -> bytes:
+def read_bytes(uri: str, limit: int | None = None) -> bytes:
     """The whole file.
+
+    Args:
+        limit: larger files are refused, bytes.
 
     Raises:
         FileNotFoundError, OSError: as the file system says; callers decide whether that is fatal.
+        StoreUnavailable: as `retried`.
     """
     filesystem, path = resolve(uri)
-    with filesystem.open_input_stream(path) as stream:
-        return stream.read()
+
+    def read() -> bytes:
+        with filesystem.open_input_file(path) as file:
+            size = file.size()
+            if limit is not None and size > limit:
+                raise OSError(f"too large: {size:,} bytes, the limit is {limit:,}")
+            return file.read(size)
+
+    return retried(read, uri)
+
+
+def open_file(uri: str, buffer: int = 1 << 20) -> io.BufferedReader:
+    """A file to read and seek in, in pieces of `buffer` bytes; a refused piece is asked for again.
+
+    Raises:
+        OSError, StoreUnavailable: as `read_bytes`, also while reading.
+    """
+    return io.BufferedReader(_RemoteFile(uri), buffer)
+
+
+class _RemoteFile(io.RawIOBase):
+    def __init__(self, uri: str) -> None:
+        self._uri, self._place = uri, 0
+        filesystem, path = resolve(uri)
+        self._open = lambda: filesystem.open_input_file(path)
+        self._file = retried(self._open, uri)
+        self.size = self._file.size()
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), max(0, self.size - self._place))
+        data = retried(lambda: self._piece(wanted), self._uri) if wanted else b""
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+    def _piece(self, wanted: int) -> bytes:
+        try:
+            self._file.seek(self._place)
+            data = self._file.read(wanted)
+        except Exception:
+            self._file = self._open()
+            raise
+        if not data:
+            raise OSError("it has become shorter while it was read")
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.size}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -103,17 +205,21 @@ def write_bytes(uri: str, data: bytes) -> None:
             finally:
                 if os.path.exists(temporary):
                     os.remove(temporary)
-        else:  # an object appears whole when its upload completes
-            with filesystem.open_output_stream(path) as stream:
-                stream.write(data)
+        else:
+            retried(lambda: _upload(filesystem, path, data), uri)
+
+
+def _upload(filesystem: pafs.FileSystem, path: str, data: bytes) -> None:
+    with filesystem.open_output_stream(path) as stream:  # an object appears whole when its upload completes
+        stream.write(data)
 
 
 def remove(uri: str) -> None:
     """Deletes a file, if it is there."""
     filesystem, path = resolve(uri)
     with _explained(uri, "cannot be deleted"):
-        if filesystem.get_file_info(path).type == pafs.FileType.File:
-            filesystem.delete_file(path)
+        if retried(lambda: filesystem.get_file_info(path), uri).type == pafs.FileType.File:
+            retried(lambda: filesystem.delete_file(path), uri)
 
 
 def write_table(uri: str, table: pa.Table) -> None:
@@ -126,16 +232,16 @@ def write_table(uri: str, table: pa.Table) -> None:
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     """Reads one Parquet file, or all those directly inside a directory in the order of their names."""
     filesystem, path = resolve(uri)
-    if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+    if retried(lambda: filesystem.get_file_info(path), uri).type == pafs.FileType.Directory:
         return pa.concat_tables(read_table(join(uri, name), columns) for name in list_names(uri, ".parquet"))
-    return pq.read_table(path, columns=columns, filesystem=filesystem)
+    return retried(lambda: pq.read_table(path, columns=columns, filesystem=filesystem), uri)
 
 
 def list_names(uri: str, suffix: str = "") -> list[str]:
     """Sorted names of the files directly inside a directory; empty if it does not exist."""
     filesystem, path = resolve(uri)
     with _explained(uri):
-        infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        infos = retried(lambda: filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True)), uri)
     return sorted(i.base_name for i in infos if i.type == pafs.FileType.File and i.base_name.endswith(suffix))
 
 
@@ -234,7 +340,9 @@ class ArtifactWriter:
             return None
         filesystem, path = resolve(self.uri)
         with _explained(self.uri, "cannot be written"):
-            if filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True)):
+            if retried(
+                lambda: filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True)), self.uri
+            ):
                 raise RecoError(f"{self.uri}: is not empty and no {self.kind} artifact: choose another --out")
         started = {"kind": self.kind, "made_from": self.made_from}
         write_bytes(join(self.uri, STARTED), json.dumps(started, indent=2).encode())
