@@ -214,6 +214,11 @@ def _upload(filesystem: pafs.FileSystem, path: str, data: bytes) -> None:
         stream.write(data)
 
 
+def write_json(uri: str, value: Any) -> None:
+    """Writes a JSON file atomically."""
+    write_bytes(uri, json.dumps(value, indent=2).encode())
+
+
 def remove(uri: str) -> None:
     """Deletes a file, if it is there."""
     filesystem, path = resolve(uri)

@@ -23,6 +23,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".b
 LIST_SUFFIXES = (".txt", ".lst")
 COMPRESSED_TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 CONTAINER_SUFFIXES = (".tar", ".parquet", *video.SUFFIXES)
+CONTAINER_PATTERN = f"(?i)({'|'.join(map(re.escape, CONTAINER_SUFFIXES))})$"
 SCHEMA = pa.schema([("uri", pa.string()), ("size", pa.int64()), ("images", pa.int64())])
 
 UNKNOWN = -1
