@@ -78,6 +78,7 @@ def _s3(bucket: str, settings: tuple[tuple[str, str], ...]) -> pafs.FileSystem:
         endpoint_override=host or None,
         scheme=scheme or "https",
         retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=1),
+        allow_delayed_open=True,  # a small object is one request, not three
         connect_timeout=10,
         request_timeout=30,
     )

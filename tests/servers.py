@@ -1,6 +1,7 @@
 """Real servers on loopback for the tests: HTTP with faults on demand, and S3 (moto) behind a proxy with faults."""
 
 import http.client
+import os
 import socket
 import threading
 import time
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
 
 RESET, SHORT = "reset", "short"
 
@@ -54,7 +57,7 @@ def serving(
                     server._busy -= 1
 
         def _respond(self, fault: int | str | None) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self._body()
             if fault == RESET:
                 self._hang_up()
                 return
@@ -79,6 +82,17 @@ def serving(
                 self.wfile.write(content[: len(content) // 2] if fault == SHORT else content)
             if fault == SHORT:
                 self._hang_up()
+
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
+            return body
 
         def _hang_up(self) -> None:
             self.wfile.flush()
@@ -108,7 +122,8 @@ def proxy_to(
     ) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(host, port, timeout=60)
         try:
-            kept = {name: value for name, value in headers.items() if name.lower() != "connection"}
+            dropped = ("connection", "transfer-encoding", "content-length", "expect")
+            kept = {name: value for name, value in headers.items() if name.lower() not in dropped}
             connection.request(method, path, body or None, kept)
             response = connection.getresponse()
             return response.status, dict(response.getheaders()), response.read()
@@ -116,3 +131,26 @@ def proxy_to(
             connection.close()
 
     return answer
+
+
+@contextmanager
+def s3_store(bucket: str) -> Iterator[Server]:
+    """moto's S3 server behind a proxy with faults, named by the environment, which Ray started later inherits."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    store = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    store.start()
+    with serving(proxy_to(*store.get_host_and_port())) as proxy, pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("RECO_RETRY_SECONDS", "20")
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=bucket)
+        try:
+            yield proxy
+        finally:
+            store.stop()

@@ -11,7 +11,7 @@ import pytest
 from artifacts import embeddings, files, rows
 from clusters import local_ray
 from images import encoded, photograph, write_photographs
-from servers import RESET, SHORT, proxy_to, serving
+from servers import RESET, SHORT, s3_store, serving
 
 from reco_ray import storage
 from reco_ray.config import load_settings
@@ -24,23 +24,8 @@ OVERRIDES = ["embed.shard_size=4", "embed.batch_size=4"]
 
 @pytest.fixture(scope="module")
 def s3():
-    """moto's server behind a proxy with faults, in the environment that Ray's workers inherit."""
-    server_module = pytest.importorskip("moto.server")
-    store = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    store.start()
-    with serving(proxy_to(*store.get_host_and_port())) as proxy, pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setenv("RECO_RETRY_SECONDS", "20")
-        import boto3
-
-        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="corpus")
+    with s3_store("corpus") as proxy:
         yield proxy
-    store.stop()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +70,7 @@ def test_a_folder_of_tars(photographs, expected, settings, tmp_path):
             for file in chosen:
                 tar.add(file, file.name)
     cut = tmp_path / "tars" / "2.tar"
-    cut.write_bytes(cut.read_bytes()[: names[0].stat().st_size + 1200])
+    cut.write_bytes(cut.read_bytes()[: names[0].stat().st_size + 2400])
     out = tmp_path / "out"
     manifest, _ = embed_corpus(str(tmp_path / "tars"), str(out), settings)
     assert manifest.counts == counts(13, rejected=1, duplicates=2)
