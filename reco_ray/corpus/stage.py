@@ -91,7 +91,8 @@ def embed_corpus(
             does not answer, unwritable output, or an output that holds something else.
     """
     out = storage.absolute(out)
-    generations = read_generations(out)
+    begun = storage.exists(storage.join(out, storage.STARTED))
+    generations = read_generations(out) if begun else []
     found = None if generations else list_files(corpus)
     model = load_language_image_model(
         settings.models.retrieval, weights=settings.models.weights, seed=settings.seed
