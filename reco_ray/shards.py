@@ -8,6 +8,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -43,6 +44,7 @@ def run_shards(
         shard.append_column(_SHARD_COLUMN, pa.array([name] * shard.num_rows))
         for name, shard in shards.items()
     ]
+    workers = replace(workers, count=min(workers.count, max(1, len(shards))))
     return run_parts(units, _One(load), worker, worker_kwargs, workers)
 
 
