@@ -62,7 +62,13 @@ def run_shards(
         named = [_named(name, shard) for name, shard in shards.items()]
         dataset = (
             ray.data.from_arrow(named)
-            .map_batches(_Loaded(load), batch_size=None, batch_format="pyarrow", num_cpus=READER_CPUS)
+            .map_batches(
+                _Loaded(load),
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=READER_CPUS,
+                resources=workers.reader_resources,
+            )
             .map_batches(
                 _Worker,
                 fn_constructor_args=(
@@ -74,6 +80,7 @@ def run_shards(
                 compute=ActorPoolStrategy(size=min(workers.count, len(shards))),
                 num_cpus=workers.cpus,
                 num_gpus=workers.gpus,
+                resources=workers.resources,
             )
         )
         for row in dataset.iter_rows():

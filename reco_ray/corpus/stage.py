@@ -81,7 +81,7 @@ def embed_corpus(corpus: str, out: str, settings: Settings) -> tuple[storage.Man
     committed = set(storage.list_names(storage.join(writer.uri, KIND), ".parquet"))
     pending = {name: shard for name, shard in shards.items() if f"{name}.parquet" not in committed}
     done = listing.table.num_rows - sum(shard.num_rows for shard in pending.values())
-    workers = plan_workers(settings.models.device, most=max(1, len(pending)))
+    workers = plan_workers(settings.models.device, max(1, len(pending)), settings.placement.embed)
     with progress("embed", listing.table.num_rows, done) as advance:
         for shard in run_shards(
             pending,

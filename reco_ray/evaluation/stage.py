@@ -174,7 +174,7 @@ def score(
     )
     kwargs = {"dataset": dataset, "variants": variants, "protocol": protocol, "settings": settings}
     load = LoadSamples(dense.encoder.transform, dense.encoder.stride, protocol, settings.segment.max_pixels)
-    workers = plan_workers(settings.models.device, most=len(shards))
+    workers = plan_workers(settings.models.device, len(shards), settings.placement.evaluate)
     with progress("evaluate", count) as advance:
         for shard in run_shards(shards, load, EvaluateWorker, kwargs, workers):
             advance(len(shard["numbers"]))
