@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -93,7 +93,10 @@ READER_CPUS = 0.25
 
 
 def plan_workers(
-    device: str = "auto", most: int | None = None, placement: StagePlacement | None = None
+    device: str = "auto",
+    most: int | None = None,
+    placement: StagePlacement | None = None,
+    resources: Mapping[str, float] | None = None,
 ) -> Workers:
     """Chooses the pool for the connected cluster: one worker a GPU, or single-threaded workers over the CPUs.
 
@@ -105,12 +108,13 @@ def plan_workers(
         most: an upper bound on the number of workers, e.g. the number of shards.
         placement: what the workers ask for. With `workers` named, that many are asked for, also where the nodes for
             them are still to be started by an autoscaler.
+        resources: of a cluster to plan for; None = the connected one.
 
     Raises:
         RecoError: "cuda" is asked for and the cluster has no GPU, or no node has a custom resource.
     """
     placement = placement or StagePlacement()
-    resources = ray.cluster_resources()
+    resources = ray.cluster_resources() if resources is None else resources
     gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1)
     awaited = placement.workers is not None and placement.gpus_per_worker is not None
     if device.startswith("cuda") and not gpus and not awaited:

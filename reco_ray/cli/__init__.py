@@ -20,6 +20,7 @@ from reco_ray.errors import RecoError, UsageError
 from reco_ray.cli import stages  # noqa: F401
 from reco_ray.cli import training  # noqa: F401
 from reco_ray.cli import measuring  # noqa: F401
+from reco_ray.cli import planning  # noqa: F401
 from reco_ray.cli import tools  # noqa: F401
 # isort: on
 
