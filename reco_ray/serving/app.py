@@ -38,31 +38,25 @@ def build(options: ServeOptions) -> Application:
     scale = options.scale
     gpu = _on_gpu(settings.models.device)
     lanes = scale.lanes or (2 if gpu else min(_MOST_LANES, os.cpu_count() or 1))
-    # Logical CPUs: enough to spread replicas over nodes, few enough that all of them fit on a laptop's two cores.
+    # Of what labels images, by references or by a network.
+    computing: dict[str, Any] = {
+        # Logical CPUs: enough to spread replicas over nodes, few enough that all of them fit on a laptop's two cores.
+        "ray_actor_options": {"num_cpus": 0.5, "num_gpus": 1 if gpu else 0},
+        "max_ongoing_requests": 4 * options.limits.queue,
+        "max_queued_requests": options.limits.queue,
+        "graceful_shutdown_timeout_s": options.limits.seconds,
+        "logging_config": _LOGGING,
+    }
     models = (
         _deployment(Models)
-        .options(
-            **_replicas(scale.models, 2 * lanes * scale.batch),
-            ray_actor_options={"num_cpus": 0.5, "num_gpus": 1 if gpu else 0},
-            max_ongoing_requests=4 * options.limits.queue,
-            max_queued_requests=options.limits.queue,
-            graceful_shutdown_timeout_s=options.limits.seconds,
-            logging_config=_LOGGING,
-        )
+        .options(**_replicas(scale.models, 2 * lanes * scale.batch), **computing)
         .bind(options, lanes)
     )
     segmenters = None
     if options.segmenters:
         segmenters = (
             _deployment(Segmenters)
-            .options(
-                **_replicas(scale.segmenters, 2 * lanes * scale.batch),
-                ray_actor_options={"num_cpus": 0.5, "num_gpus": 1 if gpu else 0},
-                max_ongoing_requests=4 * options.limits.queue,
-                max_queued_requests=options.limits.queue,
-                graceful_shutdown_timeout_s=options.limits.seconds,
-                logging_config=_LOGGING,
-            )
+            .options(**_replicas(scale.segmenters, 2 * lanes * scale.batch), **computing)
             .bind(options, lanes)
         )
     library = (

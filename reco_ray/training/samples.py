@@ -95,14 +95,14 @@ def positions(count: int, start: int, rank: int, world: int) -> np.ndarray:
 
 
 class Crops:
-    """Rows of `order` -> augmented crops; what runs in Ray Data's tasks, wherever the cluster has cores."""
+    """Rows of `order` -> augmented crops; what runs in Ray Data's actors, wherever the cluster has cores."""
 
     def __init__(self, frames: Frames, plan: np.ndarray, augment: v2.Compose) -> None:
         self._frames, self._plan, self._augment = frames, plan, augment
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`id`: positions in the plan -> `image` uint8 (b, 3, crop, crop), `label` uint8 (b, crop, crop), `id`."""
-        torch.set_num_threads(1)  # many of these tasks share a node
+        torch.set_num_threads(1)  # many of these actors share a node
         crops = [self._crop(*self._plan[position]) for position in batch["id"]]
         return {
             "id": batch["id"],
