@@ -31,7 +31,8 @@ from reco_ray.corpus.index import build_index
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.cosegmentation.stage import build_references
 from reco_ray.demo import prepare_demo
-from reco_ray.training.pseudo_labels import Set, label_images
+from reco_ray.training.label import label_images
+from reco_ray.training.label_worker import LabelSet
 from reco_ray.training.stage import train_segmenters
 from reco_ray.vocabulary import parse_concepts
 
@@ -120,7 +121,7 @@ def _labels(folder: str, count: int, settings: Settings) -> dict[str, str]:
         build_references(
             f"{folder}/index", parse_concepts(f"{first},{second}"), f"{folder}/references/{name}", settings
         )
-        sets[name] = Set(f"{folder}/references/{name}", f"{folder}/labels/{name}")
+        sets[name] = LabelSet(f"{folder}/references/{name}", f"{folder}/labels/{name}")
     label_images(sets, photographs, f"{folder}/frames", settings)
     return {name: one.out for name, one in sets.items()}
 

@@ -147,6 +147,11 @@ class TrainSettings(_Section):
     min_score: float = Field(
         default=0.0, ge=0, le=1, description="pseudo-labels with a lower score are ignored"
     )
+    calibrate: int = Field(
+        default=0,
+        ge=0,
+        description="images over which concepts' scores are made comparable, for soft labels; 0 = ReCo's own labels",
+    )
     held_out: float = Field(
         default=0.1, gt=0, lt=1, description="share of the images on whose pseudo-labels steps are compared"
     )
@@ -156,7 +161,9 @@ class TrainSettings(_Section):
     crop: int = Field(default=320, ge=32, description="side of the crops, pixels")
     scale: tuple[float, float] = Field(default=(0.5, 2.0), description="range of the random resize")
     learning_rate: float = Field(default=5e-4, gt=0, description="of the new layers, at the start")
-    encoder_learning_rate: float = Field(default=5e-5, ge=0, description="of the encoder, at the start")
+    encoder_learning_rate: float = Field(
+        default=5e-5, ge=0, description="of the encoder, at the start; 0 = frozen"
+    )
     weight_decay: float = Field(default=2e-4, ge=0, description="of all layers")
     power: float = Field(default=0.9, gt=0, description="of the polynomial decay of the learning rates")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")

@@ -43,7 +43,7 @@ def write_pseudo_labels(
         ]
         pixels = np.bincount(np.concatenate([label.reshape(-1) for *_, label in part]), minlength=256)
         labels = [
-            {"uri": uri, "label": encoded(Image.fromarray(label), "PNG"), "score": b""}
+            {"uri": uri, "label": encoded(Image.fromarray(label), "PNG"), "score": b"", "soft": None}
             for uri, _, label in part
         ]
         metadata = {"pixels": json.dumps(pixels.tolist())}
@@ -65,6 +65,7 @@ def write_pseudo_labels(
                 "background": False,
                 "vocabulary": vocabulary.model_dump(mode="json"),
                 "references": "",
+                "soft": False,
                 "frames": str(folder / "frames"),
                 "pixels": dict(zip(names, total.tolist(), strict=False)),
             },

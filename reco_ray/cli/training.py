@@ -41,8 +41,8 @@ def label(
     """Writes pseudo-labels to train on: `segment` with scores beside the labels, and unsure pixels ignored."""
     chosen = settings_of(preset, settings, set_, refine=refine, device=device, weights=weights)
     from reco_ray.cluster import session
-    from reco_ray.training.pseudo_labels import Set as LabelSet
-    from reco_ray.training.pseudo_labels import label_images
+    from reco_ray.training.label import label_images
+    from reco_ray.training.label_worker import LabelSet
 
     names = _names(references)
     sets = {n: LabelSet(absolute(r), join(out, n, "labels")) for n, r in zip(names, references, strict=True)}

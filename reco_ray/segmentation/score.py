@@ -76,7 +76,7 @@ def concept_scores(
     if concepts is not None:
         references = None if references is None else references[concepts]
         text_embeddings = None if text_embeddings is None else text_embeddings[concepts]
-    maps = _low_resolution_maps(features, references, language_features, text_embeddings)
+    maps = score_maps(features, references, language_features, text_embeddings)
     return _product_at(maps, _full_size(maps, output_size))
 
 
@@ -95,7 +95,7 @@ def label_map(
     Raises:
         ValueError: as `concept_scores`, or no concept at all.
     """
-    maps = _low_resolution_maps(features, references, language_features, text_embeddings)
+    maps = score_maps(features, references, language_features, text_embeddings)
     images, concepts = maps[0].shape[:2]
     if not concepts:
         raise ValueError("references and text_embeddings: no concept to label with")
@@ -110,13 +110,16 @@ def label_map(
     return LabelMap(labels, best)
 
 
-def _low_resolution_maps(
+def score_maps(
     features: Tensor | None,
     references: Tensor | None,
     language_features: Tensor | None,
     text_embeddings: Tensor | None,
 ) -> list[Tensor]:
-    """The factors of the scores, (b, m, h, w) each at its own resolution: one or two."""
+    """The factors of the scores, (b, m, h, w) each at its own resolution: one or two, float32 in (0, 1).
+
+    Arguments and errors are those of `concept_scores`.
+    """
     if (features is None) != (references is None):
         raise ValueError("features and references: give both or neither")
     if (language_features is None) != (text_embeddings is None):

@@ -35,7 +35,7 @@ from reco_ray.training.feed import feed
 from reco_ray.training.network import Network, build_network
 from reco_ray.training.pseudo_labels import IGNORE
 from reco_ray.training.records import Records
-from reco_ray.training.samples import Frames, order, split
+from reco_ray.training.samples import SOFT_PIXELS, Frames, order, split
 
 FEEDERS = {"cpu": 1, "cuda": 4}  # of a worker: enough that it does not wait for crops
 MOST_HELD_OUT = 64  # frames: enough to compare steps, few enough to do it often
@@ -43,14 +43,15 @@ MOST_HELD_OUT = 64  # frames: enough to compare steps, few enough to do it often
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that determines a run. labels: names of the label ids. out: URI of the Segmenter to be. environment:
-    variables that its workers get from whoever started it."""
+    """Everything that determines a run. labels: names of the label ids. soft: whether they have probabilities. out: URI
+    of the Segmenter to be. environment: variables that its workers get from whoever started it."""
 
     name: str
     frames: str
     labels_uri: str
     labels: list[str]
     background: bool
+    soft: bool
     out: str
     settings: Settings
     threads: int
@@ -111,10 +112,12 @@ class _Training:
             weights_folder=models.weights,
             seed=job.settings.seed,
         )
-        self.frames = Frames.open(job.frames, job.labels_uri)
+        self.frames = Frames.open(job.frames, job.labels_uri, len(job.labels) if job.soft else 0)
         rows, held_out = split(self.frames.sizes, self.options.held_out, job.settings.seed)
         self.plan = order(rows, self.options.steps * self.options.batch_size, job.settings.seed)
         self.held_out = held_out[:MOST_HELD_OUT]
+        if not self.options.encoder_learning_rate:
+            self.network.encoder.requires_grad_(False)
         module = self.network.module.to(memory_format=torch.channels_last)
         self.optimizer = _optimizer(
             self.network,
@@ -163,6 +166,8 @@ class _Training:
         chance = np.random.default_rng([self.job.settings.seed, step, self.rank])
         torch.manual_seed(int(chance.integers(2**31)))
         self.model.train()
+        if not self.options.encoder_learning_rate:
+            self.network.encoder.eval()  # its norms and dropouts stay as in inference
         total, seen = torch.zeros((), device=self.device), []
         for part in range(1, self.options.accumulate + 1):
             batch = next(batches)
@@ -202,6 +207,8 @@ class _Training:
         images = self.network.transform.normalize(pixels.permute(0, 2, 3, 1))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.model(images)
+        if "soft" in batch:
+            return soft_cross_entropy(logits[..., SOFT_PIXELS, SOFT_PIXELS], torch.from_numpy(batch["soft"]))
         # A batch in which every pixel is ignored has a loss of zero, not of NaN.
         summed = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
         return summed / (labels != IGNORE).sum().clamp_min(1)
@@ -268,6 +275,17 @@ class _Training:
         storage.write_table(
             storage.join(self.job.out, "curve.parquet"), pa.Table.from_pylist(self.state.curve)
         )
+
+
+def soft_cross_entropy(logits: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+    """Cross entropy with labels that are probabilities, the mean over the pixels that have any.
+
+    Args:
+        logits: (b, m, H, W). soft: uint8 (b, m, H, W), probabilities x 255, all 0 where a pixel counts for nothing.
+    """
+    target = soft.to(logits.device, non_blocking=True).float()
+    summed = -(target * logits.float().log_softmax(dim=1)).sum()
+    return summed / target.sum().clamp_min(1)  # nothing but ignored pixels: a loss of zero, not of NaN
 
 
 def _optimizer(network: Network, rate: float, encoder_rate: float, decay: float) -> torch.optim.Optimizer:

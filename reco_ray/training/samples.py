@@ -10,35 +10,46 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+import torch.nn.functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from reco_ray import storage
 from reco_ray.training.pseudo_labels import IGNORE, decode
 
+SOFT_STRIDE = 4  # pixels of a crop between two at which labels are soft: finer than any model's maps
+SOFT_PIXELS = slice(SOFT_STRIDE // 2, None, SOFT_STRIDE)
 NEIGHBOURS = 8  # shards whose rows are shuffled together: few enough for workers to hold
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames and their pseudo-labels. names: of the shards. sizes: rows in each."""
+    """Frames and their pseudo-labels. names: of the shards. sizes: rows in each. soft: how many labels have
+    probabilities, 0 where there are none."""
 
     frames: str
     labels: str
     names: list[str]
     sizes: list[int]
+    soft: int = 0
 
     @classmethod
-    def open(cls, frames: str, labels: str) -> "Frames":
+    def open(cls, frames: str, labels: str, soft: int = 0) -> "Frames":
         """Lists the shards of two artifacts, which have the same."""
         footers = storage.read_footers(storage.join(frames, "frames"))
-        return cls(frames, labels, list(footers), [footer.num_rows for footer in footers.values()])
+        return cls(frames, labels, list(footers), [footer.num_rows for footer in footers.values()], soft)
 
     def read(self, shard: int, row: int) -> tuple[np.ndarray, np.ndarray]:
         """uint8 (H, W, 3) and its label ids, uint8 (H, W)."""
         frame = _column(storage.join(self.frames, "frames", self.names[shard]), "frame")[row].as_py()
         label = _column(storage.join(self.labels, "labels", self.names[shard]), "label")[row].as_py()
         return decode(frame), decode(label)
+
+    def read_soft(self, shard: int, row: int) -> np.ndarray:
+        """The probabilities of the labels x 255, uint8 (m, h, w), over the whole frame at a lower resolution."""
+        uri = storage.join(self.labels, "labels", self.names[shard])
+        maps = decode(_column(uri, "soft")[row].as_py())
+        return maps.reshape(self.soft, -1, maps.shape[1])
 
     def uri(self, shard: int, row: int) -> str:
         """Of the image that a frame was made from."""
@@ -101,24 +112,38 @@ class Crops:
         self._frames, self._plan, self._augment = frames, plan, augment
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """`id`: positions in the plan -> `image` uint8 (b, 3, crop, crop), `label` uint8 (b, crop, crop), `id`."""
+        """`id`: positions in the plan -> `image` uint8 (b, 3, crop, crop), `label` uint8 (b, crop, crop), `id`; with
+        soft labels also `soft`, probabilities x 255 at `SOFT_PIXELS`, uint8 (b, m, crop / SOFT_STRIDE, ...)."""
         torch.set_num_threads(1)  # many of these actors share a node
         crops = [self._crop(*self._plan[position]) for position in batch["id"]]
-        return {
-            "id": batch["id"],
-            "image": np.stack([image for image, _ in crops]),
-            "label": np.stack([label for _, label in crops]),
-        }
+        return {"id": batch["id"], **{key: np.stack([crop[key] for crop in crops]) for key in crops[0]}}
 
-    def _crop(self, shard: int, row: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def _crop(self, shard: int, row: int, seed: int) -> dict[str, np.ndarray]:
         image, label = self._frames.read(int(shard), int(row))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed))
+            # Where each pixel of the crop comes from, which everything else that is known of the frame follows.
+            places = torch.arange(label.size).view(1, *label.shape)
             pair: tuple[Any, Any] = self._augment(
-                tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1)),
-                tv_tensors.Mask(torch.from_numpy(label.copy())),
+                tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1)), tv_tensors.Mask(places)
             )
-        return pair[0].numpy(), pair[1].numpy()
+        places = pair[1].as_subclass(torch.Tensor)[0]
+        labels = torch.from_numpy(label.copy()).flatten()[places.clamp_min(0)].masked_fill(places < 0, IGNORE)
+        crop = {"image": pair[0].numpy(), "label": labels.numpy()}
+        if self._frames.soft:
+            soft = torch.from_numpy(self._frames.read_soft(int(shard), int(row)).copy())
+            found = _sampled(soft, places[SOFT_PIXELS, SOFT_PIXELS], label.shape)
+            crop["soft"] = found.masked_fill(labels[SOFT_PIXELS, SOFT_PIXELS] == IGNORE, 0).numpy()
+        return crop
+
+
+def _sampled(soft: torch.Tensor, places: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """Maps (m, h, w), uint8, of a frame of `size`, read at pixels given by their number in it -> (m, H, W), uint8."""
+    height, width = size
+    rows, columns = places.clamp_min(0) // width, places.clamp_min(0) % width
+    grid = torch.stack([(columns + 0.5) / width, (rows + 0.5) / height], dim=-1) * 2 - 1
+    read = F.grid_sample(soft[None].float(), grid[None], padding_mode="border", align_corners=False)
+    return read[0].round().to(torch.uint8)
 
 
 def augmentation(short_side: int, crop: int, scale: tuple[float, float]) -> v2.Compose:
@@ -132,7 +157,7 @@ def augmentation(short_side: int, crop: int, scale: tuple[float, float]) -> v2.C
         [
             v2.RandomResize(min_size=sides[0], max_size=sides[1] + 1, antialias=True),
             v2.RandomCrop(
-                (crop, crop), pad_if_needed=True, fill={tv_tensors.Image: 127, tv_tensors.Mask: IGNORE}
+                (crop, crop), pad_if_needed=True, fill={tv_tensors.Image: 127, tv_tensors.Mask: -1}
             ),
             v2.RandomHorizontalFlip(),
             v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05),

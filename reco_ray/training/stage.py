@@ -141,6 +141,7 @@ def _job(
         labels_uri=storage.absolute(uri),
         labels=content["labels"],
         background=content["background"],
+        soft=content["soft"],
         out=storage.absolute(out),
         settings=settings,
         threads=threads,

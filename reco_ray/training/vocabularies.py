@@ -9,7 +9,8 @@ from reco_ray import storage
 from reco_ray.config import Settings
 from reco_ray.cosegmentation.stage import build_references
 from reco_ray.errors import RecoError, UsageError
-from reco_ray.training.pseudo_labels import Set, label_images
+from reco_ray.training.label import label_images
+from reco_ray.training.label_worker import LabelSet
 from reco_ray.training.stage import Outcome, train_segmenters
 from reco_ray.vocabulary import Vocabulary
 
@@ -38,7 +39,7 @@ def train_vocabularies(
         yield "reference", Outcome(name, uri, manifest, new)
     if not banks:
         return
-    sets = {name: Set(uri, storage.join(out, name, "labels")) for name, uri in banks.items()}
+    sets = {name: LabelSet(uri, storage.join(out, name, "labels")) for name, uri in banks.items()}
     for name, (manifest, new) in label_images(sets, images, storage.join(out, "frames"), settings).items():
         yield "label", Outcome(name, sets[name].out, manifest, new)
     labels = {name: one.out for name, one in sets.items()}

@@ -3,18 +3,22 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from images import photograph
+import torch.nn.functional as F
+from images import encoded, photograph
+from PIL import Image
 from training_data import write_segmenter
 
+from reco_ray import storage
 from reco_ray.config import load_settings
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.training import Segmenter, checkpoint
-from reco_ray.training.loop import hopeless
+from reco_ray.training.loop import hopeless, soft_cross_entropy
 from reco_ray.training.network import build_network
-from reco_ray.training.pseudo_labels import IGNORE
-from reco_ray.training.samples import augmentation, order, positions, split
+from reco_ray.training.pseudo_labels import FRAMES_SCHEMA, IGNORE, LABELS_SCHEMA, encode
+from reco_ray.training.samples import SOFT_PIXELS, Crops, Frames, augmentation, order, positions, split
 from reco_ray.training.vocabularies import require_distinct
 from reco_ray.vocabulary import parse_concepts
 
@@ -109,10 +113,49 @@ def test_augmented_crops_have_one_size_and_ignore_what_was_padded() -> None:
     from torchvision import tv_tensors
 
     image = tv_tensors.Image(torch.zeros(3, 64, 80, dtype=torch.uint8))
-    label = tv_tensors.Mask(torch.zeros(64, 80, dtype=torch.uint8))
-    crop, mask = augment(image, label)
+    places = tv_tensors.Mask(torch.arange(64 * 80).view(64, 80))
+    crop, mask = augment(image, places)
     assert crop.shape == (3, 96, 96)
-    assert sorted(mask.unique().tolist()) == [0, IGNORE]
+    assert mask.min() == -1
+    assert mask.max() < 64 * 80
+
+
+def test_soft_labels_follow_the_crop(tmp_path: Path) -> None:
+    """A ramp of probabilities over the frame is the same ramp in the crop, and nothing where it is padded."""
+    width, height = 80, 64
+    ramp = np.tile(np.linspace(0, 255, 20).round().astype(np.uint8), (16, 1))
+    soft = encode(np.concatenate([255 - ramp, ramp]))
+    label = encode(np.tile((np.arange(width) >= width // 2).astype(np.uint8), (height, 1)))
+    frame = encoded(Image.fromarray(np.full((height, width, 3), 90, np.uint8)), quality=95)
+    frames, labels = str(tmp_path / "frames"), str(tmp_path / "labels")
+    for uri, row, schema in (
+        (frames, {"uri": "a", "width": width, "height": height, "frame": frame}, FRAMES_SCHEMA),
+        (labels, {"uri": "a", "label": label, "score": label, "soft": soft}, LABELS_SCHEMA),
+    ):
+        table = pa.Table.from_pylist([row], schema)
+        storage.write_table(storage.join(uri, uri.rpartition("/")[2], "0.parquet"), table)
+    plan = np.array([(0, 0, seed) for seed in range(6)])
+    crops = Crops(Frames.open(frames, labels, soft=2), plan, augmentation(64, 72, (0.75, 1.25)))
+    batch = crops({"id": np.arange(6)})
+    assert batch["soft"].shape == (6, 2, 18, 18)
+    at = batch["label"][:, SOFT_PIXELS, SOFT_PIXELS]
+    ignored = at == IGNORE
+    assert ignored.any()
+    assert not batch["soft"].transpose(0, 2, 3, 1)[ignored].any()
+    assert abs(batch["soft"].astype(int).sum(1)[~ignored] - 255).max() <= 1
+    # The right label is the likelier one right of the middle, whichever way the crop was mirrored.
+    right = batch["soft"][:, 1] > 127
+    assert (right == (at == 1))[~ignored].mean() > 0.93
+
+
+def test_soft_labels_that_are_certain_are_labels() -> None:
+    logits = torch.randn(2, 3, 8, 8)
+    labels = torch.randint(3, (2, 8, 8))
+    soft = F.one_hot(labels, 3).permute(0, 3, 1, 2).to(torch.uint8) * 255
+    soft[:, :, :4] = 0
+    expected = F.cross_entropy(logits[:, :, 4:], labels[:, 4:])
+    torch.testing.assert_close(soft_cross_entropy(logits, soft), expected)
+    assert soft_cross_entropy(logits, torch.zeros_like(soft)) == 0
 
 
 @pytest.mark.parametrize("preset", ["mini", "paper"])

@@ -1,0 +1,136 @@
+"""The label stage on Ray: images in, pseudo-labels of one or many vocabularies out, resumable shard by shard.
+
+Every image is read, decoded and encoded once, however many vocabularies label it.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from reco_ray import storage
+from reco_ray.cluster import plan_workers
+from reco_ray.config import Settings
+from reco_ray.console import progress
+from reco_ray.corpus.read import list_images
+from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.errors import RecoError
+from reco_ray.models.dense import DenseModels
+from reco_ray.segmentation.calibration import Calibration
+from reco_ray.segmentation.targets import has_background, label_names
+from reco_ray.shards import cut, run_shards
+from reco_ray.training.calibrate import calibrate
+from reco_ray.training.label_worker import LabelSet, LabelWorker, LoadFrames
+from reco_ray.training.pseudo_labels import FRAMES_KIND, IGNORE, LABELS_KIND, MAX_LABELS
+
+
+def label_images(
+    sets: dict[str, LabelSet], images: str, frames: str, settings: Settings
+) -> dict[str, tuple[storage.Manifest, bool]]:
+    """Labels every image of a source with each of several ReferenceBanks, on the connected Ray cluster.
+
+    Args:
+        sets: by name. frames: URI of the frames artifact, which they share.
+
+    Returns:
+        Per set its manifest, and whether there was anything to do.
+
+    Raises:
+        RecoError: a bank of other models, more than 255 labels, no usable images, unwritable output.
+    """
+    # Workers may run in another folder than this process.
+    sets = {n: LabelSet(storage.absolute(one.bank), storage.absolute(one.out)) for n, one in sets.items()}
+    dense = DenseModels.load(settings.models, seed=settings.seed)
+    listing = list_images(images)
+    source = {"images": storage.absolute(images), "listing": listing.fingerprint}
+    shape = {"image_size": settings.train.image_size, "shard_size": settings.segment.shard_size}
+    frames_writer = storage.ArtifactWriter(frames, FRAMES_KIND, {**source, **shape})
+    banks = {name: ReferenceBank.open(one.bank, dense.fingerprint) for name, one in sets.items()}
+    writers = {
+        name: storage.ArtifactWriter(
+            one.out, LABELS_KIND, {**source, **shape, **_made_from(banks[name], settings)}
+        )
+        for name, one in sets.items()
+    }
+    for name, bank in banks.items():
+        if len(label_names(bank, settings.segment)) > MAX_LABELS:
+            raise RecoError(f"{name}: pseudo-labels hold at most {MAX_LABELS} labels: split the vocabulary")
+    frames_writer.finished()
+    finished = {name: writer.finished() for name, writer in writers.items()}
+    pending_sets = {name: sets[name] for name, manifest in finished.items() if manifest is None}
+    if pending_sets:
+        compared = {n: one for n, one in pending_sets.items() if calibrated(banks[n], settings)}
+        load = LoadFrames(dense.encoder.transform, settings, dense.encoder.stride)
+        calibrations = calibrate(compared, listing.table, load, settings)
+        _run(pending_sets, calibrations, frames_writer.uri, listing.table, load, settings)
+    total = listing.table.num_rows
+    if not storage.exists(storage.join(frames_writer.uri, storage.MANIFEST)):
+        footers = storage.read_footers(storage.join(frames_writer.uri, "frames"))
+        kept = sum(footer.num_rows for footer in footers.values())
+        if not kept:
+            raise RecoError(f"{images}: none of the {total} images can be used")
+        frames_writer.commit({"images": total, "frames": kept, "rejected": total - kept})
+    return {
+        name: (manifest, False)
+        if (manifest := finished[name])
+        else (_commit(writer, banks[name], frames_writer.uri, settings), True)
+        for name, writer in writers.items()
+    }
+
+
+def _made_from(bank: ReferenceBank, settings: Settings) -> dict[str, Any]:
+    return {
+        "references": bank.uri,
+        "references_made_at": bank.made_at,
+        "min_score": settings.train.min_score,
+        "calibrate": settings.train.calibrate if calibrated(bank, settings) else 0,
+        **settings.segment.model_dump(exclude={"image_size", "overlays", "shard_size"}),
+    }
+
+
+def calibrated(bank: ReferenceBank, settings: Settings) -> bool:
+    """Whether labels are made of calibrated scores; not where a background is what scores low in absolute terms."""
+    return settings.train.calibrate > 0 and not has_background(bank, settings.segment)
+
+
+def _run(
+    sets: dict[str, LabelSet],
+    calibrations: dict[str, Calibration],
+    frames: str,
+    listing: pa.Table,
+    load: LoadFrames,
+    settings: Settings,
+) -> None:
+    folders = [storage.join(frames, "frames"), *(storage.join(one.out, "labels") for one in sets.values())]
+    there = [set(storage.list_names(folder, ".parquet")) for folder in folders]
+    shards = cut(listing, settings.segment.shard_size)
+    pending = {n: shard for n, shard in shards.items() if any(f"{n}.parquet" not in names for names in there)}
+    done = listing.num_rows - sum(shard.num_rows for shard in pending.values())
+    workers = plan_workers(settings.models.device, most=max(1, len(pending)))
+    kwargs = {"settings": settings, "sets": sets, "calibrations": calibrations, "frames": frames}
+    with progress("label", listing.num_rows, done) as advance:
+        for shard in run_shards(pending, load, LabelWorker, kwargs, workers):
+            advance(shard["images"])
+
+
+def _commit(
+    writer: storage.ArtifactWriter, bank: ReferenceBank, frames: str, settings: Settings
+) -> storage.Manifest:
+    names = label_names(bank, settings.segment)
+    footers = storage.read_footers(storage.join(writer.uri, "labels"))
+    pixels = sum(
+        (np.array(json.loads(each.metadata[b"pixels"])) for each in footers.values()), np.zeros(256, int)
+    )
+    content = {
+        "labels": names,
+        "background": has_background(bank, settings.segment),
+        "vocabulary": bank.vocabulary.model_dump(),
+        "references": bank.uri,
+        "frames": frames,
+        "soft": calibrated(bank, settings),
+        "pixels": dict(zip(names, pixels.tolist(), strict=False)),
+    }
+    images = sum(footer.num_rows for footer in footers.values())
+    counts = {"images": images, "labels": len(names), "ignored_pixels": int(pixels[IGNORE])}
+    return writer.commit(counts, content)

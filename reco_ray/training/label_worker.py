@@ -1,0 +1,137 @@
+"""What runs on the cluster to make pseudo-labels."""
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from reco_ray import storage
+from reco_ray.config import Settings
+from reco_ray.corpus.load import load_images, pixels_of
+from reco_ray.corpus.stage import REJECTED_SCHEMA
+from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.models.dense import DenseModels, EncodedOnce
+from reco_ray.models.image import ImageTransform
+from reco_ray.segmentation.calibration import Calibration, probabilities
+from reco_ray.segmentation.score import score_maps
+from reco_ray.segmentation.segment import label_scores, score_factors, segment
+from reco_ray.segmentation.targets import targets_of
+from reco_ray.training.pseudo_labels import FRAMES_SCHEMA, IGNORE, LABELS_SCHEMA, encode
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """One vocabulary's pseudo-labels to be made. bank: URI of its references. out: URI of the artifact."""
+
+    bank: str
+    out: str
+
+
+class LoadFrames:
+    """A shard's images, whole, at the size they are labelled at."""
+
+    def __init__(self, transform: ImageTransform, settings: Settings, stride: int) -> None:
+        self._transform, self._stride = transform, stride
+        self._size, self._max_pixels = settings.segment.image_size, settings.segment.max_pixels
+
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        return load_images(
+            shard["uri"].to_pylist(),
+            lambda image: self._transform.fit(image, self._size, self._stride),
+            max_pixels=self._max_pixels,
+            short_side=self._size,
+            drop_duplicates=False,
+        )
+
+
+class LabelWorker:
+    """Labels the loaded rows of a shard for every vocabulary, and commits frames and labels."""
+
+    def __init__(
+        self,
+        *,
+        threads: int,
+        device: str,
+        settings: Settings,
+        sets: dict[str, LabelSet],
+        calibrations: dict[str, Calibration],
+        frames: str,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
+        self._settings, self._device, self._sets, self._frames = settings, device, sets, frames
+        self._calibrations = {name: one.to(device) for name, one in calibrations.items()}
+        self._targets = {
+            name: targets_of(ReferenceBank.open(one.bank, self._models.fingerprint), settings.segment).to(
+                device
+            )
+            for name, one in sets.items()
+        }
+
+    def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
+        usable = rows.filter(rows["pixels"].is_valid())
+        frames: list[dict[str, Any]] = []
+        labels: dict[str, list[dict[str, Any]]] = {key: [] for key in self._sets}
+        counts = {key: np.zeros(256, np.int64) for key in self._sets}
+        for row in range(usable.num_rows):
+            entry = usable.slice(row, 1).select(["uri", "width", "height"]).to_pylist()[0]
+            pixels = pixels_of(usable, row)
+            picture = _shrunk(pixels, self._settings.train.image_size)
+            frames.append({**entry, "frame": _jpeg(picture)})
+            models, batch = EncodedOnce(self._models), torch.from_numpy(pixels.copy())[None].to(self._device)
+            for key, found in labels.items():
+                ids, maps = self._label(models, key, batch, (picture.height, picture.width))
+                counts[key] += np.bincount(ids.reshape(-1), minlength=256)
+                found.append({"uri": entry["uri"], "label": encode(ids), **maps})
+        for key, found in labels.items():
+            schema = LABELS_SCHEMA.with_metadata({"pixels": json.dumps(counts[key].tolist())})
+            table = pa.Table.from_pylist(found, schema=schema)
+            storage.write_table(storage.join(self._sets[key].out, "labels", f"{name}.parquet"), table)
+        rejected = rows.filter(rows["reason"].is_valid()).select(REJECTED_SCHEMA.names)
+        if rejected.num_rows:
+            storage.write_table(storage.join(self._frames, "rejected", f"{name}.parquet"), rejected)
+        table = pa.Table.from_pylist(frames, schema=FRAMES_SCHEMA)
+        storage.write_table(storage.join(self._frames, "frames", f"{name}.parquet"), table)
+        return {"images": rows.num_rows}
+
+    def _label(
+        self, models: EncodedOnce, key: str, batch: torch.Tensor, size: tuple[int, int]
+    ) -> tuple[np.ndarray, dict[str, bytes | None]]:
+        """uint8 (H, W): label ids or IGNORE; and the other columns of LABELS_SCHEMA."""
+        targets, options = self._targets[key], self._settings.segment
+        soft = None
+        if (calibrated := self._calibrations.get(key)) is None:
+            result = segment(models, targets, batch, [size], options)[0]
+        else:
+            factors = score_factors(models.encode(batch), targets, options)
+            likely = probabilities(score_maps(**factors), calibrated)
+            full = F.interpolate(likely, tuple(batch.shape[1:3]), mode="bilinear", align_corners=False)[0]
+            result = label_scores(full, targets, batch[0], size, options)
+            soft = encode(_bytes(likely[0]).reshape(-1, likely.shape[3]))
+        unsure = result.scores < self._settings.train.min_score
+        labels = result.labels.masked_fill(unsure, IGNORE).to(torch.uint8).cpu().numpy()
+        return labels, {"score": encode(_bytes(result.scores)), "soft": soft}
+
+
+def _bytes(shares: torch.Tensor) -> np.ndarray:
+    """[0, 1] -> uint8."""
+    return (shares.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def _shrunk(pixels: np.ndarray, short_side: int) -> Image.Image:
+    image = Image.fromarray(pixels)
+    scale = short_side / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    return image if scale == 1 else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
