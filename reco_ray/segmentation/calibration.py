@@ -19,7 +19,10 @@ SMALLEST_DEVIATION = 1e-4  # of a concept whose scores are the same everywhere
 
 @dataclass(frozen=True)
 class Calibration:
-    """means, deviations: float32 (f, m), of the logits of each of f factors of the scores of m concepts."""
+    """How the logits of m concepts, or of each of f factors of them, lie over many images.
+
+    means, deviations: float32 (f, m).
+    """
 
     means: Tensor
     deviations: Tensor
@@ -27,6 +30,11 @@ class Calibration:
     def to(self, device: str) -> "Calibration":
         """The same on another device."""
         return Calibration(self.means.to(device), self.deviations.to(device))
+
+    def standardised(self, factor: int, logits: Tensor) -> Tensor:
+        """Logits (b, m, h, w) of a factor -> with mean zero and variance one over those images."""
+        shape = (1, -1, 1, 1)
+        return (logits - self.means[factor].view(shape)) / self.deviations[factor].view(shape)
 
     def to_lists(self) -> dict[str, list[list[float]]]:
         """As JSON holds it."""
@@ -38,16 +46,16 @@ class Calibration:
         return cls(torch.tensor(lists["means"]), torch.tensor(lists["deviations"]))
 
 
-def moments(maps: list[Tensor]) -> Tensor:
+def moments(logits: list[Tensor]) -> Tensor:
     """Counts, sums and sums of squares of logits, to be added up over images.
 
     Args:
-        maps: f factors, (b, m, h, w) each at its own resolution, in (0, 1): `score_maps`.
+        logits: f factors, (b, m, h, w) each at its own resolution.
 
     Returns:
         float64 (3, f, m).
     """
-    rows = [each.logit().double().transpose(0, 1).flatten(1) for each in maps]
+    rows = [each.double().transpose(0, 1).flatten(1) for each in logits]
     counts = [torch.full_like(one[:, 0], one.shape[1]) for one in rows]
     sums, squares = [one.sum(1) for one in rows], [one.square().sum(1) for one in rows]
     return torch.stack([torch.stack(each) for each in (counts, sums, squares)])
@@ -65,14 +73,14 @@ def probabilities(maps: list[Tensor], calibrated: Calibration) -> Tensor:
     """How likely each concept is at each location: the softmax over the sum of its standardised factors.
 
     Args:
-        maps: as for `moments`, of the same concepts.
+        maps: f factors, (b, m, h, w) each at its own resolution, in (0, 1): `score_maps`.
 
     Returns:
         float32 (b, m, h, w) at the finest of the factors' resolutions.
     """
     size = max((tuple(each.shape[2:]) for each in maps), key=lambda sides: sides[0] * sides[1])
     logits = torch.zeros(*maps[0].shape[:2], *size, device=maps[0].device)
-    for each, mean, deviation in zip(maps, calibrated.means, calibrated.deviations, strict=True):
-        standard = (each.logit() - mean.view(1, -1, 1, 1)) / deviation.view(1, -1, 1, 1)
+    for factor, each in enumerate(maps):
+        standard = calibrated.standardised(factor, each.logit())
         logits += F.interpolate(standard, size, mode="bilinear", align_corners=False)
     return logits.softmax(dim=1)

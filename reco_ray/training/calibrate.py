@@ -82,7 +82,7 @@ class MeasureWorker:
             models = EncodedOnce(self._models)
             for key, targets in self._targets.items():
                 factors = score_factors(models.encode(batch), targets, self._options)
-                totals[key] = totals[key] + moments(score_maps(**factors))
+                totals[key] = totals[key] + moments([each.logit() for each in score_maps(**factors)])
         reasons = [reason for reason in rows["reason"].to_pylist() if reason]
         return {
             "name": name,

@@ -32,13 +32,13 @@ from reco_ray.training import checkpoint
 from reco_ray.training.checkpoint import State
 from reco_ray.training.examples import examples_sheet
 from reco_ray.training.feed import feed
+from reco_ray.training.measure import Measure, folded
 from reco_ray.training.network import Network, build_network
 from reco_ray.training.pseudo_labels import IGNORE
 from reco_ray.training.records import Records
 from reco_ray.training.samples import SOFT_PIXELS, Frames, order, split
 
 FEEDERS = {"cpu": 1, "cuda": 4}  # of a worker: enough that it does not wait for crops
-MOST_HELD_OUT = 64  # frames: enough to compare steps, few enough to do it often
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,6 @@ class _Training:
         self.frames = Frames.open(job.frames, job.labels_uri, len(job.labels) if job.soft else 0)
         rows, held_out = split(self.frames.sizes, self.options.held_out, job.settings.seed)
         self.plan = order(rows, self.options.steps * self.options.batch_size, job.settings.seed)
-        self.held_out = held_out[:MOST_HELD_OUT]
         if not self.options.encoder_learning_rate:
             self.network.encoder.requires_grad_(False)
         module = self.network.module.to(memory_format=torch.channels_last)
@@ -124,6 +123,17 @@ class _Training:
             self.options.learning_rate,
             self.options.encoder_learning_rate,
             self.options.weight_decay,
+        )
+        self.measure = Measure(
+            self.network,
+            self.frames,
+            rows,
+            held_out,
+            labels=len(job.labels),
+            device=self.device,
+            dtype=self.dtype,
+            rank=self.rank,
+            world=self.world,
         )
         self.state = State()
         if (last := ray.train.get_checkpoint()) is not None:
@@ -216,12 +226,17 @@ class _Training:
     def _checkpoint(self, loss: float, records: Records) -> None:
         """Measures the agreement with the held-out pseudo-labels and commits the run's state."""
         state = self.state
-        agreement, shown = self._agreement()
+        module = self._module().eval()
+        self.measure.share_norms()
+        calibrated = self.measure.calibration(module) if self.job.soft else None
+        agreement, shown = self.measure.agreement(module, calibrated)
         entry = {"step": state.step, "loss": loss, "agreement": agreement}
         state.curve.append(entry)
         if agreement > state.best:
             state.best = agreement
-            state.best_weights = checkpoint.detached(self._module().state_dict())
+            state.best_weights = checkpoint.detached(
+                folded(self.network, calibrated) if calibrated else module.state_dict()
+            )
         if self.rank:
             ray.train.report(entry)
             return
@@ -230,40 +245,6 @@ class _Training:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint.save(Path(folder), state, self._module(), self.optimizer, self.options.segmenter)
             ray.train.report(entry, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-    def _agreement(self) -> tuple[float, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-        """Mean IoU between predictions and held-out pseudo-labels over the labels that occur; some of the frames,
-        with their labels and predictions."""
-        count = len(self.job.labels)
-        matrix = torch.zeros(count * count, dtype=torch.long, device=self.device)
-        shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        module = self._module().eval()
-        if self.world > 1:  # the norms' statistics are each worker's own; those of the first one are kept
-            for buffer in module.buffers():
-                dist.broadcast(buffer, 0)
-        for shard, row in self.held_out[self.rank :: self.world]:
-            image, label = self.frames.read(int(shard), int(row))
-            predicted = self._predict(module, image)
-            truth = torch.from_numpy(label.copy()).to(self.device).long()
-            counted = truth != IGNORE
-            matrix += torch.bincount(truth[counted] * count + predicted[counted], minlength=count * count)
-            if len(shown) < 3:
-                shown.append((image, label, predicted.cpu().numpy()))
-        if self.world > 1:
-            dist.all_reduce(matrix)
-        square = matrix.view(count, count).double()
-        union = square.sum(0) + square.sum(1) - square.diag()
-        return float((square.diag()[union > 0] / union[union > 0]).mean()) if union.any() else 0.0, shown
-
-    def _predict(self, module: nn.Module, image: np.ndarray) -> torch.Tensor:
-        pixels = torch.from_numpy(image.copy())[None].to(self.device)
-        height, width = image.shape[:2]
-        stride = self.network.stride
-        images = self.network.transform.normalize(pixels)
-        padded = F.pad(images, (0, -width % stride, 0, -height % stride))
-        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-        with torch.inference_mode(), autocast:
-            return module(padded)[0, :, :height, :width].float().argmax(0)
 
     def _module(self) -> nn.Module:
         """The network itself, without what distributes it."""

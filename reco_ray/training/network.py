@@ -27,10 +27,11 @@ STRIDE = 32  # sides of images are multiples of it: the deepest level of the usu
 @dataclass(frozen=True)
 class Network:
     """module: normalised (b, 3, H, W), sides multiples of `stride`, -> logits (b, m, H, W). encoder: the part of it
-    that was there before. transform: how it wants its pixels."""
+    that was there before. classifier: its last layer with weights. transform: how it wants its pixels."""
 
     module: nn.Module
     encoder: nn.Module
+    classifier: nn.Conv2d
     transform: ImageTransform
     stride: int = STRIDE
 
@@ -70,8 +71,8 @@ class FrozenEncoderHead(nn.Module):
             nn.Conv2d(channels, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, classes, 1),
         )
+        self.classifier = nn.Conv2d(width, classes, 1)
 
     def train(self, mode: bool = True) -> "FrozenEncoderHead":
         """The encoder's norms and dropouts stay as in inference."""
@@ -83,7 +84,9 @@ class FrozenEncoderHead(nn.Module):
         """(b, 3, H, W) -> (b, m, H, W)."""
         with torch.no_grad():
             features = self.encoder(images)
-        return F.interpolate(self.head(features), images.shape[2:], mode="bilinear", align_corners=False)
+        return F.interpolate(
+            self.classifier(self.head(features)), images.shape[2:], mode="bilinear", align_corners=False
+        )
 
 
 def _frozen(name: str, classes: int, initial: str, weights_folder: str | None) -> Network:
@@ -94,7 +97,7 @@ def _frozen(name: str, classes: int, initial: str, weights_folder: str | None) -
     spec = f"{architecture}/random{at}{options}" if random else name
     encoder = load_dense_encoder(spec, weights=weights_folder, precision="fp32")
     module = FrozenEncoderHead(encoder.module, encoder.channels, classes)
-    return Network(module, module.encoder, encoder.transform, encoder.stride)
+    return Network(module, module.encoder, module.classifier, encoder.transform, encoder.stride)
 
 
 def _smp(name: str, classes: int, initial: str, weights_folder: str | None) -> Network:
@@ -124,7 +127,7 @@ def _smp(name: str, classes: int, initial: str, weights_folder: str | None) -> N
         _load_encoder(module.encoder.model, _pretrained(encoder_name.removeprefix("tu-"), weights_folder))
     elif encoder_name == PACKAGED:
         transform = PACKAGED_TRANSFORM
-    return Network(module, module.encoder, transform)
+    return Network(module, module.encoder, module.segmentation_head[0], transform)
 
 
 def _options(text: str) -> dict[str, Any]:

@@ -16,21 +16,22 @@ def factors(images: int = 6, seed: int = 0) -> list[torch.Tensor]:
 
 def test_moments_add_up_over_images() -> None:
     maps = factors()
-    parts = [moments([each[i : i + 1] for each in maps]) for i in range(6)]
-    whole = calibration(moments(maps))
+    logits = [each.logit() for each in maps]
+    parts = [moments([each[i : i + 1] for each in logits]) for i in range(6)]
+    whole = calibration(moments(logits))
     added = calibration(torch.stack(parts).sum(0))
     torch.testing.assert_close(added.means, whole.means)
     torch.testing.assert_close(added.deviations, whole.deviations)
-    logits = maps[0].logit().transpose(0, 1).flatten(1)
-    torch.testing.assert_close(whole.means[0], logits.mean(1))
-    torch.testing.assert_close(whole.deviations[0], logits.std(1, correction=0))
+    flat = logits[0].transpose(0, 1).flatten(1)
+    torch.testing.assert_close(whole.means[0], flat.mean(1))
+    torch.testing.assert_close(whole.deviations[0], flat.std(1, correction=0))
 
 
 def test_a_concept_that_scores_higher_everywhere_no_longer_wins_everywhere() -> None:
     maps = factors()
     raw = (maps[0] * torch.nn.functional.interpolate(maps[1], (8, 10))).argmax(1)
     assert (raw == 0).float().mean() > 0.9
-    likely = probabilities(maps, calibration(moments(maps)))
+    likely = probabilities(maps, calibration(moments([each.logit() for each in maps])))
     assert likely.shape == (6, 3, 8, 10)
     torch.testing.assert_close(likely.sum(1), torch.ones(6, 8, 10))
     shares = torch.bincount(likely.argmax(1).flatten(), minlength=3) / likely[:, 0].numel()
@@ -39,7 +40,7 @@ def test_a_concept_that_scores_higher_everywhere_no_longer_wins_everywhere() -> 
 
 def test_a_concept_that_scores_the_same_everywhere_is_no_division_by_zero() -> None:
     maps = [torch.full((1, 2, 3, 3), 0.5)]
-    likely = probabilities(maps, calibration(moments(maps)))
+    likely = probabilities(maps, calibration(moments([each.logit() for each in maps])))
     torch.testing.assert_close(likely, torch.full_like(likely, 0.5))
 
 

@@ -14,8 +14,10 @@ from training_data import write_segmenter
 from reco_ray import storage
 from reco_ray.config import load_settings
 from reco_ray.errors import RecoError, UsageError
+from reco_ray.segmentation.calibration import calibration, moments
 from reco_ray.training import Segmenter, checkpoint
 from reco_ray.training.loop import hopeless, soft_cross_entropy
+from reco_ray.training.measure import folded
 from reco_ray.training.network import build_network
 from reco_ray.training.pseudo_labels import FRAMES_SCHEMA, IGNORE, LABELS_SCHEMA, encode
 from reco_ray.training.samples import SOFT_PIXELS, Crops, Frames, augmentation, order, positions, split
@@ -180,6 +182,19 @@ def test_a_frozen_encoder_learns_nothing() -> None:
     module(torch.randn(2, 3, 64, 64)).sum().backward()
     assert all(p.grad is None for p in network.encoder.parameters())
     assert all(p.grad is not None for p in module.head.parameters())
+
+
+@pytest.mark.parametrize(
+    "spec", [load_settings("mini").train.segmenter, "frozen:timm:vit_tiny_patch16_224/random"]
+)
+def test_folded_weights_give_standardised_logits(spec: str) -> None:
+    network = build_network(spec, 3, initial="random")
+    module, pixels = network.module.eval(), torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        logits = module(pixels)
+        calibrated = calibration(moments([logits]))
+        module.load_state_dict(folded(network, calibrated))
+        torch.testing.assert_close(module(pixels), calibrated.standardised(0, logits), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("spec", ["unet", "smp:Nothing/tu-resnet18", "smp:FPN/no-such-encoder"])
