@@ -68,8 +68,8 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (found.step, found.best, found.curve) == (3, 0.5, state.curve)
     for name, tensor in module.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor, rtol=0, atol=0)
-    for number, moments in optimizer.state_dict()["state"].items():
-        for key, tensor in moments.items():
+    for number, kept in optimizer.state_dict()["state"].items():
+        for key, tensor in kept.items():
             torch.testing.assert_close(
                 its_optimizer.state_dict()["state"][number][key], tensor, rtol=0, atol=0
             )
