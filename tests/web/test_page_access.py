@@ -8,7 +8,7 @@ import pytest
 from answer_pixels import inner_point
 from chromium import sideways_scroll, watched_page
 from page_steps import point_at, segment, tab_to
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 PHONE = {"viewport": {"width": 375, "height": 740}, "has_touch": True, "is_mobile": True}
 
@@ -92,3 +92,23 @@ def test_accessible_in_both_schemes(browser: Browser, service: str, photo: Path,
         page.click("nav a[href='#vocabularies']")
         assert violations(page) == []
         assert page.evaluate("document.getAnimations().length") == 0
+
+
+def test_below_a_path_of_a_front_proxy(browser: Browser, service: str, photo: Path) -> None:
+    """The page asks for its files and for answers beside itself, not at the root of the host."""
+    context = browser.new_context()
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+
+    def forward(route: Route) -> None:
+        route.fulfill(response=route.fetch(url=route.request.url.replace("/behind/", "/")))
+
+    page.route("**/behind/**", forward)
+    page.goto(f"{service}behind/")
+    page.wait_for_selector("html[data-ready=true]")
+    segment(page, photo, "cat", "dog")
+    page.get_by_role("button", name="Why").first.click()
+    page.wait_for_selector(".sheet canvas")
+    context.close()
+    assert [url for url in asked if not url.startswith((f"{service}behind/", "blob:"))] == []
