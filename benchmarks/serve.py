@@ -2,9 +2,10 @@
 
 Parts, each on the real application with preset `mini` and photographs of 640 x 480 pixels:
 
-- throughput: images a second at saturation, JSON and PNG, over those of one process that labels the same photographs in
-  batches: `loop` decodes, runs the models and scores; `loop_answering` also encodes JSON; `model` neither. Loop and
-  server in turn on the same cores, medians
+- throughput: images a second at saturation, JSON and PNG, beside those of one process that labels the same photographs
+  in batches: `loop` decodes, runs the models and scores; `loop_answering` also encodes JSON; `model` neither. Loop and
+  server in turn on the same cores, medians. `per_cpu_second`: by the CPU time of all processes; the loop has one
+  thread then
 - latency: at half of that throughput, requests of independent clients
 - batching: throughput with batches of one image
 - vocabularies: time to build 50, throughput over all of them in turn, memory
@@ -127,23 +128,28 @@ class Bench:
         for _ in range(self._options.rounds):
             for name, rate in loop.rates(self._options.seconds).items():
                 rates.setdefault(name, []).append(rate)
+            rates.setdefault("loop_per_cpu_second", []).append(loop.per_cpu_second(self._options.seconds))
             for name, accept in (("json", "application/json"), ("png", "image/png")):
                 before = server.cpu_seconds()
                 started = time.monotonic()
                 sent[name] = self._send(server, "--accept", accept)
                 seconds = time.monotonic() - started
                 after = server.cpu_seconds()
-                sent[name]["cores"] = {
-                    kind: round((after[kind] - before[kind]) / seconds, 2) for kind in before if kind in after
-                }
+                cores = {kind: (after[kind] - before[kind]) / seconds for kind in before if kind in after}
+                sent[name]["cores"] = {kind: round(used, 3) for kind, used in cores.items()}
+                rate = sent[name]["images_per_second"] / sum(cores.values())
+                rates.setdefault(f"{name}_per_cpu_second", []).append(rate)
                 rates.setdefault(name, []).append(sent[name]["images_per_second"])
         median = {name: statistics.median(values) for name, values in rates.items()}
         self._capacity = median["json"]
         return {
-            **{f"{name}_images_per_second": round(rate, 2) for name, rate in median.items()},
+            **{name: round(rate, 2) for name, rate in median.items()},
             "json_to_loop": round(median["json"] / median["loop"], 3),
             "png_to_loop": round(median["png"] / median["loop"], 3),
             "json_to_loop_answering": round(median["json"] / median["loop_answering"], 3),
+            "json_to_loop_per_cpu_second": round(
+                median["json_per_cpu_second"] / median["loop_per_cpu_second"], 3
+            ),
             "loop_batch": loop.batch,
             "all": {name: [round(rate, 2) for rate in values] for name, values in rates.items()},
             "last_json": sent["json"],

@@ -55,6 +55,18 @@ class Loop:
             "loop_answering": self._rate(self._answer, seconds, self.batch),
         }
 
+    def per_cpu_second(self, seconds: float) -> float:
+        """Images that `loop` labels in a second of CPU time with one thread: what other work on the machine hardly
+        changes, and the most that any arrangement of processes could reach on every core."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            wall, before = time.perf_counter(), time.process_time()
+            rate = self._rate(self._label, seconds, self.batch)
+            return rate * (time.perf_counter() - wall) / (time.process_time() - before)
+        finally:
+            torch.set_num_threads(threads)
+
     def _rate(
         self, work: Callable[[list], object], seconds: float, batch: int, *, decoded: bool = False
     ) -> float:
