@@ -64,7 +64,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         "index": str(folder / "index"),
         "state": str(folder / "state"),
         "set": SET,
-        "scale": {"ingress": [2, 2], "models": [2, 2], "lanes": 1},
+        "scale": {"ingress": [2, 2], "models": [2, 3], "lanes": 1},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.MonkeyPatch.context() as patch:
