@@ -232,9 +232,7 @@ class Bench:
     def _started(self, *arguments: str) -> Server:
         places = ["--index", self._index, "--state", f"{self._folder}/state"]
         own = [word for setting in self._options.set for word in ("--set", setting)]
-        server = Server(self._folder, [*places, *own, *arguments])
-        server.await_ready()
-        return server
+        return Server(self._folder, [*places, *own, *arguments])
 
     def _built_index(self, corpus: str) -> str:
         embeddings, index = str(self._folder / "embeddings"), str(self._folder / "index")

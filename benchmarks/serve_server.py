@@ -21,37 +21,45 @@ _SAMPLE_SECONDS = 2.0
 
 
 class Server:
-    """A running server. `url`: without a slash at its end."""
+    """A server that is ready. `url`: without a slash at its end."""
 
     def __init__(self, folder: Path, options: list[str]) -> None:
+        self._log = folder / "server.log"
+        self._options = options
+        for _ in range(3):  # Ray gives up when its own processes take more than 30 seconds to start
+            self._start()
+            if self._becomes_ready():
+                return
+            self.stop()
+        raise SystemExit(f"the server does not start: {self._log.read_text()}")
+
+    def _start(self) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        self._log = folder / "server.log"
         environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
         command = [sys.executable, "-c", "from reco_ray.cli import main; main()", "serve"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*command, "--port", str(port), *options],
+                [*command, "--port", str(port), *self._options],
                 env=environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
 
-    def await_ready(self, seconds: float = 240) -> None:
-        """Returns when images can be segmented."""
+    def _becomes_ready(self, seconds: float = 240) -> bool:
+        """Waits until images can be segmented."""
         deadline = time.monotonic() + seconds
-        while True:
+        while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 if httpx.get(f"{self.url}/readyz", timeout=30).status_code == 200:
-                    return
+                    return True
             except httpx.TransportError:
                 pass
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the server does not start: {self._log.read_text()}")
             time.sleep(0.3)
+        return False
 
     def stop(self) -> None:
         """Sends SIGTERM and waits."""
