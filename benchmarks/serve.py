@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--vocabularies", type=int, default=50)
     parser.add_argument("--set", action="append", default=[], help="of the server, as `reco-ray serve --set`")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that whoever ends this ends the server, too
     with tempfile.TemporaryDirectory(prefix="reco-ray-") as folder:
         report = Bench(Path(folder), options).run()
     print(

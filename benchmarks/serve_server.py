@@ -28,9 +28,14 @@ class Server:
         self._options = options
         for _ in range(3):  # Ray gives up when its own processes take more than 30 seconds to start
             self._start()
-            if self._becomes_ready():
+            ready = False
+            try:
+                ready = self._becomes_ready()
+            finally:
+                if not ready:
+                    self.stop()
+            if ready:
                 return
-            self.stop()
         raise SystemExit(f"the server does not start: {self._log.read_text()}")
 
     def _start(self) -> None:
@@ -65,7 +70,10 @@ class Server:
         """Sends SIGTERM and waits."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-            self._process.wait(90)
+            try:
+                self._process.wait(90)
+            except subprocess.TimeoutExpired:
+                self._process.kill()  # Ray's processes follow it
 
     def put(self, vocabularies: dict[str, list[str]], seconds: float = 1200) -> None:
         """Puts vocabularies and waits until all are built."""
