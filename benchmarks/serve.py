@@ -66,7 +66,9 @@ def main() -> None:
     parser.add_argument("--vocabularies", type=int, default=50)
     parser.add_argument("--set", action="append", default=[], help="of the server, as `reco-ray serve --set`")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that whoever ends this ends the server, too
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # so that whoever ends this ends the server, too
     with tempfile.TemporaryDirectory(prefix="reco-ray-") as folder:
         report = Bench(Path(folder), options).run()
     print(
