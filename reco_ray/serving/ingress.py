@@ -118,11 +118,16 @@ class Ingress:
 
     async def vocabularies(self, owner: str) -> list[dict[str, Any]]:
         """All that an owner may use."""
-        return await self.library("vocabularies", owner)
+        found = await self.library("vocabularies", owner)
+        for each in found:
+            self._banks.drop((owner, each["name"]))
+        return found
 
     async def vocabulary(self, owner: str, name: str) -> dict[str, Any]:
-        """One of them."""
-        return await self.library("vocabulary", owner, name)
+        """One of them. Who hears that it is ready, is answered by it from then on."""
+        found = await self.library("vocabulary", owner, name)
+        self._banks.drop((owner, name))
+        return found
 
     async def put(self, owner: str, name: str, fields: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         """Begins to build one."""

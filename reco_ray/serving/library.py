@@ -99,7 +99,7 @@ class Library:
 
     @telling
     async def bank_of(self, owner: str, name: str) -> BankRef:
-        """The references of a vocabulary.
+        """The references of a vocabulary; of the one before it, if it is not ready and there was one.
 
         Raises:
             Problem: 404 no such vocabulary, 503 still building, 409 it could not be built.
@@ -107,6 +107,8 @@ class Library:
         if name in self._segmenters:
             return self._segmenters[name]
         record = self._record(owner, name)
+        if record.status != "ready" and record.before is not None:
+            return self._bank(record.before)
         if record.status == "building":
             raise Problem(503, f"vocabulary {name!r} is being built", retry_after=_BUILD_RETRY)
         if record.status == "failed":
@@ -173,7 +175,7 @@ class Library:
 
     @telling
     async def put(self, owner: str, name: str, vocabulary: Vocabulary) -> tuple[dict[str, Any], bool]:
-        """Begins to build a vocabulary, replacing one of that name; says whether it is ready already.
+        """Begins to build a vocabulary, which then replaces one of that name; says whether it is ready already.
 
         Raises:
             Problem: 409 no index, or the owner has as many as allowed.
@@ -194,6 +196,7 @@ class Library:
             key=key,
             concept_ids=list(plan.bank.ids),
             steps=[concept_id for concept_id, _, _ in plan.steps],
+            before=_last_ready(old),
         )
         await asyncio.to_thread(self._records.save, record)
         self._known[owner, name] = record
@@ -235,6 +238,7 @@ class Library:
             "concept_ids": record.concept_ids,
             "progress": {"done": done, "total": total},
             "error": record.error,
+            "serving": None if (served := _last_ready(record)) is None else served.vocabulary.names,
             "mine": True,
         }
 
@@ -252,13 +256,17 @@ class Library:
             plan = builder.plan(record.vocabulary)
             await builder.make(plan, lambda done: self._progress.__setitem__(place, done))
             await asyncio.to_thread(self._assemble, record, plan)
-            record.status = "ready"
+            record.status, record.before = "ready", None
         except Exception as error:
             logger.exception("building vocabulary %s failed", record.name)
             record.status, record.error = "failed", one_line(error)
         if self._known.get(place) is record:
             await asyncio.to_thread(self._records.save, record)
-            await asyncio.to_thread(self._records.delete_banks, record, record.key)
+            served = record.before or record
+            await asyncio.sleep(
+                self._options.limits.seconds
+            )  # until no request that began before names another
+            await asyncio.to_thread(self._records.delete_banks, record, {record.key, served.key})
 
     def _assemble(self, record: Record, plan: Plan) -> None:
         """The bank's artifact, as `reco-ray references` makes it."""
@@ -398,6 +406,11 @@ class Library:
         return await asyncio.to_thread(self._pictures.example, example)
 
 
+def _last_ready(record: Record | None) -> Record | None:
+    """What is served under the record's name."""
+    return record if record is None or record.status == "ready" else record.before
+
+
 def _seen(task: "asyncio.Future[None]") -> None:
     if not task.cancelled():
         task.exception()
@@ -413,5 +426,6 @@ def _trained(name: str, bank: BankRef) -> dict[str, Any]:
         "concept_ids": [],
         "progress": {"done": len(concepts), "total": len(concepts)},
         "error": None,
+        "serving": concepts,
         "mine": False,
     }

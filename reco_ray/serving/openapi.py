@@ -87,7 +87,8 @@ class Progress(BaseModel):
 
 
 class VocabularyResource(BaseModel):
-    """mine: made by the caller's key, so that the caller may replace and delete it."""
+    """serving: concepts that requests get, those before while others are built. mine: the caller may replace and
+    delete it."""
 
     name: str
     kind: Literal["zero-shot", "segmenter"]
@@ -96,6 +97,7 @@ class VocabularyResource(BaseModel):
     concept_ids: list[str]
     progress: Progress
     error: str | None
+    serving: list[str] | None
     mine: bool
 
 

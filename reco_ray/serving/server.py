@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
+from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from reco_ray.console import console
@@ -50,8 +51,10 @@ def run_server(options: ServeOptions, host: str, port: int, *, local: bool) -> N
         _require_free(host, port)
     with _quiet(), _interrupted_by_sigterm():
         try:
-            serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
-            handle = serve.run(application, name=APPLICATION, route_prefix="/")
+            try:
+                handle = _run(application, host, port)
+            except RayActorError:  # the cluster's Serve was still shutting down after an earlier server
+                handle = _run(application, host, port)
             if hindrance := handle.begin.remote().result(timeout_s=_START_SECONDS):
                 raise RecoError(hindrance)
             console.print(
@@ -60,10 +63,15 @@ def run_server(options: ServeOptions, host: str, port: int, *, local: bool) -> N
             _wait()
             console.print("draining   no new requests; Ctrl-C again stops at once")
             _drain(handle)
-        except (RuntimeError, TimeoutError) as error:
+        except (RuntimeError, TimeoutError, RayError) as error:
             raise RecoError(f"the server does not start: {_cause()}") from error
         finally:
             _stop()
+
+
+def _run(application: Application, host: str, port: int) -> DeploymentHandle:
+    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    return serve.run(application, name=APPLICATION, route_prefix="/")
 
 
 def _wait() -> None:

@@ -25,7 +25,7 @@ Status = Literal["building", "ready", "failed"]
 class Record(BaseModel):
     """A vocabulary that was put: whose, what it holds, how far it is.
 
-    key: of the bank that it asks for.
+    key: of the bank that it asks for. before: what had this name and was ready; it is served until this one is.
     concept_ids: in the vocabulary's order. steps: ids of all concepts that its bank is made of.
     """
 
@@ -37,6 +37,7 @@ class Record(BaseModel):
     steps: list[str]
     status: Status = "building"
     error: str | None = None
+    before: "Record | None" = None
     made_at: float = Field(default_factory=time.time)
 
 
@@ -129,13 +130,13 @@ class RecordStore:
     def delete(self, record: Record) -> None:
         """Deletes a vocabulary with its banks."""
         storage.remove(self._record(record))
-        self.delete_banks(record, keep=None)
+        self.delete_banks(record, keep=set())
 
-    def delete_banks(self, record: Record, keep: str | None) -> None:
-        """Deletes the banks of a vocabulary but that of the key `keep`."""
+    def delete_banks(self, record: Record, keep: set[str]) -> None:
+        """Deletes the banks of a vocabulary but those of the keys `keep`."""
         folder = storage.join(self.folder, record.owner, record.name)
         for key in _folders(folder):
-            if key != keep:
+            if key not in keep:
                 filesystem, path = storage.resolve(storage.join(folder, key))
                 filesystem.delete_dir(path)
 

@@ -39,8 +39,9 @@ class Server:
             )
         deadline = time.monotonic() + 240
         while not self._ready():
-            assert self.process.poll() is None, self.log
-            assert time.monotonic() < deadline, self.log
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()  # no fixture has it yet that could
+                raise AssertionError(self.log)
             time.sleep(0.3)
 
     def _ready(self) -> bool:
@@ -87,8 +88,9 @@ def await_vocabulary(client: httpx.Client, name: str) -> dict[str, Any]:
     return found
 
 
-def write_segmenter(out: Path, concepts: str) -> None:
-    """A segmenter artifact with seeded random weights: a real network that was never trained."""
+def write_segmenter(out: Path, concepts: str) -> int:
+    """Writes a segmenter artifact with seeded random weights: a real network that was never trained; the bytes
+    of its weights."""
     vocabulary = parse_concepts(concepts)
     labels = ["background", *vocabulary.names]
     architecture = (
@@ -98,7 +100,8 @@ def write_segmenter(out: Path, concepts: str) -> None:
     writer = storage.ArtifactWriter(str(out), "segmenter", {"seed": 7})
     assert writer.finished() is None
     tensors = {name: tensor.contiguous() for name, tensor in network.module.state_dict().items()}
-    storage.write_bytes(storage.join(writer.uri, "weights.safetensors"), save_tensors(tensors))
+    weights = save_tensors(tensors)
+    storage.write_bytes(storage.join(writer.uri, "weights.safetensors"), weights)
     content = {
         "architecture": architecture,
         "labels": labels,
@@ -107,3 +110,4 @@ def write_segmenter(out: Path, concepts: str) -> None:
         "image_size": 96,
     }
     writer.commit({"images": 0}, content)
+    return len(weights)

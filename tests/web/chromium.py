@@ -41,7 +41,7 @@ def watched_page(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
     page.expected_status = expected
 
     def note_request(request: Request) -> None:
-        if not request.url.startswith((url, "blob:" + url)):
+        if not request.url.startswith((url, "blob:")):  # blobs are the page's own
             complaints.append(f"asked {request.url}")
 
     def note_console(message: Any) -> None:

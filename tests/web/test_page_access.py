@@ -1,8 +1,13 @@
 """The page by keyboard alone, on a phone, in both colour schemes, against the rules of WCAG."""
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from answer_pixels import inner_point
@@ -92,3 +97,39 @@ def test_accessible_in_both_schemes(browser: Browser, service: str, photo: Path,
         page.click("nav a[href='#vocabularies']")
         assert violations(page) == []
         assert page.evaluate("document.getAnimations().length") == 0
+
+
+@contextmanager
+def front_proxy(service: str) -> Iterator[str]:
+    """A proxy that has the service below /behind/; its address there."""
+
+    class Front(BaseHTTPRequestHandler):
+        def forward(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            kept = {name: self.headers[name] for name in ("Content-Type", "Accept") if name in self.headers}
+            url = service + self.path.removeprefix("/behind/")
+            known = self.path.startswith("/behind/")
+            answer = httpx.request(self.command, url, content=body, headers=kept, timeout=60)
+            self.send_response(answer.status_code if known else 404)
+            self.send_header("Content-Type", answer.headers.get("Content-Type", "text/plain"))
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_GET = do_POST = forward
+
+        def log_message(self, *words: object) -> None:
+            """Not on the terminal."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Front) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/behind/"
+        server.shutdown()
+
+
+def test_below_a_path_of_a_front_proxy(browser: Browser, service: str, photo: Path) -> None:
+    """The page asks for its files and for answers beside itself, never at the root of the host."""
+    with front_proxy(service) as url, watched_page(browser, url) as page:
+        segment(page, photo, "cat", "dog")
+        page.get_by_role("button", name="Why").first.click()
+        expect(page.locator(".sheet canvas")).to_be_visible()

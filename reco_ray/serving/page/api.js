@@ -2,6 +2,11 @@
 
 const KEY = "reco-ray-key";
 const MOST_WAITS = 60;
+// Where the service begins: a front proxy may have put it below a path of its own.
+const ROOT = new URL("../", import.meta.url);
+
+/** The address of a path of the service, such as "/v1/info", as answers name them too. */
+export const at = (path) => new URL(path.slice(1), ROOT);
 
 export const apiKey = {
   get: () => sessionStorage.getItem(KEY) ?? "",
@@ -62,7 +67,7 @@ export async function picture(path, options) {
 
 async function send(path, options) {
   try {
-    const response = await fetch(path, { ...options, cache: "no-store", credentials: "omit" });
+    const response = await fetch(at(path), { ...options, cache: "no-store", credentials: "omit" });
     announce("answered");
     return response;
   } catch (error) {

@@ -1,6 +1,6 @@
 /** Starts the page: asks the service what it is, then shows the views. */
 
-import { apiKey, connection, json } from "./api.js";
+import { apiKey, at, connection, json } from "./api.js";
 import { $, count } from "./dom.js";
 import { startSearch } from "./search.js";
 import { startSegment, useVocabulary } from "./segment.js";
@@ -49,7 +49,7 @@ function watchConnection(onBack) {
       clock.textContent = `Looking again in ${left} s.`;
       if (left-- > 0) return;
       left = LOOK_AGAIN;
-      fetch("/healthz", { cache: "no-store" }).then((answer) => answer.ok && back(), () => {});
+      fetch(at("/healthz"), { cache: "no-store" }).then((answer) => answer.ok && back(), () => {});
     }, 1000);
   });
   window.addEventListener("offline", () => connection.dispatchEvent(new Event("lost")));
