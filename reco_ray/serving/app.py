@@ -19,7 +19,7 @@ from reco_ray.serving.segmenters import Segmenters
 _deployment: Any = serve.deployment
 _MOST_LANES = 4
 # glibc gives large blocks back to the kernel as soon as they are free, so that every pass of a network pays for some
-# 10,000 page faults, 7 to 10 % of its time. Kept instead, in one heap for all threads; set before the process starts.
+# 10,000 page faults, 3 to 12 % of its time. Kept instead, in one heap for all threads; set before the process starts.
 _KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
