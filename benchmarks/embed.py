@@ -44,9 +44,9 @@ import ray
 import torch
 from PIL import Image
 
+from reco_ray.ahead import prefetched
 from reco_ray.cluster import plan_workers, session
 from reco_ray.config import Settings, load_settings
-from reco_ray.corpus.ahead import prefetched
 from reco_ray.corpus.decode import decode_image
 from reco_ray.corpus.embed import embed_pixels
 from reco_ray.corpus.listing import list_files

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from reco_ray import storage
+from reco_ray.ahead import prefetched
 from reco_ray.errors import RecoError, reason
 from reco_ray.noted import Noted, noting
 from reco_ray.retries import retried
@@ -55,8 +56,10 @@ def seal(uri: str) -> storage.Sealed:
     listed = _listed(filesystem, root)
     known: dict[str, Noted] = {}
     stored: pa.Table | None = None
-    for info in _notes(filesystem, root):
-        notes = storage.read_table(storage.join(uri, info.path.removeprefix(f"{root}/")))
+    infos = _notes(filesystem, root)
+    files = [storage.join(uri, info.path.removeprefix(f"{root}/")) for info in infos]
+    tables = prefetched(storage.read_table, files, _READERS, 4 * _READERS)
+    for info, notes in zip(infos, tables, strict=True):
         if info.base_name == FILE:  # of a commit that was killed before its manifest
             stored = notes
         for row in notes.to_pylist():

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from reco_ray import storage
+from reco_ray.ahead import prefetched
 from reco_ray.corpus import tables, video
-from reco_ray.corpus.ahead import prefetched
 from reco_ray.errors import RecoError, reason
 from reco_ray.retries import retried
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from reco_ray.corpus.ahead import prefetched
+from reco_ray.ahead import prefetched
 from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.errors import reason

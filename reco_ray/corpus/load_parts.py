@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from reco_ray.ahead import iterated_ahead, prefetched
 from reco_ray.corpus import web
-from reco_ray.corpus.ahead import iterated_ahead, prefetched
 from reco_ray.corpus.load import decode_images, read_or_error
 from reco_ray.corpus.plan import Generation, holds_container, part_name, read_shard
 from reco_ray.corpus.read import read_members
 
 _END: Any = object()
 _WEB_THREADS = 32
+_CHANGED = "changed since it was listed: it ends before what is embedded of it"
 
 
 class LoadParts:
@@ -49,20 +50,25 @@ class LoadParts:
         for row in unit.to_pylist():
             shard, rows = row["shard"], read_shard(self._out, self._generations, row["shard"])
             if holds_container(rows):
-                yield from self._container(
-                    shard, rows["uri"][0].as_py(), rows["size"][0].as_py(), row["done"]
-                )
+                uri, size = rows["uri"][0].as_py(), rows["size"][0].as_py()
+                yield from self._container(shard, uri, size, row["done"], row["end"])
             else:
                 uris = rows["uri"].to_pylist()
                 threads = _WEB_THREADS if any(map(web.is_web, uris)) else 8
                 read = prefetched(read_or_error, uris, threads, 2 * threads)
                 yield part_name(shard), self._decoded(zip(uris, read, strict=True))
 
-    def _container(self, shard: int, uri: str, size: int, done: list[int]) -> Iterator[tuple[str, pa.Table]]:
-        """Its images in parts of `part_size`, streamed; those of `done` parts pass by undecoded."""
+    def _container(
+        self, shard: int, uri: str, size: int, done: list[int], end: int | None
+    ) -> Iterator[tuple[str, pa.Table]]:
+        """Its images in parts of `part_size`, streamed; those of `done` parts pass by undecoded.
+
+        A container that has changed meanwhile may end before what is committed of it: that stays, and the rest is one
+        row with an error.
+        """
         images = iterated_ahead(read_members(uri, size, self._frames_per_second))
         following = next(images, _END)
-        number = 0
+        number, top = 0, max(done, default=-1)
         while number == 0 or following is not _END:
             first = [] if following is _END else [following]
             part = chain(first, islice(images, self._part_size - 1))
@@ -72,8 +78,14 @@ class LoadParts:
             else:
                 rows = self._decoded(part)
                 following = next(images, _END)
-                yield part_name(shard, number, last=following is _END), rows
+                yield part_name(shard, number, last=following is _END and number > top), rows
             number += 1
+        if done and number <= top + (end is None):
+            lost: list[tuple[str, bytes | OSError]] = [(uri, OSError(_CHANGED))]
+            for place in [*range(number, top + 1), *([top + 1] if end is None else [])]:
+                if place not in done:
+                    yield part_name(shard, place, last=place > top), self._decoded(lost)
+                    lost = []
 
     def _decoded(self, images: Iterable[tuple[str, bytes | OSError]]) -> pa.Table:
         return decode_images(

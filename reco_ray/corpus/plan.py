@@ -171,8 +171,9 @@ def pending_units(
         committed: names of the parts there are.
 
     Returns:
-        Tables of `shard` and `done`, the parts of a container that are committed already. A unit is one shard
-        until there are thousands; a unit never mixes files and containers.
+        Tables of `shard`, `done`: the parts of a container that are committed already, and `end`: the number of its
+        last part, if that is one of them. A unit is one shard until there are thousands; a unit never mixes files and
+        containers.
     """
     parts: dict[int, set[int]] = {}
     ends: dict[int, int] = {}
@@ -201,7 +202,8 @@ def pending_units(
             for first in range(0, len(shards), size):
                 group = shards[first : first + size]
                 done = pa.array([sorted(parts.get(shard, ())) for shard in group], pa.list_(pa.int64()))
-                units.append(pa.table({"shard": pa.array(group, pa.int64()), "done": done}))
+                end = pa.array([ends.get(shard) for shard in group], pa.int64())
+                units.append(pa.table({"shard": pa.array(group, pa.int64()), "done": done, "end": end}))
     return units
 
 

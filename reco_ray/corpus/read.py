@@ -6,12 +6,9 @@ import pyarrow as pa
 
 from reco_ray import storage, stores
 from reco_ray.corpus import tables, tars, video, web
-from reco_ray.corpus.ahead import prefetched
 from reco_ray.corpus.listing import IMAGE_SUFFIXES, Listing, is_container, list_files
 from reco_ray.errors import RecoError, reason
 from reco_ray.retries import StoreUnavailable
-
-__all__ = ["MAX_BYTES", "list_images", "prefetched", "read_image_bytes", "read_members"]
 
 MAX_BYTES = 1 << 28  # larger files are no images that anybody wants whole in memory
 

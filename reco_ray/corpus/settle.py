@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reco_ray import storage
-from reco_ray.corpus.ahead import prefetched
+from reco_ray.ahead import prefetched
+from reco_ray.corpus.listing import is_container
 from reco_ray.corpus.plan import shard_of
 from reco_ray.retries import retried
 
@@ -22,12 +23,16 @@ _ACROSS = "across-"
 
 @dataclass(frozen=True)
 class Counts:
-    """images: that the parts were made of, as each says itself; the three that follow must add up to them."""
+    """images: that the parts were made of, as each says itself; the three that follow must add up to them.
+
+    containers: those among `rejected`, in which there may be more images or fewer than were listed.
+    """
 
     images: int
     embedded: int
     rejected: int
     duplicates: int
+    containers: int
     reasons: dict[str, int]
 
 
@@ -49,12 +54,15 @@ def settle(out: str, first_shard: int) -> Counts:
     if len(repeated):
         concerned = [n for n, k in zip(names, keys, strict=True) if np.isin(k, repeated).any()]
         embedded -= _drop_repeated(out, concerned, first_shard)
-    reasons: Counter[str] = Counter()
-    for part_reasons in prefetched(_reasons, _files(out, "rejected"), _THREADS, 4 * _THREADS):
-        reasons.update(part_reasons)
+    reasons, containers = rejected_so_far(out)
     duplicates = sum(prefetched(_count, _files(out, "duplicates"), _THREADS, 4 * _THREADS))
     return Counts(
-        sum(images for _, images in found), embedded, reasons.total(), duplicates, dict(reasons.most_common())
+        images=sum(images for _, images in found),
+        embedded=embedded,
+        rejected=reasons.total(),
+        duplicates=duplicates,
+        containers=containers,
+        reasons=dict(reasons.most_common()),
     )
 
 
@@ -63,12 +71,13 @@ def count_reasons(reasons: Iterable[str]) -> Counter[str]:
     return Counter(reason.partition(":")[0] for reason in reasons)
 
 
-def rejected_so_far(out: str) -> Counter[str]:
-    """The rejected images by kind of reason, in the middle of a run."""
-    total: Counter[str] = Counter()
-    for found in prefetched(_reasons, _files(out, "rejected"), _THREADS, 4 * _THREADS):
-        total.update(found)
-    return total
+def rejected_so_far(out: str) -> tuple[Counter[str], int]:
+    """The rejected rows by kind of reason, and how many of them are containers."""
+    total, containers = Counter[str](), 0
+    for table in prefetched(storage.read_table, _files(out, "rejected"), _THREADS, 4 * _THREADS):
+        total.update(count_reasons(table["reason"].to_pylist()))
+        containers += sum(map(is_container, table["uri"].to_pylist()))
+    return total, containers
 
 
 def _files(out: str, folder: str) -> list[str]:
@@ -92,10 +101,6 @@ def _keys(file: str) -> tuple[np.ndarray, int]:
     ids = pc.utf8_slice_codeunits(table["image_id"], 0, 16)
     keys = np.frombuffer(bytes.fromhex("".join(ids.to_pylist())), ">u8").astype(np.uint64)
     return keys, int(table.schema.metadata[IMAGES_KEY])
-
-
-def _reasons(file: str) -> Counter[str]:
-    return count_reasons(storage.read_table(file, ["reason"])["reason"].to_pylist())
 
 
 def _count(file: str) -> int:

@@ -150,10 +150,10 @@ def _embed_pending(
     out, options = writer.uri, settings.embed
     known = [generation.images for generation in generations]
     total = None if None in known else sum(images or 0 for images in known)
-    committed = [name.removesuffix(".parquet") for name in storage.list_names(_folder(out), ".parquet")]
+    committed = _committed(out)
     units = pending_units(generations, committed, options.shard_size)
     done = _images_done(total, units, generations, options.shard_size)
-    budget = RejectBudget(options.max_rejected, total, rejected_so_far(out) if committed else Counter())
+    budget = RejectBudget(options.max_rejected, total, rejected_so_far(out)[0] if committed else Counter())
     parts = sum(unit.num_rows for unit in units)
     workers = plan_workers(settings.models.device, most=max(1, parts) if total is not None else None)
     loaders = min(web.PER_HOST_LIMIT, max(1, parts)) if web.is_web(_first_uri(out, generations)) else None
@@ -175,6 +175,8 @@ def _embed_pending(
             images += part["images"]
             metrics.rate("embed", images / (time.monotonic() - start))
             budget.add(part["images"], part["rejected"], corpus, out)
+    if pending_units(generations, _committed(out), options.shard_size):
+        raise RecoError(f"{out}: not all of {corpus} was committed: run the command again")
     first_new = manifest.content["shards"] if manifest else 0
     counts = settle(out, first_new)
     numbers = {
@@ -183,7 +185,7 @@ def _embed_pending(
         "rejected": counts.rejected,
         "duplicates": counts.duplicates,
     }
-    listed = counts.images if total is None else total
+    listed = counts.images if total is None or counts.containers else total
     if not listed == counts.images == counts.embedded + counts.rejected + counts.duplicates:
         raise RecoError(f"{out}: the rows do not add up to the corpus ({numbers}): delete it and run again")
     if not counts.embedded:
@@ -229,8 +231,10 @@ def _first_uri(out: str, generations: list[Generation]) -> str:
     return read_shard(out, generations, 0)["uri"][0].as_py()
 
 
-def _folder(out: str) -> str:
-    return storage.join(out, KIND)
+def _committed(out: str) -> list[str]:
+    """The names of the parts that are there."""
+    names = storage.list_names(storage.join(out, KIND), ".parquet")
+    return [name.removesuffix(".parquet") for name in names]
 
 
 def _first_reason(out: str) -> str:

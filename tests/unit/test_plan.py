@@ -74,7 +74,7 @@ def test_a_container_is_done_when_all_its_parts_are(tmp_path):
     left = {0: [], 1: [], 2: []}
     assert {row["shard"]: row["done"] for row in pending(generations, [], 2)} == left
     rows = pending(generations, [first, end, "00000000", "00000001-00001.tmp"], 2)
-    assert rows == [{"shard": 1, "done": [0, 2]}, {"shard": 2, "done": []}]
+    assert rows == [{"shard": 1, "done": [0, 2], "end": 2}, {"shard": 2, "done": [], "end": None}]
     assert [row["shard"] for row in pending(generations, [first, second, end], 2)] == [0, 2]
 
 

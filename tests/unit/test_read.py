@@ -10,7 +10,8 @@ import pytest
 from images import write_photographs
 
 from reco_ray import storage
-from reco_ray.corpus.read import list_images, prefetched, read_image_bytes
+from reco_ray.ahead import prefetched
+from reco_ray.corpus.read import list_images, read_image_bytes
 from reco_ray.errors import RecoError
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reco_ray import storage
-from reco_ray.corpus.ahead import prefetched
+from reco_ray.ahead import prefetched
 from reco_ray.corpus.plan import embedding_files
 from reco_ray.errors import RecoError, reason
 from reco_ray.retries import retried
