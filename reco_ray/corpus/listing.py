@@ -130,7 +130,7 @@ def _opened(table: pa.Table) -> pa.Table:
     """Looks into the tables: those of images get their number of rows, those of URIs are replaced by them."""
     if pc.any(pc.match_substring_regex(table["uri"], video.PATTERN)).as_py():
         video.require_av()
-    places = pc.indices_nonzero(pc.ends_with(table["uri"], ".parquet")).to_pylist()
+    places = pc.indices_nonzero(pc.ends_with(table["uri"], ".parquet", ignore_case=True)).to_pylist()
     rows = list(prefetched(tables.count_rows, table["uri"].take(pa.array(places, pa.int64())).to_pylist()))
     if not places:
         return table

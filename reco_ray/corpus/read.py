@@ -37,7 +37,7 @@ def list_images(uri: str, frames_per_second: float = 1.0) -> Listing:
 
 
 def _addresses(uri: str, frames_per_second: float) -> list[str]:
-    if uri.endswith(".parquet"):
+    if uri.lower().endswith(".parquet"):
         return [f"{uri}#{row}" for row in range(tables.count_rows(uri) or 0)]
     return [address for address, _ in read_members(uri, -1, frames_per_second)]
 
@@ -59,7 +59,7 @@ def read_members(uri: str, size: int, frames_per_second: float) -> Iterator[tupl
                 found = file.seek(0, 2)
             if found != size:
                 raise OSError(f"changed since it was listed: {found:,} bytes instead of {size:,}")
-        if uri.endswith(".parquet"):
+        if uri.lower().endswith(".parquet"):
             yield from tables.members(uri)
         elif uri.lower().endswith(".tar"):
             yield from tars.members(uri, IMAGE_SUFFIXES, MAX_BYTES)
@@ -89,7 +89,7 @@ def read_image_bytes(uri: str) -> bytes:
         if video.is_member(uri):
             return video.member(uri)
         file, hash_sign, row = uri.rpartition("#")
-        if hash_sign and file.endswith(".parquet"):
+        if hash_sign and file.lower().endswith(".parquet"):
             return tables.member(file, int(row))
         return storage.read_bytes(uri, MAX_BYTES)
     except StoreUnavailable:

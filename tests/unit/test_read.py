@@ -274,3 +274,10 @@ def test_prefetching_raises_where_it_failed():
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="three"):
         next(results)
+
+
+def test_the_case_of_a_container_s_suffix_does_not_matter(tmp_path):
+    pq.write_table(pa.table({"bytes": [b"one", b"two"]}), tmp_path / "TABLE.PARQUET")
+    uris = list_images(str(tmp_path)).table["uri"].to_pylist()
+    assert uris == [f"{tmp_path}/TABLE.PARQUET#0", f"{tmp_path}/TABLE.PARQUET#1"]
+    assert read_image_bytes(uris[1]) == b"two"
