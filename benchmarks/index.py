@@ -62,7 +62,9 @@ def main() -> None:
     ]
     with session(), tempfile.TemporaryDirectory() as folder:
         embeddings = write_vectors(f"{folder}/embeddings", options.vectors, options.dim)
-        queries = draw_queries(embeddings, list_parts(embeddings), seed=7)  # not those that the stage draws
+        queries = draw_queries(
+            embeddings, list_parts(embeddings, storage.read_manifest(embeddings)), seed=7
+        )  # not those that the stage draws
         row, exact = measure_plain(embeddings, queries, options.latency_queries)
         rows = [row]
         for factory in ["Flat", *factories, *(["autofaiss"] if options.autofaiss else [])]:
@@ -125,9 +127,9 @@ def write_vectors(uri: str, count: int, dim: int) -> str:
                 "embedding": pa.FixedSizeListArray.from_arrays(flat, dim),
             }
         )
-        storage.write_table(f"{uri}/embeddings/{number:06d}.parquet", table.cast(embeddings_schema(dim)))
+        storage.write_table(f"{uri}/embeddings/{number:08d}.parquet", table.cast(embeddings_schema(dim)))
     counts = {"images": count, "embedded": count, "rejected": 0, "duplicates": 0}
-    writer.commit(counts, {"dim": dim, "model": MODEL})
+    writer.commit(counts, {"dim": dim, "model": MODEL, "shards": number + 1})
     return uri
 
 
@@ -138,7 +140,7 @@ def measure_plain(
     faiss = load_faiss()
     start = time.perf_counter()
     index = faiss.IndexFlatIP(storage.read_manifest(embeddings, "embeddings").content["dim"])
-    for part in list_parts(embeddings):
+    for part in list_parts(embeddings, storage.read_manifest(embeddings)):
         index.add(_vectors(f"{embeddings}/embeddings/{part.name}"))
     built = time.perf_counter() - start
     exact = index.search(queries.vectors, queries.wanted)[1]
@@ -198,7 +200,7 @@ def measure_autofaiss(
     """What autofaiss makes of the same vectors, in a process of its own environment."""
     work = Path(folder, "autofaiss")
     (work / "npy").mkdir(parents=True)
-    parts = list_parts(embeddings)
+    parts = list_parts(embeddings, storage.read_manifest(embeddings))
     for part in parts:
         np.save(work / "npy" / f"{part.name}.npy", _vectors(f"{embeddings}/embeddings/{part.name}"))
     np.save(work / "queries.npy", queries.vectors)

@@ -17,8 +17,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from reco_ray import storage
+from reco_ray.ahead import prefetched
 from reco_ray.errors import RecoError, reason
 from reco_ray.noted import Noted, noting
+from reco_ray.retries import retried
 
 FILE = "checksums.parquet"
 FOLDER = "checksums"
@@ -54,8 +56,10 @@ def seal(uri: str) -> storage.Sealed:
     listed = _listed(filesystem, root)
     known: dict[str, Noted] = {}
     stored: pa.Table | None = None
-    for info in _notes(filesystem, root):
-        notes = storage.read_table(storage.join(uri, info.path.removeprefix(f"{root}/")))
+    infos = _notes(filesystem, root)
+    files = [storage.join(uri, info.path.removeprefix(f"{root}/")) for info in infos]
+    tables = prefetched(storage.read_table, files, _READERS, 4 * _READERS)
+    for info, notes in zip(infos, tables, strict=True):
         if info.base_name == FILE:  # of a commit that was killed before its manifest
             stored = notes
         for row in notes.to_pylist():
@@ -81,8 +85,9 @@ def seal(uri: str) -> storage.Sealed:
 def forget_notes(uri: str) -> None:
     """Deletes the workers' own checksum files, once the manifest vouches for all."""
     filesystem, root = storage.resolve(uri)
-    if filesystem.get_file_info(f"{root}/{FOLDER}").type == pafs.FileType.Directory:
-        filesystem.delete_dir(f"{root}/{FOLDER}")
+    folder = f"{root}/{FOLDER}"
+    if retried(lambda: filesystem.get_file_info(folder), uri).type == pafs.FileType.Directory:
+        retried(lambda: filesystem.delete_dir(folder), uri)
 
 
 class Difference(NamedTuple):
@@ -164,12 +169,13 @@ def _table(files: dict[str, Noted]) -> pa.Table:
 
 def _infos(filesystem: pafs.FileSystem, path: str, recursive: bool = False) -> list[pafs.FileInfo]:
     selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
-    return [info for info in filesystem.get_file_info(selector) if info.type == pafs.FileType.File]
+    infos = retried(lambda: filesystem.get_file_info(selector), path)
+    return [info for info in infos if info.type == pafs.FileType.File]
 
 
 def _notes(filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
     """The files of checksums that are there, the youngest last."""
-    whole = filesystem.get_file_info(f"{root}/{FILE}")
+    whole = retried(lambda: filesystem.get_file_info(f"{root}/{FILE}"), root)
     found = [*_infos(filesystem, f"{root}/{FOLDER}"), *([whole] if whole.type == pafs.FileType.File else [])]
     return sorted(found, key=lambda info: info.mtime_ns or 0)
 
@@ -189,16 +195,19 @@ def _listed(filesystem: pafs.FileSystem, root: str) -> dict[str, pafs.FileInfo]:
 def _read(filesystem: pafs.FileSystem, root: str, paths: list[str]) -> Iterable[Noted | str]:
     """Size and digest of each file as it is now, or why it cannot be read."""
 
-    def read(path: str) -> Noted | str:
+    def read(path: str) -> Noted:
         digest, size = hashlib.sha256(), 0
-        try:
-            with filesystem.open_input_stream(f"{root}/{path}") as stream:
-                while piece := stream.read(_PIECE):
-                    digest.update(piece)
-                    size += len(piece)
-        except OSError as error:
-            return reason(error)
+        with filesystem.open_input_stream(f"{root}/{path}") as stream:
+            while piece := stream.read(_PIECE):
+                digest.update(piece)
+                size += len(piece)
         return Noted(size, digest.hexdigest())
 
+    def read_or_reason(path: str) -> Noted | str:
+        try:
+            return retried(lambda: read(path), f"{root}/{path}")
+        except OSError as error:
+            return reason(error)
+
     with ThreadPoolExecutor(_READERS) as pool:
-        yield from pool.map(read, paths)
+        yield from pool.map(read_or_reason, paths)

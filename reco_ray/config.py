@@ -61,6 +61,13 @@ class EmbedSettings(_Section):
     max_pixels: int = Field(
         default=100_000_000, ge=1, le=178_956_970, description="larger images are rejected undecoded"
     )
+    max_rejected: str = Field(
+        default="100%",
+        pattern=r"^\d+(\.\d+)?%$|^\d+$",
+        coerce_numbers_to_str=True,
+        description="more rejected images than this, a share or a number, make the run fail",
+    )
+    frames_per_second: float = Field(default=1.0, gt=0, le=1000, description="frames taken from videos")
 
 
 class IndexSettings(_Section):

@@ -1,17 +1,18 @@
 """A stage's work cut into shards: loaded by tasks, computed by a pool of model workers, committed one by one.
 
-One block is one shard all the way through, so a shard is computed and written by one call and a retry of that
-call writes the same files again.
+What is committed together, a part, is one block all the way through, so it is computed and written by one call, and a
+retry of that call writes the same files again.
 """
 
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from reco_ray.checksums import recorded
 from reco_ray.cluster import READER_CPUS, Workers
@@ -39,29 +40,54 @@ def run_shards(
     worker_kwargs: dict[str, Any],
     workers: Workers,
 ) -> Iterator[dict[str, Any]]:
-    """Streams shards through `load` (tasks) and `worker` (a pool of actors) over the connected cluster.
+    """`run_parts` where what to do fits the driver: a table of rows by shard, `load` a table from each."""
+    units = [
+        shard.append_column(_SHARD_COLUMN, pa.array([name] * shard.num_rows))
+        for name, shard in shards.items()
+    ]
+    workers = replace(workers, count=min(workers.count, max(1, len(shards))))
+    return run_parts(units, _One(load), worker, worker_kwargs, workers)
+
+
+def run_parts(
+    units: list[pa.Table],
+    load: Callable[[pa.Table], Iterator[tuple[str, pa.Table]]],
+    worker: type,
+    worker_kwargs: dict[str, Any],
+    workers: Workers,
+    loaders: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Streams units of work through `load` (tasks) and `worker` (a pool of actors) over the connected cluster.
 
     Args:
-        shards: by name; nothing is done for an empty mapping.
-        load: rows of a shard -> the rows that the worker gets, e.g. with decoded pixels.
-        worker: a class; `worker(threads=, device=, **worker_kwargs)(shard name, loaded rows) -> dict` commits
-            the shard and returns what to report of it, as far as JSON goes.
+        units: what a call of `load` gets, a few rows that say what to read; nothing is done for an empty list.
+            Each is an object in the cluster's store from the start, so keep them to some thousands.
+        load: unit -> the parts that it is committed in, one after another: a part's name, and the rows that
+            the worker gets, e.g. with decoded pixels. Called again after a failure, it must give the same.
+        worker: a class; `worker(threads=, device=, **worker_kwargs)(part name, loaded rows) -> dict` commits
+            the part and returns what to report of it, as far as JSON goes.
+        loaders: at most so many calls of `load` at a time, over the whole cluster.
 
     Yields:
-        What the worker returned, in the order in which shards finish.
+        What the worker returned, in the order in which parts finish.
 
     Raises:
-        RecoError: as raised by the worker.
+        RecoError: as raised by `load` or by the worker.
     """
-    if not shards:
+    if not units:
         return
     context = stream_context()
-    context.target_max_block_size = None  # never split a shard
+    context.target_max_block_size = 1  # every part is a block of its own: it is one row, which is never split
     with DataContext.current(context):
-        named = [_named(name, shard) for name, shard in shards.items()]
         dataset = (
-            ray.data.from_arrow(named)
-            .map_batches(_Loaded(load), batch_size=None, batch_format="pyarrow", num_cpus=READER_CPUS)
+            ray.data.from_arrow(units)
+            .map_batches(
+                _Loaded(load),
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=READER_CPUS,
+                compute=TaskPoolStrategy(loaders) if loaders else None,
+            )
             .map_batches(
                 _Worker,
                 fn_constructor_args=(
@@ -70,7 +96,7 @@ def run_shards(
                 ),
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=ActorPoolStrategy(size=min(workers.count, len(shards))),
+                compute=ActorPoolStrategy(size=workers.count),
                 num_cpus=workers.cpus,
                 num_gpus=workers.gpus,
             )
@@ -85,22 +111,50 @@ _SHARD_COLUMN = "__shard__"
 _RESULT_SCHEMA = pa.schema([("result", pa.string()), ("error", pa.string())])
 
 
-def _named(name: str, shard: Shard) -> pa.Table:
-    return shard.append_column(_SHARD_COLUMN, pa.array([name] * shard.num_rows))
-
-
-class _Loaded:
-    """Applies `load` and carries the shard's name along."""
+class _One:
+    """One part a unit, with the name that stands in its rows."""
 
     def __init__(self, load: Callable[[pa.Table], pa.Table]) -> None:
         self._load = load
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        return _named(table[_SHARD_COLUMN][0].as_py(), self._load(table))
+    def __call__(self, unit: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        name = unit[_SHARD_COLUMN][0].as_py()
+        yield name, self._load(unit.drop_columns([_SHARD_COLUMN]))
+
+
+class _Loaded:
+    """Applies `load`. A part travels as one row, its table packed into one cell, so that nothing cuts it."""
+
+    def __init__(self, load: Callable[[pa.Table], Iterator[tuple[str, pa.Table]]]) -> None:
+        self._load = load
+
+    def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
+        try:
+            for name, rows in self._load(unit):
+                yield _packed(name, rows)
+        except RecoError as error:
+            yield _row(None, str(error), pa.nulls(1))
+
+
+def _packed(name: str, rows: pa.Table) -> pa.Table:
+    struct = rows.to_struct_array().combine_chunks()
+    if isinstance(struct, pa.ChunkedArray):
+        struct = pa.concat_arrays(struct.chunks) if struct.num_chunks else pa.nulls(0, struct.type)
+    cell = pa.LargeListArray.from_arrays(pa.array([0, len(struct)], pa.int64()), struct)
+    return _row(name, None, cell)
+
+
+def _row(name: str | None, error: str | None, cell: pa.Array) -> pa.Table:
+    columns = {"name": pa.array([name], pa.string()), "error": pa.array([error], pa.string()), "rows": cell}
+    return pa.table(columns)
+
+
+def _unpacked(cell: pa.LargeListArray) -> pa.Table:
+    return pa.Table.from_batches([pa.RecordBatch.from_struct_array(cell.flatten())])
 
 
 class _Worker:
-    """The actor: builds the stage's worker once, then computes whole shards.
+    """The actor: builds the stage's worker once, then computes whole parts.
 
     A user's error, also one while a model loads, travels as a row: Ray would bring it back as text in a traceback.
     """
@@ -112,14 +166,18 @@ class _Worker:
         except RecoError as error:
             self._error = str(error)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        names = table[_SHARD_COLUMN].unique().to_pylist()
-        if len(names) != 1:
-            raise RuntimeError(f"one block holds the rows of {len(names)} shards")
-        row = {"result": None, "error": self._error}
-        if self._worker is not None:
-            try:
-                row["result"] = json.dumps(recorded(self._worker, names[0], table))
-            except RecoError as error:
-                row["error"] = str(error)
-        return pa.Table.from_pylist([row], schema=_RESULT_SCHEMA)
+    def __call__(self, parts: pa.Table) -> pa.Table:
+        results = [self._compute(part) for part in parts.to_batches(max_chunksize=1)]
+        return pa.Table.from_pylist(results, schema=_RESULT_SCHEMA)
+
+    def _compute(self, part: pa.RecordBatch) -> dict[str, str | None]:
+        name, error = part["name"][0].as_py(), part["error"][0].as_py() or self._error
+        if self._worker is None or error:
+            return {"result": None, "error": error}
+        try:
+            return {
+                "result": json.dumps(recorded(self._worker, name, _unpacked(part["rows"]))),
+                "error": None,
+            }
+        except RecoError as problem:
+            return {"result": None, "error": str(problem)}

@@ -1,18 +1,13 @@
-"""Files behind URIs, and artifacts: directories that count only once their manifest is written.
-
-Local paths, s3:// and gs:// go through pyarrow's own file systems, every other scheme through fsspec.
-"""
+"""Files behind URIs, and artifacts: directories that count only once their manifest is written."""
 
 import hashlib
 import json
 import os
-import re
 import time
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -22,6 +17,8 @@ from pydantic import BaseModel, Field, ValidationError
 from reco_ray import __version__
 from reco_ray.errors import RecoError, reason
 from reco_ray.noted import note
+from reco_ray.retries import retried
+from reco_ray.stores import resolve
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
@@ -29,31 +26,6 @@ SCHEMA_VERSION = 1
 
 
 # --- URIs ---------------------------------------------------------------------------------------------------
-
-
-def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
-    """URI or local path -> (file system, path inside it).
-
-    Raises:
-        RecoError: the scheme is unknown, its package is not installed, or the store does not answer.
-    """
-    if "://" not in uri:
-        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
-    try:
-        # Spaces, "#", "?" and lone percent signs belong to the names people give; escapes are escapes.
-        plain = re.sub("%(?![0-9A-Fa-f]{2})", "%25", uri)
-        return pafs.FileSystem.from_uri(quote(plain, safe="/:@%"))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass  # not one of pyarrow's own schemes
-    except OSError as error:
-        raise RecoError(f"{uri}: cannot be reached: {reason(error)}") from error
-    try:
-        import fsspec
-
-        filesystem, path = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:
-        raise RecoError(f"{uri}: cannot open this kind of URI ({error})") from error
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
 
 
 def join(uri: str, *parts: str) -> str:
@@ -70,18 +42,29 @@ def exists(uri: str) -> bool:
     """Whether a file or a directory is there."""
     filesystem, path = resolve(uri)
     with _explained(uri):
-        return filesystem.get_file_info(path).type != pafs.FileType.NotFound
+        return retried(lambda: filesystem.get_file_info(path), uri).type != pafs.FileType.NotFound
 
 
-def read_bytes(uri: str) -> bytes:
+def read_bytes(uri: str, limit: int | None = None) -> bytes:
     """The whole file.
+
+    Args:
+        limit: larger files are refused, bytes.
 
     Raises:
         FileNotFoundError, OSError: as the file system says; callers decide whether that is fatal.
+        StoreUnavailable: as `retried`.
     """
     filesystem, path = resolve(uri)
-    with filesystem.open_input_stream(path) as stream:
-        return stream.read()
+
+    def read() -> bytes:
+        with filesystem.open_input_file(path) as file:
+            size = file.size()
+            if limit is not None and size > limit:
+                raise OSError(f"too large: {size:,} bytes, the limit is {limit:,}")
+            return file.read(size)
+
+    return retried(read, uri)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -105,18 +88,27 @@ def write_bytes(uri: str, data: bytes) -> None:
             finally:
                 if os.path.exists(temporary):
                     os.remove(temporary)
-        else:  # an object appears whole when its upload completes
-            with filesystem.open_output_stream(path) as stream:
-                stream.write(data)
+        else:
+            retried(lambda: _upload(filesystem, path, data), uri)
     note(uri, data)
+
+
+def _upload(filesystem: pafs.FileSystem, path: str, data: bytes) -> None:
+    with filesystem.open_output_stream(path) as stream:  # an object appears whole when its upload completes
+        stream.write(data)
+
+
+def write_json(uri: str, value: Any) -> None:
+    """Writes a JSON file atomically."""
+    write_bytes(uri, json.dumps(value, indent=2).encode())
 
 
 def remove(uri: str) -> None:
     """Deletes a file, if it is there."""
     filesystem, path = resolve(uri)
     with _explained(uri, "cannot be deleted"):
-        if filesystem.get_file_info(path).type == pafs.FileType.File:
-            filesystem.delete_file(path)
+        if retried(lambda: filesystem.get_file_info(path), uri).type == pafs.FileType.File:
+            retried(lambda: filesystem.delete_file(path), uri)
 
 
 def write_table(uri: str, table: pa.Table) -> None:
@@ -129,9 +121,9 @@ def write_table(uri: str, table: pa.Table) -> None:
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     """Reads one Parquet file, or all those directly inside a directory in the order of their names."""
     filesystem, path = resolve(uri)
-    if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+    if retried(lambda: filesystem.get_file_info(path), uri).type == pafs.FileType.Directory:
         return pa.concat_tables(read_table(join(uri, name), columns) for name in list_names(uri, ".parquet"))
-    return pq.read_table(path, columns=columns, filesystem=filesystem)
+    return retried(lambda: pq.read_table(path, columns=columns, filesystem=filesystem), uri)
 
 
 def read_footers(uri: str) -> dict[str, pq.FileMetaData]:
@@ -142,7 +134,10 @@ def read_footers(uri: str) -> dict[str, pq.FileMetaData]:
         _explained(uri),
         ThreadPoolExecutor(16) as pool,
     ):  # an object store answers each after some milliseconds
-        read = pool.map(lambda name: pq.read_metadata(f"{path}/{name}", filesystem=filesystem), names)
+        read = pool.map(
+            lambda name: retried(lambda: pq.read_metadata(f"{path}/{name}", filesystem=filesystem), uri),
+            names,
+        )
         return dict(zip(names, read, strict=True))
 
 
@@ -150,7 +145,7 @@ def list_names(uri: str, suffix: str = "") -> list[str]:
     """Sorted names of the files directly inside a directory; empty if it does not exist."""
     filesystem, path = resolve(uri)
     with _explained(uri):
-        infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        infos = retried(lambda: filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True)), uri)
     return sorted(i.base_name for i in infos if i.type == pafs.FileType.File and i.base_name.endswith(suffix))
 
 
@@ -262,7 +257,9 @@ class ArtifactWriter:
             return None
         filesystem, path = resolve(self.uri)
         with _explained(self.uri, "cannot be written"):
-            if filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True)):
+            if retried(
+                lambda: filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True)), self.uri
+            ):
                 raise RecoError(f"{self.uri}: is not empty and no {self.kind} artifact: choose another --out")
         started = {"kind": self.kind, "made_from": self.made_from}
         write_bytes(join(self.uri, STARTED), json.dumps(started, indent=2).encode())

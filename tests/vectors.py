@@ -40,8 +40,8 @@ def write_embeddings(folder: Path | str, vectors: np.ndarray, part_size: int = 3
             }
         )
         storage.write_table(
-            storage.join(uri, "embeddings", f"{number:06d}.parquet"), table.cast(embeddings_schema(dim))
+            storage.join(uri, "embeddings", f"{number:08d}.parquet"), table.cast(embeddings_schema(dim))
         )
     counts = {"images": len(vectors), "embedded": len(vectors), "rejected": 0, "duplicates": 0}
-    writer.commit(counts, {"dim": dim, "model": MODEL})
+    writer.commit(counts, {"dim": dim, "model": MODEL, "shards": number + 1})
     return uri

@@ -11,7 +11,10 @@ from reco_ray.storage import Manifest, absolute
 from reco_ray.vocabulary import Vocabulary, load_vocabulary, parse_concepts
 
 Corpus = Annotated[
-    str, typer.Option(help="unlabelled images: folder, glob, list file, Parquet; local or s3://, gs://")
+    str,
+    typer.Option(
+        help="unlabelled images: folder, glob, list of paths or URLs, Parquet, tars, videos; local, s3://, gs://, hf://"
+    ),
 ]
 Images = Annotated[str, typer.Option(help="images to segment, same forms as --corpus")]
 Out = Annotated[str, typer.Option(help="directory to make; an unfinished run of the same command goes on")]
@@ -35,6 +38,10 @@ Weights = Annotated[
         envvar="RECO_WEIGHTS", help="folder that `weights pull` filled; short for --set models.weights="
     ),
 ]
+MaxRejected = Annotated[
+    str | None,
+    typer.Option(help="fail past so many unusable images: 1% or 500; short for --set embed.max_rejected="),
+]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to join; default $RAY_ADDRESS, else Ray starts here")
 ]
@@ -55,8 +62,10 @@ def settings_of(
     refine: str | None = None,
     device: str | None = None,
     weights: str | None = None,
+    max_rejected: str | None = None,
 ) -> Settings:
     short = {
+        "embed.max_rejected": max_rejected,
         "references.exemplars": exemplars,
         "segment.refine": refine,
         "models.device": device,

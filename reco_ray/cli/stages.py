@@ -13,6 +13,7 @@ from reco_ray.cli.options import (
     Device,
     Exemplars,
     Images,
+    MaxRejected,
     Out,
     Preset,
     Refine,
@@ -65,6 +66,8 @@ def run(
 def embed(
     corpus: Corpus,
     out: Out,
+    follow: Annotated[bool, typer.Option("--follow", help="embed what is new in the corpus since")] = False,
+    max_rejected: MaxRejected = None,
     preset: Preset = "mini",
     settings: SettingsFile = None,
     set_: Set = None,
@@ -73,12 +76,12 @@ def embed(
     address: Address = None,
 ) -> None:
     """Embeds every image of a corpus once."""
-    chosen = settings_of(preset, settings, set_, device=device, weights=weights)
+    chosen = settings_of(preset, settings, set_, device=device, weights=weights, max_rejected=max_rejected)
     from reco_ray.cluster import session
     from reco_ray.corpus.stage import embed_corpus
 
     with session(address):
-        report("embed", out, *embed_corpus(corpus, out, chosen))
+        report("embed", out, *embed_corpus(corpus, out, chosen, follow))
 
 
 @app.command()

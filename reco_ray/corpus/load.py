@@ -1,15 +1,16 @@
 """One shard of a listing -> pixels; what cannot be used is a row with a reason, never an exception."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from reco_ray.ahead import prefetched
 from reco_ray.corpus.decode import DecodeError, decode_image
-from reco_ray.corpus.read import prefetched, read_image_bytes
+from reco_ray.corpus.read import read_image_bytes
 from reco_ray.errors import reason
 
 # pixels: uint8 (pixel_height, pixel_width, 3), row by row; null where `reason` or `duplicate_of` says why.
@@ -40,21 +41,50 @@ def load_images(
 
     Args:
         uris: of a listing.
-        to_pixels: RGB image -> uint8 (H, W, 3), e.g. `ImageTransform.crop`.
-        max_pixels, short_side: as `decode_image`.
-        drop_duplicates: content seen before among `uris` is not decoded again, but marked `duplicate_of` the
-            first.
+        to_pixels, max_pixels, short_side, drop_duplicates: as `decode_images`.
 
     Returns:
         LOADED_SCHEMA, a row for every URI, in order.
+
+    Raises:
+        StoreUnavailable: the store that holds them does not answer.
+    """
+    return decode_images(
+        zip(uris, prefetched(read_or_error, uris), strict=True),
+        to_pixels,
+        max_pixels=max_pixels,
+        short_side=short_side,
+        drop_duplicates=drop_duplicates,
+    )
+
+
+def decode_images(
+    images: Iterable[tuple[str, bytes | OSError]],
+    to_pixels: Callable[[Image.Image], np.ndarray],
+    *,
+    max_pixels: int,
+    short_side: int,
+    drop_duplicates: bool,
+) -> pa.Table:
+    """Decodes and resizes images.
+
+    Args:
+        images: URI and encoded bytes, or why there are none.
+        to_pixels: RGB image -> uint8 (H, W, 3), e.g. `ImageTransform.crop`.
+        max_pixels, short_side: as `decode_image`.
+        drop_duplicates: content seen before among `images` is not decoded again, but marked `duplicate_of` the
+            first.
+
+    Returns:
+        LOADED_SCHEMA, a row for every image, in order.
     """
     rows = []
     first_uri: dict[str, str] = {}
-    for uri, data in zip(uris, prefetched(_read, uris), strict=True):
+    for uri, data in images:
         row: dict[str, Any] = {"uri": uri}
         rows.append(row)
-        if isinstance(data, str):
-            row["reason"] = data
+        if isinstance(data, OSError):
+            row["reason"] = f"cannot be read: {reason(data)}"
             continue
         row["image_id"] = hashlib.sha256(data).hexdigest()
         if drop_duplicates and row["image_id"] in first_uri:
@@ -78,9 +108,9 @@ def pixels_of(table: pa.Table, row: int) -> np.ndarray:
     return np.frombuffer(table["pixels"][row].as_buffer(), dtype=np.uint8).reshape(shape)
 
 
-def _read(uri: str) -> bytes | str:
-    """The image's bytes, or why there are none."""
+def read_or_error(uri: str) -> bytes | OSError:
+    """The image's bytes, or why there are none; StoreUnavailable is raised."""
     try:
         return read_image_bytes(uri)
     except OSError as error:
-        return f"cannot be read: {reason(error)}"
+        return error

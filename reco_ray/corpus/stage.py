@@ -1,37 +1,53 @@
 """The embed stage on Ray: a listing, cut into shards, read, decoded and embedded as a stream.
 
-Every shard is committed by itself, so a killed run goes on where it stopped. The embeddings artifact holds:
+Every part of a shard is committed by itself, so a killed run goes on where it stopped. The artifact holds:
 
-- `embeddings/<shard>.parquet`: EMBEDDINGS_SCHEMA, one row an image with content not seen before
-- `rejected/<shard>.parquet`: `uri`, `reason`
-- `duplicates/<shard>.parquet`: `uri`, `duplicate_of`
+- `listing/`: what the source held, cut into shards (`plan.py`)
+- `embeddings/<part>.parquet`: `embeddings_schema`, one row an image with content not seen before
+- `rejected/<part>.parquet`: `uri`, `reason`
+- `duplicates/<part>.parquet`: `uri`, `duplicate_of`
+- `summary.json`: counts, reasons, rates
 
-and embeddings + rejected + duplicates = images listed, always.
+and embeddings + rejected + duplicates = images listed, always. Parts of shards from `content["shards"]` of the manifest
+on belong to a generation that is still being added; `embedding_files` leaves them out.
 """
 
-from collections.abc import Callable
-from functools import partial
+import time
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 import torch
 
-from reco_ray import storage
+from reco_ray import metrics, storage
 from reco_ray.cluster import plan_workers
 from reco_ray.config import Settings
 from reco_ray.console import progress
+from reco_ray.corpus import web
+from reco_ray.corpus.budget import RejectBudget
 from reco_ray.corpus.embed import embed_pixels
-from reco_ray.corpus.load import load_images, pixels_of
-from reco_ray.corpus.read import list_images
+from reco_ray.corpus.listing import Listing, list_files
+from reco_ray.corpus.load import pixels_of
+from reco_ray.corpus.load_parts import LoadParts
+from reco_ray.corpus.plan import (
+    Generation,
+    pending_units,
+    read_generations,
+    read_recorded,
+    read_shard,
+    record,
+)
+from reco_ray.corpus.settle import DUPLICATES_SCHEMA, IMAGES_KEY, count_reasons, rejected_so_far, settle
 from reco_ray.errors import RecoError
 from reco_ray.models import load_language_image_model
-from reco_ray.shards import cut, run_shards
+from reco_ray.models.protocols import LanguageImageModel
+from reco_ray.shards import run_parts
 
 KIND = "embeddings"
+SUMMARY = "summary.json"
 REJECTED_SCHEMA = pa.schema([("uri", pa.string()), ("reason", pa.string())])
-DUPLICATES_SCHEMA = pa.schema([("uri", pa.string()), ("duplicate_of", pa.string())])
 
 
 def embeddings_schema(dim: int) -> pa.Schema:
@@ -51,16 +67,25 @@ def embeddings_schema(dim: int) -> pa.Schema:
     )
 
 
-def embed_corpus(corpus: str, out: str, settings: Settings) -> tuple[storage.Manifest, bool]:
+def embed_corpus(
+    corpus: str, out: str, settings: Settings, follow: bool = False
+) -> tuple[storage.Manifest, bool]:
     """Embeds every image of `corpus` once, on the connected Ray cluster.
+
+    Args:
+        follow: if it was embedded before, embed what has come to the source since.
 
     Returns:
         The manifest, and whether there was anything to do.
 
     Raises:
-        RecoError: no images, none usable, unwritable output, or an output that holds something else.
+        RecoError: no images, none usable, more rejected than allowed, a source that has changed or whose store
+            does not answer, unwritable output, or an output that holds something else.
     """
-    listing = list_images(corpus)
+    out = storage.absolute(out)
+    begun = storage.exists(storage.join(out, storage.STARTED))
+    generations = read_generations(out) if begun else []
+    found = None if generations else list_files(corpus)
     model = load_language_image_model(
         settings.models.retrieval, weights=settings.models.weights, seed=settings.seed
     )
@@ -69,63 +94,158 @@ def embed_corpus(corpus: str, out: str, settings: Settings) -> tuple[storage.Man
         KIND,
         {
             "corpus": storage.absolute(corpus),
-            "listing": listing.fingerprint,
             "model": model.fingerprint,
             "shard_size": settings.embed.shard_size,
             "max_pixels": settings.embed.max_pixels,
+            "frames_per_second": settings.embed.frames_per_second,
         },
     )
-    if manifest := writer.finished():
-        return manifest, False
-    shards = cut(listing.table, settings.embed.shard_size)
-    committed = set(storage.list_names(storage.join(writer.uri, KIND), ".parquet"))
-    pending = {name: shard for name, shard in shards.items() if f"{name}.parquet" not in committed}
-    done = listing.table.num_rows - sum(shard.num_rows for shard in pending.values())
-    workers = plan_workers(settings.models.device, most=max(1, len(pending)))
-    with progress("embed", listing.table.num_rows, done) as advance:
-        for shard in run_shards(
-            pending,
-            LoadCrops(model.transform.crop, settings.embed.max_pixels, model.transform.size),
-            EmbedWorker,
-            {
-                "models": settings.models,
-                "seed": settings.seed,
-                "batch_size": settings.embed.batch_size,
-                "out": writer.uri,
-            },
-            workers,
-        ):
-            advance(shard["images"])
-    _drop_duplicates_across_shards(writer.uri)
-    counts = {"images": listing.table.num_rows, **_count(writer.uri)}
-    if counts["images"] != counts["embedded"] + counts["rejected"] + counts["duplicates"]:
-        raise RecoError(
-            f"{writer.uri}: the rows do not add up to the corpus ({counts}): delete it and run again"
-        )
-    if not counts["embedded"]:
-        reason = storage.read_table(storage.join(writer.uri, "rejected"))["reason"][0].as_py()
-        raise RecoError(f"{corpus}: none of the {counts['images']} images can be used (the first: {reason})")
-    return writer.commit(counts, {"dim": model.embedding_dim, "model": model.fingerprint}), True
+    manifest = writer.finished()
+    went_on = bool(generations)
+    if found is not None:
+        generations = [record(out, found, found.table, [], settings.embed.shard_size)]
+    elif manifest and manifest.content["generation"] == len(generations):
+        went_on = False
+        found = list_files(corpus)
+        if found.fingerprint == generations[-1].source:
+            return manifest, False
+        new, gone = _changes(found, read_recorded(out, generations))
+        if not follow:
+            raise RecoError(
+                f"{out}: {corpus} has changed since ({new.num_rows:,} new, {gone:,} gone): --follow embeds what "
+                "is new, another --out embeds it anew"
+            )
+        if not new.num_rows:
+            return manifest, False
+        generations.append(record(out, found, new, generations, settings.embed.shard_size))
+    manifest = _embed_pending(corpus, writer, generations, model, settings, manifest)
+    if follow and went_on:  # what was begun is done; the source may have grown meanwhile
+        manifest, _ = embed_corpus(corpus, out, settings, follow=True)
+    return manifest, True
 
 
-class LoadCrops:
-    """A shard's rows -> decoded crops; a class, so that Ray ships three values and no closure."""
+def _changes(found: Listing, recorded: pa.Table) -> tuple[pa.Table, int]:
+    """The rows of the source that were never recorded, in its order, and how many recorded ones are gone."""
+    keys = ["uri", "size"]
+    place = pa.array(np.arange(found.table.num_rows))
+    new = (
+        found.table.append_column("place", place)
+        .join(recorded.select(keys), keys, join_type="left anti")
+        .sort_by("place")
+        .drop_columns(["place"])
+    )
+    gone = recorded.select(["uri"]).join(found.table.select(["uri"]), "uri", join_type="left anti")
+    return new, gone.num_rows
 
-    def __init__(self, to_pixels: Callable[..., np.ndarray], max_pixels: int, short_side: int) -> None:
-        self._load = partial(
-            load_images,
-            to_pixels=to_pixels,
-            max_pixels=max_pixels,
-            short_side=short_side,
-            drop_duplicates=True,
-        )
 
-    def __call__(self, shard: pa.Table) -> pa.Table:
-        return self._load(shard["uri"].to_pylist())
+def _embed_pending(
+    corpus: str,
+    writer: storage.ArtifactWriter,
+    generations: list[Generation],
+    model: LanguageImageModel,
+    settings: Settings,
+    manifest: storage.Manifest | None,
+) -> storage.Manifest:
+    """Runs what is not committed yet, then settles and commits all of it."""
+    out, options = writer.uri, settings.embed
+    known = [generation.images for generation in generations]
+    total = None if None in known else sum(images or 0 for images in known)
+    committed = _committed(out)
+    units = pending_units(generations, committed, options.shard_size)
+    done = _images_done(total, units, generations, options.shard_size)
+    budget = RejectBudget(options.max_rejected, total, rejected_so_far(out)[0] if committed else Counter())
+    parts = sum(unit.num_rows for unit in units)
+    workers = plan_workers(settings.models.device, most=max(1, parts) if total is not None else None)
+    loaders = min(web.PER_HOST_LIMIT, max(1, parts)) if web.is_web(_first_uri(out, generations)) else None
+    load = LoadParts(
+        out,
+        generations,
+        model.transform.crop,
+        short_side=model.transform.size,
+        max_pixels=options.max_pixels,
+        part_size=options.shard_size,
+        frames_per_second=options.frames_per_second,
+        requests_per_host=web.PER_HOST_LIMIT // loaders if loaders else 1,
+    )
+    kwargs = {"models": settings.models, "seed": settings.seed, "batch_size": options.batch_size, "out": out}
+    start, images = time.monotonic(), 0
+    with progress("embed", total, done) as advance:
+        for part in run_parts(units, load, EmbedWorker, kwargs, workers, loaders):
+            advance(part["images"])
+            images += part["images"]
+            metrics.rate("embed", images / (time.monotonic() - start))
+            budget.add(part["images"], part["rejected"], corpus, out)
+    if pending_units(generations, _committed(out), options.shard_size):
+        raise RecoError(f"{out}: not all of {corpus} was committed: run the command again")
+    first_new = manifest.content["shards"] if manifest else 0
+    counts = settle(out, first_new)
+    numbers = {
+        "images": counts.images,
+        "embedded": counts.embedded,
+        "rejected": counts.rejected,
+        "duplicates": counts.duplicates,
+    }
+    listed = counts.images if total is None or counts.containers else total
+    if not listed == counts.images == counts.embedded + counts.rejected + counts.duplicates:
+        raise RecoError(f"{out}: the rows do not add up to the corpus ({numbers}): delete it and run again")
+    if not counts.embedded:
+        raise RecoError(f"{corpus}: none of the {counts.images} images can be used ({_first_reason(out)})")
+    RejectBudget(options.max_rejected, counts.images, Counter()).add(0, counts.reasons, corpus, out)
+    seconds = time.monotonic() - start
+    summary = {
+        "counts": numbers,
+        "rejected_by_reason": counts.reasons,
+        "generation": len(generations),
+        "this_run": {
+            "images": images,
+            "seconds": round(seconds, 2),
+            "images_per_second": round(images / seconds, 2),
+            "workers": workers.count,
+            "device": workers.device,
+        },
+    }
+    storage.write_json(storage.join(out, SUMMARY), summary)
+    content = {
+        "dim": model.embedding_dim,
+        "model": model.fingerprint,
+        "generation": len(generations),
+        "shards": generations[-1].first_shard + generations[-1].shards,
+        "listing": generations[-1].source,
+        "rejected_by_reason": counts.reasons,
+    }
+    return writer.commit(numbers, content)
+
+
+def _images_done(
+    total: int | None, units: list[pa.Table], generations: list[Generation], shard_size: int
+) -> int:
+    """For the progress bar: images of the shards that are not pending, as far as the listing tells."""
+    if total is None:
+        return 0
+    pending = sum(unit.num_rows for unit in units)
+    shards = sum(generation.shards for generation in generations)
+    return total - round(total * pending / shards) if shards else 0
+
+
+def _first_uri(out: str, generations: list[Generation]) -> str:
+    return read_shard(out, generations, 0)["uri"][0].as_py()
+
+
+def _committed(out: str) -> list[str]:
+    """The names of the parts that are there."""
+    names = storage.list_names(storage.join(out, KIND), ".parquet")
+    return [name.removesuffix(".parquet") for name in names]
+
+
+def _first_reason(out: str) -> str:
+    if names := storage.list_names(storage.join(out, "rejected"), ".parquet"):
+        table = storage.read_table(storage.join(out, "rejected", names[0]), ["reason"])
+        return f"the first: {table['reason'][0].as_py()}"
+    return "its containers are empty"
 
 
 class EmbedWorker:
-    """Embeds the loaded rows of a shard and commits them."""
+    """Embeds the loaded rows of a part and commits them."""
 
     def __init__(
         self, *, threads: int, device: str, models: Any, seed: int, batch_size: int, out: str
@@ -137,59 +257,23 @@ class EmbedWorker:
         self._batch_size, self._out = batch_size, out
 
     def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
-        usable = rows.filter(rows["pixels"].is_valid())
-        pixels = [pixels_of(usable, row) for row in range(usable.num_rows)]
+        usable = pc.indices_nonzero(rows["pixels"].is_valid())
+        pixels = [pixels_of(rows, row) for row in usable.to_pylist()]  # without a copy
         vectors = embed_pixels(self._model, pixels, self._batch_size)
-        rejected = rows.filter(rows["reason"].is_valid()).select(REJECTED_SCHEMA.names)
-        duplicates = rows.filter(rows["duplicate_of"].is_valid()).select(DUPLICATES_SCHEMA.names)
+        rejected = rows.select(REJECTED_SCHEMA.names).filter(rows["reason"].is_valid())
+        duplicates = rows.select(DUPLICATES_SCHEMA.names).filter(rows["duplicate_of"].is_valid())
         file = f"{name}.parquet"
         if rejected.num_rows:
             storage.write_table(storage.join(self._out, "rejected", file), rejected)
         if duplicates.num_rows:
             storage.write_table(storage.join(self._out, "duplicates", file), duplicates)
-        # Last: its presence says that the shard is done.
+        # Last: its presence says that the part is done.
         dim = vectors.shape[1]
         embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float16()), dim)
-        table = usable.select(["image_id", "uri", "width", "height"]).append_column("embedding", embedding)
-        storage.write_table(storage.join(self._out, KIND, file), table.cast(embeddings_schema(dim)))
-        return {"shard": name, "images": rows.num_rows}
-
-
-def _drop_duplicates_across_shards(out: str) -> None:
-    """Keeps the first of each content: copies lie in two shards where sizes are unknown or a shard ends."""
-    seen: dict[str, str] = {}
-    for name in storage.list_names(storage.join(out, KIND), ".parquet"):
-        file = storage.join(out, KIND, name)
-        ids = storage.read_table(file, ["image_id", "uri"]).to_pylist()
-        first = {row["uri"]: seen[row["image_id"]] for row in ids if row["image_id"] in seen}
-        if first:
-            # The duplicates before the rows go: killed in between, the next run does the same again.
-            _point_at_first(storage.join(out, "duplicates", name), first)
-            rows = [{"uri": uri, "duplicate_of": kept} for uri, kept in first.items()]
-            storage.write_table(
-                storage.join(out, "duplicates", f"across-{name}"),
-                pa.Table.from_pylist(rows, DUPLICATES_SCHEMA),
-            )
-            new = pa.array([row["image_id"] not in seen for row in ids])
-            storage.write_table(file, storage.read_table(file).filter(new))
-        for row in ids:
-            seen.setdefault(row["image_id"], row["uri"])
-
-
-def _point_at_first(file: str, first: dict[str, str]) -> None:
-    """A shard's own duplicates of images that are themselves dropped become duplicates of what is kept."""
-    if storage.exists(file):
-        rows = storage.read_table(file).to_pylist()
-        rows = [{**row, "duplicate_of": first.get(row["duplicate_of"], row["duplicate_of"])} for row in rows]
-        storage.write_table(file, pa.Table.from_pylist(rows, DUPLICATES_SCHEMA))
-
-
-def _count(out: str) -> dict[str, int]:
-    def rows(folder: str) -> int:
-        total = 0
-        for name in storage.list_names(storage.join(out, folder), ".parquet"):
-            filesystem, path = storage.resolve(storage.join(out, folder, name))
-            total += pq.read_metadata(path, filesystem=filesystem).num_rows
-        return total
-
-    return {"embedded": rows(KIND), "rejected": rows("rejected"), "duplicates": rows("duplicates")}
+        table = rows.select(["image_id", "uri", "width", "height"]).take(usable)
+        table = table.append_column("embedding", embedding).cast(embeddings_schema(dim))
+        table = table.replace_schema_metadata({IMAGES_KEY: str(rows.num_rows)})
+        storage.write_table(storage.join(self._out, KIND, file), table)
+        reasons = count_reasons(rejected["reason"].to_pylist())
+        metrics.images("embed", table.num_rows, duplicates.num_rows, reasons)
+        return {"part": name, "images": rows.num_rows, "rejected": reasons}

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from reco_ray import storage
 from reco_ray.config import Settings, load_settings
 from reco_ray.corpus.index import KIND as INDEX_KIND
+from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.read import list_images
 from reco_ray.errors import RecoError, reason
 from reco_ray.evaluation.benchmark import open_benchmark
@@ -302,7 +303,7 @@ def _ordered(sweep: Sweep, folder: str, dataset: Dataset | None) -> tuple[list[s
 def _corpus(sweep: Sweep, folder: str) -> list[str]:
     """What identifies the corpus."""
     if sweep.corpus is not None:
-        return [list_images(_path(folder, sweep.corpus)).fingerprint]
+        return [list_files(_path(folder, sweep.corpus)).fingerprint]
     return [storage.read_manifest(_path(folder, str(sweep.index)), INDEX_KIND).made_at]
 
 

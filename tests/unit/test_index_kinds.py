@@ -157,7 +157,7 @@ def test_a_sample_smaller_than_the_lists_is_refused(embeddings):
 
 def test_rows_that_are_gone_are_noticed(vectors, tmp_path):
     uri = write_embeddings(tmp_path / "e", vectors[:900])
-    (tmp_path / "e/embeddings/000001.parquet").unlink()
+    (tmp_path / "e/embeddings/00000001.parquet").unlink()
     with pytest.raises(RecoError, match=r"its files hold 600 rows, its manifest says 900: embed"):
         build_index(uri, str(tmp_path / "out"))
 
@@ -202,7 +202,7 @@ def test_a_shard_in_a_store_is_downloaded_once(index_uri, tmp_path, monkeypatch)
 
 
 def test_samples_come_from_all_over_the_corpus(vectors, embeddings):
-    parts = list_parts(embeddings)
+    parts = list_parts(embeddings, storage.read_manifest(embeddings))
     sample = sample_vectors(embeddings, parts, 500, seed=0)
     assert len(sample) == pytest.approx(500, abs=5)
     places = {row.tobytes(): n for n, row in enumerate(vectors)}

@@ -10,7 +10,8 @@ import pytest
 from images import write_photographs
 
 from reco_ray import storage
-from reco_ray.corpus.read import list_images, prefetched, read_image_bytes
+from reco_ray.ahead import prefetched
+from reco_ray.corpus.read import list_images, read_image_bytes
 from reco_ray.errors import RecoError
 
 
@@ -194,7 +195,7 @@ def test_tables_without_images_are_named(tmp_path):
     (tmp_path / "text.parquet").write_text("no table")
     with pytest.raises(RecoError, match=r"text\.parquet: not a readable Parquet file"):
         list_images(str(tmp_path / "text.parquet"))
-    with pytest.raises(RecoError, match=r"gone\.parquet: not a readable Parquet file: No such file"):
+    with pytest.raises(RecoError, match=r"gone\.parquet: no such file or folder"):
         list_images(str(tmp_path / "gone.parquet"))
 
 
@@ -273,3 +274,10 @@ def test_prefetching_raises_where_it_failed():
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="three"):
         next(results)
+
+
+def test_the_case_of_a_container_s_suffix_does_not_matter(tmp_path):
+    pq.write_table(pa.table({"bytes": [b"one", b"two"]}), tmp_path / "TABLE.PARQUET")
+    uris = list_images(str(tmp_path)).table["uri"].to_pylist()
+    assert uris == [f"{tmp_path}/TABLE.PARQUET#0", f"{tmp_path}/TABLE.PARQUET#1"]
+    assert read_image_bytes(uris[1]) == b"two"

@@ -12,9 +12,10 @@ from reco_ray import storage
 from reco_ray.cli import main
 from reco_ray.config import load_settings
 from reco_ray.corpus.index import CorpusIndex, build_index
+from reco_ray.corpus.load import load_images
 from reco_ray.corpus.read import list_images
 from reco_ray.corpus.search import COLUMNS, TILE
-from reco_ray.corpus.stage import EmbedWorker, LoadCrops
+from reco_ray.corpus.stage import EmbedWorker
 from reco_ray.models import load_language_image_model
 from reco_ray.models.prompts import encode_prompts
 
@@ -46,9 +47,16 @@ def index(corpus, settings, tmp_path_factory) -> str:
     worker = EmbedWorker(
         threads=2, device="cpu", models=settings.models, seed=0, batch_size=8, out=str(out / "embeddings")
     )
-    load = LoadCrops(model.transform.crop, settings.embed.max_pixels, model.transform.size)
-    worker("000000", load(list_images(str(corpus)).table))
-    writer.commit({"embedded": COUNT}, {"dim": model.embedding_dim, "model": model.fingerprint})
+    loaded = load_images(
+        list_images(str(corpus)).table["uri"].to_pylist(),
+        model.transform.crop,
+        max_pixels=settings.embed.max_pixels,
+        short_side=model.transform.size,
+        drop_duplicates=True,
+    )
+    worker("00000000", loaded)
+    content = {"dim": model.embedding_dim, "model": model.fingerprint, "shards": 1}
+    writer.commit({"embedded": COUNT}, content)
     build_index(str(out / "embeddings"), str(out / "index"))
     return str(out / "index")
 

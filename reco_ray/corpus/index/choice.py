@@ -88,7 +88,7 @@ def plan_index(embeddings: str, settings: IndexSettings) -> Plan:
         RecoError: no such artifact, its files do not add up, or an index.factory that cannot be.
     """
     source = storage.read_manifest(embeddings, "embeddings")
-    parts = list_parts(embeddings)
+    parts = list_parts(embeddings, source)
     images = sum(part.rows for part in parts)
     if images != source.counts["embedded"]:
         raise RecoError(

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reco_ray import storage
-from reco_ray.corpus.read import prefetched
+from reco_ray.ahead import prefetched
+from reco_ray.corpus.plan import embedding_files
 from reco_ray.errors import RecoError, reason
+from reco_ray.retries import retried
 
 _READERS = 16
 _FOLDER = "embeddings"
@@ -26,18 +28,18 @@ class Part:
     rows: int
 
 
-def list_parts(embeddings: str) -> list[Part]:
-    """All files, in the order in which rows are counted. Reads their footers, several at a time."""
-    folder = storage.join(embeddings, _FOLDER)
-    names = storage.list_names(folder, ".parquet")
+def list_parts(embeddings: str, manifest: storage.Manifest) -> list[Part]:
+    """The files that the manifest stands for, in the order in which rows are counted; reads all their footers."""
+    files = embedding_files(embeddings, manifest)
 
-    def count(name: str) -> int:
-        filesystem, path = storage.resolve(storage.join(folder, name))
-        with _explained(path):
-            return pq.read_metadata(path, filesystem=filesystem).num_rows
+    def count(uri: str) -> int:
+        filesystem, path = storage.resolve(uri)
+        with _explained(uri):
+            return retried(lambda: pq.read_metadata(path, filesystem=filesystem), uri).num_rows
 
     with ThreadPoolExecutor(_READERS) as pool:
-        return [Part(name, rows) for name, rows in zip(names, pool.map(count, names), strict=True)]
+        rows = pool.map(count, files)
+        return [Part(file.rpartition("/")[2], number) for file, number in zip(files, rows, strict=True)]
 
 
 def read_part(embeddings: str, part: Part, columns: list[str] | None = None) -> pa.Table:

@@ -1,0 +1,40 @@
+"""Reading ahead: threads read files while something else computes, in order and with bounded memory."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def prefetched(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int = 8, ahead: int = 16
+) -> Iterator[Result]:
+    """`map` over threads, in order, with at most `ahead` results waiting; exceptions surface at their item."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:  # the caller stopped early: what has not begun never will
+                future.cancel()
+
+
+_END: Any = object()
+
+
+def iterated_ahead(items: Iterable[Item], ahead: int = 16) -> Iterator[Item]:
+    """The same items, made by a thread of their own, at most `ahead` of them in advance."""
+    source = iter(items)
+    for item in prefetched(lambda _: next(source, _END), count(), threads=1, ahead=ahead):
+        if item is _END:
+            return
+        yield item

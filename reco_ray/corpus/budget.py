@@ -1,0 +1,48 @@
+"""How many images a run may reject before it fails."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from reco_ray.errors import RecoError
+
+_JUDGED_FROM = 1000  # images; a share of fewer says little while it is not known how many there will be
+
+
+class RejectBudget:
+    """Counts rejected images, and stops a run that has too many.
+
+    Args:
+        allowed: "1%" of the corpus, or a number of images.
+        total: images in the corpus, None if only reading it will tell: then a share is judged by what was seen,
+            once that is 1,000 images, and at the end.
+        rejected: those of earlier runs, by reason.
+    """
+
+    def __init__(self, allowed: str, total: int | None, rejected: Mapping[str, int]) -> None:
+        self._allowed, self._total = allowed, total
+        self._rejected = Counter(rejected)
+        self._seen = 0
+
+    def add(self, images: int, rejected: Mapping[str, int], corpus: str, out: str) -> None:
+        """Counts a part.
+
+        Raises:
+            RecoError: more are rejected than allowed; says why they were.
+        """
+        self._seen += images
+        self._rejected.update(rejected)
+        count = self._rejected.total()
+        if count <= self._limit():
+            return
+        of = f" of {self._total:,}" if self._total is not None else ""
+        reasons = ", ".join(f"{number:,} {reason}" for reason, number in self._rejected.most_common(4))
+        raise RecoError(
+            f"{corpus}: {count:,}{of} images were rejected ({reasons}), more than --max-rejected "
+            f"{self._allowed}: see {out}/rejected; with a larger one the run goes on"
+        )
+
+    def _limit(self) -> float:
+        if not self._allowed.endswith("%"):
+            return int(self._allowed)
+        share = float(self._allowed[:-1]) / 100
+        return share * (self._total if self._total is not None else max(self._seen, _JUDGED_FROM))

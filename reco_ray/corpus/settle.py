@@ -1,0 +1,140 @@
+"""The end of an embed run: copies in different parts become duplicates, and every row is counted."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from reco_ray import storage
+from reco_ray.ahead import prefetched
+from reco_ray.corpus.listing import is_container
+from reco_ray.corpus.plan import shard_of
+from reco_ray.retries import retried
+
+DUPLICATES_SCHEMA = pa.schema([("uri", pa.string()), ("duplicate_of", pa.string())])
+IMAGES_KEY = b"reco_images"  # in the metadata of a part's schema: the images it was made of
+_THREADS = 16
+_ACROSS = "across-"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """images: that the parts were made of, as each says itself; the three that follow must add up to them.
+
+    containers: those among `rejected`, in which there may be more images or fewer than were listed.
+    """
+
+    images: int
+    embedded: int
+    rejected: int
+    duplicates: int
+    containers: int
+    reasons: dict[str, int]
+
+
+def settle(out: str, first_shard: int) -> Counts:
+    """Drops copies that lie in two parts, keeping the first, and counts what is there.
+
+    Args:
+        out: an embeddings artifact whose parts are all committed.
+        first_shard: earlier ones were settled before; they are read, never changed.
+    """
+    names = storage.list_names(storage.join(out, "embeddings"), ".parquet")
+    _remove_strays(out, names)
+    files = [storage.join(out, "embeddings", name) for name in names]
+    found = list(prefetched(_keys, files, _THREADS, 4 * _THREADS))
+    keys = [part_keys for part_keys, _ in found]
+    ordered = np.sort(np.concatenate([*keys, np.zeros(0, np.uint64)]))
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    embedded = len(ordered)
+    if len(repeated):
+        concerned = [n for n, k in zip(names, keys, strict=True) if np.isin(k, repeated).any()]
+        embedded -= _drop_repeated(out, concerned, first_shard)
+    reasons, containers = rejected_so_far(out)
+    duplicates = sum(prefetched(_count, _files(out, "duplicates"), _THREADS, 4 * _THREADS))
+    return Counts(
+        images=sum(images for _, images in found),
+        embedded=embedded,
+        rejected=reasons.total(),
+        duplicates=duplicates,
+        containers=containers,
+        reasons=dict(reasons.most_common()),
+    )
+
+
+def count_reasons(reasons: Iterable[str]) -> Counter[str]:
+    """How many of each kind: "damaged: broken data stream" and "damaged: image file is truncated" are one."""
+    return Counter(reason.partition(":")[0] for reason in reasons)
+
+
+def rejected_so_far(out: str) -> tuple[Counter[str], int]:
+    """The rejected rows by kind of reason, and how many of them are containers."""
+    total, containers = Counter[str](), 0
+    for table in prefetched(storage.read_table, _files(out, "rejected"), _THREADS, 4 * _THREADS):
+        total.update(count_reasons(table["reason"].to_pylist()))
+        containers += sum(map(is_container, table["uri"].to_pylist()))
+    return total, containers
+
+
+def _files(out: str, folder: str) -> list[str]:
+    uri = storage.join(out, folder)
+    return [storage.join(uri, name) for name in storage.list_names(uri, ".parquet")]
+
+
+def _remove_strays(out: str, committed: list[str]) -> None:
+    """Rows beside parts that were never committed: killed in mid-write, and the container changed since."""
+    there = set(committed)
+    for folder in ("rejected", "duplicates"):
+        for name in storage.list_names(storage.join(out, folder), ".parquet"):
+            if name.removeprefix(_ACROSS) not in there:
+                storage.remove(storage.join(out, folder, name))
+
+
+def _keys(file: str) -> tuple[np.ndarray, int]:
+    """The first 64 bits of each image's id (800 MB for 100 million; equal ones are looked at in full), and how
+    many images the part was made of."""
+    table = storage.read_table(file, ["image_id"])
+    ids = pc.utf8_slice_codeunits(table["image_id"], 0, 16)
+    keys = np.frombuffer(bytes.fromhex("".join(ids.to_pylist())), ">u8").astype(np.uint64)
+    return keys, int(table.schema.metadata[IMAGES_KEY])
+
+
+def _count(file: str) -> int:
+    filesystem, path = storage.resolve(file)
+    return retried(lambda: pq.read_metadata(path, filesystem=filesystem), file).num_rows
+
+
+def _drop_repeated(out: str, names: list[str], first_shard: int) -> int:
+    """Keeps the first of each content; returns how many rows went."""
+    seen: dict[str, str] = {}
+    dropped = 0
+    for name in names:
+        file = storage.join(out, "embeddings", name)
+        ids = storage.read_table(file, ["image_id", "uri"]).to_pylist()
+        first = {row["uri"]: seen[row["image_id"]] for row in ids if row["image_id"] in seen}
+        if first and shard_of(name) >= first_shard:
+            # The duplicates before the rows go: killed in between, the next run does the same again.
+            _point_at_first(storage.join(out, "duplicates", name), first)
+            rows = [{"uri": uri, "duplicate_of": kept} for uri, kept in first.items()]
+            storage.write_table(
+                storage.join(out, "duplicates", f"{_ACROSS}{name}"),
+                pa.Table.from_pylist(rows, DUPLICATES_SCHEMA),
+            )
+            new = pa.array([row["image_id"] not in seen for row in ids])
+            storage.write_table(file, storage.read_table(file).filter(new))
+            dropped += len(first)
+        for row in ids:
+            seen.setdefault(row["image_id"], row["uri"])
+    return dropped
+
+
+def _point_at_first(file: str, first: dict[str, str]) -> None:
+    """A part's own duplicates of images that are themselves dropped become duplicates of what is kept."""
+    if storage.exists(file):
+        rows = storage.read_table(file).to_pylist()
+        rows = [{**row, "duplicate_of": first.get(row["duplicate_of"], row["duplicate_of"])} for row in rows]
+        storage.write_table(file, pa.Table.from_pylist(rows, DUPLICATES_SCHEMA))

@@ -1,0 +1,100 @@
+"""Frames of videos, sampled at a rate and addressed by time: `clip.mp4#t=12.5`. PyAV decodes (extra `video`)."""
+
+import io
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from PIL import Image
+
+from reco_ray import stores
+from reco_ray.errors import RecoError, reason
+from reco_ray.retries import StoreUnavailable
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
+PATTERN = f"(?i)({'|'.join(map(re.escape, SUFFIXES))})$"
+_ADDRESS = re.compile(rf"(?P<clip>.*?({'|'.join(map(re.escape, SUFFIXES))}))#t=(?P<time>\d+(\.\d+)?)", re.I)
+
+
+def require_av() -> Any:
+    """PyAV.
+
+    Raises:
+        RecoError: it is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise RecoError('videos need PyAV: pip install "reco-ray[video]"') from error
+    return av
+
+
+def members(uri: str, per_second: float) -> Iterator[tuple[str, bytes | OSError]]:
+    """(`clip.mp4#t=12.5`, the frame as an uncompressed BMP) at the sampling rate, in order.
+
+    The first frame at or after every multiple of 1 / `per_second` seconds. What follows a place that cannot be
+    decoded is given up: the clip itself comes last, with an error.
+
+    Raises:
+        OSError: it cannot be opened as a video.
+        StoreUnavailable: it could not be read on.
+    """
+    av = require_av()
+    with stores.open_file(uri) as file:
+        try:
+            with av.open(file) as clip:
+                due = 0
+                for frame in _frames(clip):
+                    if frame.time is not None and round(frame.time * per_second, 6) >= due:
+                        due = int(round(frame.time * per_second, 6)) + 1
+                        yield _address(uri, frame.time), _bmp(frame)
+        except StoreUnavailable:
+            raise
+        except (av.FFmpegError, OSError, ValueError, IndexError) as error:
+            yield uri, OSError(f"damaged video: {reason(error)}")
+
+
+def is_member(uri: str) -> bool:
+    """Whether this is the address of a frame."""
+    return _ADDRESS.fullmatch(uri) is not None
+
+
+def member(uri: str) -> bytes:
+    """The frame at an address that `members` gave, byte for byte the same.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    parts = _ADDRESS.fullmatch(uri)
+    if parts is None:
+        raise OSError("no address inside a video: expected clip.mp4#t=seconds")
+    time = float(parts["time"])
+    av = require_av()
+    try:
+        with stores.open_file(parts["clip"]) as file, av.open(file) as clip:
+            stream = clip.streams.video[0]
+            clip.seek(max(0, int(time / stream.time_base)), stream=stream)  # to the key frame before it
+            for frame in _frames(clip):
+                if frame.time is not None and round(frame.time, 3) >= time:
+                    return _bmp(frame)
+    except (av.FFmpegError, ValueError, IndexError) as error:
+        raise OSError(f"damaged video: {reason(error)}") from error
+    raise OSError("beyond the end of the video")
+
+
+def _frames(clip: Any) -> Iterator[Any]:
+    stream = clip.streams.video[0]
+    stream.thread_type = (
+        "NONE"  # loaders are many; threads would also change which frames a damaged clip gives
+    )
+    return clip.decode(stream)
+
+
+def _address(uri: str, time: float) -> str:
+    return f"{uri}#t={round(time, 3):g}" if time < 1000 else f"{uri}#t={round(time, 3):.3f}"
+
+
+def _bmp(frame: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(frame.to_ndarray(format="rgb24")).save(buffer, "BMP")
+    return buffer.getvalue()

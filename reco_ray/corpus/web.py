@@ -1,0 +1,107 @@
+"""Images at http:// and https:// addresses of a list: with retries, a timeout, a size limit and a limit a host."""
+
+import os
+from functools import lru_cache
+from threading import BoundedSemaphore, Lock
+from urllib.parse import urlsplit
+
+import urllib3
+
+from reco_ray import __version__
+from reco_ray.errors import reason
+
+PER_HOST_LIMIT = 8  # requests at a time to one host from the whole cluster
+CONNECT_SECONDS, READ_SECONDS = 10, 30
+_RETRIES = urllib3.Retry(
+    connect=2,
+    read=2,
+    redirect=5,
+    status=4,
+    other=0,
+    status_forcelist=(408, 425, 429, 500, 502, 503, 504),
+    backoff_factor=0.5,
+    backoff_jitter=0.5,
+    backoff_max=20,
+    respect_retry_after_header=True,
+    retry_after_max=60,
+    raise_on_status=False,
+)
+_PIECE = 1 << 16
+
+
+def is_web(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def fetch(url: str, limit: int) -> bytes:
+    """The body behind an address. Redirects, at most 5, lead to http and https only.
+
+    Raises:
+        OSError: it cannot be had, or is larger than `limit` bytes.
+    """
+    try:
+        with _slot(urlsplit(url).hostname or ""):
+            return _fetch(url, limit)
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        cause = getattr(error, "reason", None) or error
+        raise OSError(_short(cause if isinstance(cause, Exception) else error)) from error
+
+
+def _fetch(url: str, limit: int) -> bytes:
+    # A body that breaks off is not retried by urllib3 itself.
+    for attempt in range(3):
+        response = _pool(os.getpid()).request("GET", url, preload_content=False)
+        try:
+            if response.status != 200:
+                raise OSError(f"HTTP status {response.status}")
+            length = response.headers.get("Content-Length", "")
+            if length.isdigit() and int(length) > limit:
+                raise OSError(f"too large: {int(length):,} bytes, the limit is {limit:,}")
+            body = bytearray()
+            for piece in response.stream(_PIECE):
+                body += piece
+                if len(body) > limit:
+                    raise OSError(f"too large: more than {limit:,} bytes")
+            return bytes(body)
+        except (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError):
+            if attempt == 2:
+                raise
+        finally:
+            response.close()
+    raise AssertionError("unreachable")
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int) -> urllib3.PoolManager:
+    return urllib3.PoolManager(
+        num_pools=256,
+        maxsize=PER_HOST_LIMIT,
+        retries=_RETRIES,
+        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+        headers={"User-Agent": f"reco-ray/{__version__}"},
+    )
+
+
+_slots: dict[str, BoundedSemaphore] = {}
+_slots_lock = Lock()
+_share = PER_HOST_LIMIT
+
+
+def limit_per_host(share: int) -> None:
+    """How many requests at a time this process may make to one host: its share of the cluster's."""
+    global _share
+    with _slots_lock:
+        if share != _share:
+            _share = share
+            _slots.clear()
+
+
+def _slot(host: str) -> BoundedSemaphore:
+    with _slots_lock:
+        return _slots.setdefault(host, BoundedSemaphore(_share))
+
+
+def _short(error: BaseException) -> str:
+    """Without urllib3's object representations."""
+    text = reason(error)
+    return text.rpartition(">: ")[2] or type(error).__name__

@@ -1,0 +1,34 @@
+"""What Prometheus sees of a stage, beside Ray's own metrics: images by what became of them, and their rate."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+from ray.util.metrics import Counter, Gauge
+
+
+def images(stage: str, done: int, duplicates: int, rejected: Mapping[str, int]) -> None:
+    """Counts a committed part."""
+    counter = _counter("reco_images", "images by stage and what became of them", ("stage", "outcome"))
+    counter.inc(done, {"stage": stage, "outcome": "done"}) if done else None
+    counter.inc(duplicates, {"stage": stage, "outcome": "duplicate"}) if duplicates else None
+    reasons = _counter("reco_rejected_images", "rejected images by stage and reason", ("stage", "reason"))
+    for reason, count in rejected.items():
+        counter.inc(count, {"stage": stage, "outcome": "rejected"})
+        reasons.inc(count, {"stage": stage, "reason": reason})
+
+
+def rate(stage: str, images_per_second: float) -> None:
+    """The mean rate of the running stage."""
+    _gauge("reco_images_per_second", "images a second of the running stage, its mean", ("stage",)).set(
+        images_per_second, {"stage": stage}
+    )
+
+
+@lru_cache
+def _counter(name: str, description: str, tags: tuple[str, ...]) -> Counter:
+    return Counter(name, description=description, tag_keys=tags)
+
+
+@lru_cache
+def _gauge(name: str, description: str, tags: tuple[str, ...]) -> Gauge:
+    return Gauge(name, description=description, tag_keys=tags)

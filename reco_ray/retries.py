@@ -1,0 +1,92 @@
+"""Trying again what a store refused for now: throttling, 5xx, resets, timeouts; nothing else.
+
+How long is `RECO_RETRY_SECONDS` (default 120) from the first refusal on, with pauses that double from a quarter of a
+second to ten, each drawn at random from its upper half, so that workers do not come back all at once.
+"""
+
+import errno
+import os
+import random
+import re
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from reco_ray.errors import RecoError, reason
+
+Result = TypeVar("Result")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0  # seconds
+
+_TRANSIENT_ERRNO = {
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ETIMEDOUT,
+    errno.EPIPE,
+    errno.EAGAIN,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.ENETDOWN,
+    errno.ESTALE,
+}
+_TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
+# What pyarrow's stores (the AWS SDK, google-cloud-cpp) and HTTP clients say in words only.
+_TRANSIENT_WORDS = re.compile(
+    r"HTTP status (408|425|429|5\d\d)|curlCode|timed? ?out|connection (reset|aborted|refused|closed|broken)"
+    r"|AWS Error (INTERNAL_FAILURE|SERVICE_UNAVAILABLE|THROTTLING|SLOW_DOWN|REQUEST_TIMEOUT|NETWORK_CONNECTION)"
+    r"|\b(UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|ABORTED)\b|incomplete ?read|unexpected end of stream",
+    re.IGNORECASE,
+)
+
+
+class StoreUnavailable(RecoError):
+    """A store went on refusing for as long as we tried: the run stops, and the same command goes on later."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may succeed later."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return error.errno in _TRANSIENT_ERRNO
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status", None)
+    if isinstance(status, int):
+        return status in _TRANSIENT_STATUS
+    return bool(_TRANSIENT_WORDS.search(str(error)))
+
+
+def retried(function: Callable[[], Result], what: str) -> Result:
+    """Calls `function` until it succeeds or fails for good.
+
+    Args:
+        function: may be called again after an error.
+        what: the URI, for the message.
+
+    Raises:
+        StoreUnavailable: it failed for `RECO_RETRY_SECONDS`, each time as if it might pass.
+        Exception: the function's own, if trying again cannot help.
+    """
+    pause, deadline = FIRST_PAUSE, None
+    while True:
+        try:
+            return function()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            now = time.monotonic()
+            deadline = deadline or now + _seconds()
+            if now + pause > deadline:
+                raise StoreUnavailable(
+                    f"{what}: the store does not answer: {reason(error)}: the same command goes on later"
+                ) from error
+        time.sleep(pause * random.uniform(0.5, 1))
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _seconds() -> float:
+    value = os.environ.get("RECO_RETRY_SECONDS", "120")
+    try:
+        return float(value)
+    except ValueError as error:
+        raise RecoError(f"RECO_RETRY_SECONDS={value}: expected a number of seconds") from error
