@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
-.PHONY: demo test docs dist
+.PHONY: demo test chaos docs dist
 demo: $(VENV)/demo.stamp
 	$(VENV)/bin/reco-ray demo --out reco-demo
 
@@ -14,6 +14,10 @@ test: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest
+
+# What `make test` leaves out: nodes, drivers and servers killed in the middle, some minutes a test.
+chaos: $(VENV)/dev.stamp
+	$(VENV)/bin/python -m pytest -m chaos
 
 # For contributors, see CONTRIBUTING.md.
 docs: $(VENV)/dev.stamp

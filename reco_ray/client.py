@@ -107,7 +107,10 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class VocabularyStatus:
-    """A vocabulary of the service. kind: "zero-shot" or "segmenter". status: "building", "ready" or "failed"."""
+    """A vocabulary of the service. kind: "zero-shot" or "segmenter". status: "building", "ready" or "failed".
+
+    serving: the concepts that requests get now, those before while others are built; None while there are none.
+    """
 
     name: str
     kind: str
@@ -116,6 +119,7 @@ class VocabularyStatus:
     done: int
     total: int
     error: str | None
+    serving: tuple[str, ...] | None
     mine: bool
     """Whether it was made with this client's key, which may replace and delete it."""
 
@@ -372,6 +376,7 @@ def _vocabulary(entry: dict[str, Any]) -> VocabularyStatus:
         done=entry["progress"]["done"],
         total=entry["progress"]["total"],
         error=entry["error"],
+        serving=None if entry["serving"] is None else tuple(entry["serving"]),
         mine=entry["mine"],
     )
 

@@ -24,7 +24,10 @@ from reco_ray.corpus.stage import embed_corpus
 SETTINGS = ["embed.shard_size=2", "embed.batch_size=2"]
 COUNTS = {"images": 52, "embedded": 40, "rejected": 2, "duplicates": 10}
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the processes to kill in /proc")
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.skipif(sys.platform != "linux", reason="finds the processes to kill in /proc"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from reco_ray.config import load_settings
 from reco_ray.corpus.index import build_index
 from reco_ray.corpus.stage import embed_corpus
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 SET = ["references.exemplars=2", "references.image_size=96", "segment.image_size=96"]
 PHOTO = encoded(photograph(0, 96))
 CLIENTS = 3

@@ -29,6 +29,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 pytestmark = [
+    pytest.mark.chaos,
     pytest.mark.timeout(600),
     pytest.mark.skipif(sys.platform != "linux", reason="finds the processes to kill in /proc"),
 ]
