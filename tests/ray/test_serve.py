@@ -334,7 +334,13 @@ def test_wrong_paths_and_methods_are_problems(anna: httpx.Client) -> None:
 def test_prometheus_has_the_figures(anna: httpx.Client, animals: str) -> None:
     anna.post("/v1/segment", params={"vocabulary": animals}, content=PHOTO)
     port = ray.nodes()[0]["MetricsExportPort"]
-    wanted = ("reco_requests", "reco_images", "reco_batch_images", "reco_stage_ms", "reco_retrieval_ms")
+    wanted = (
+        "reco_requests",
+        "reco_labelled_images",
+        "reco_batch_images",
+        "reco_stage_ms",
+        "reco_retrieval_ms",
+    )
     deadline = time.monotonic() + 60
     while True:
         text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
