@@ -25,6 +25,3 @@ default_role = "literal"  # docstrings have `code` in single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 napoleon_numpy_docstring = False
-
-# Warnings are errors (-W). Pages that are planned are named in the navigation before they exist.
-suppress_warnings = ["toc.not_readable"]

@@ -4,9 +4,9 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # Before Ray is imported: no usage reports, and no remarks of its C++ core between our lines.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -17,6 +17,7 @@ os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 
 import ray
 
+from reco_ray.config import StagePlacement
 from reco_ray.errors import RecoError, reason
 
 
@@ -74,13 +75,18 @@ def _silent_descriptor() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Workers:
-    """A pool of model workers. `cpus` is what each reserves; `threads` what torch uses inside it."""
+    """A pool of model workers. `cpus` is what each reserves; `threads` what torch uses inside it.
+
+    resources, reader_resources: custom ones, of a worker and of a task that reads for the pool.
+    """
 
     count: int
     cpus: float
     gpus: float
     threads: int
     device: str
+    resources: dict[str, float] = field(default_factory=dict)
+    reader_resources: dict[str, float] = field(default_factory=dict)
 
 
 # Workers leave a quarter of their cores to the tasks that read and decode for them: a pool that takes every
@@ -89,7 +95,12 @@ _WORKER_SHARE = 0.75
 READER_CPUS = 0.25
 
 
-def plan_workers(device: str = "auto", most: int | None = None) -> Workers:
+def plan_workers(
+    device: str = "auto",
+    most: int | None = None,
+    placement: StagePlacement | None = None,
+    resources: Mapping[str, float] | None = None,
+) -> Workers:
     """Chooses the pool for the connected cluster: one worker a GPU, or single-threaded workers over the CPUs.
 
     One thread a worker wastes least on small machines (two workers of one thread beat one of two by a tenth);
@@ -98,20 +109,47 @@ def plan_workers(device: str = "auto", most: int | None = None) -> Workers:
     Args:
         device: "auto", "cpu" or "cuda".
         most: an upper bound on the number of workers, e.g. the number of shards.
+        placement: what the workers ask for. With `workers` named, that many are asked for, also where the nodes for
+            them are still to be started by an autoscaler.
+        resources: of a cluster to plan for; None = the connected one.
 
     Raises:
-        RecoError: "cuda" is asked for and the cluster has no GPU.
+        RecoError: "cuda" is asked for and the cluster has no GPU, or no node has a custom resource.
     """
-    resources = ray.cluster_resources()
+    placement = placement or StagePlacement()
+    resources = ray.cluster_resources() if resources is None else resources
     gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1)
-    if device.startswith("cuda") and not gpus:
+    awaited = placement.workers is not None and placement.gpus_per_worker is not None
+    if device.startswith("cuda") and not gpus and not awaited:
         raise RecoError(
             f"device {device!r} was asked for, but the cluster has no GPU: use --device cpu or auto"
         )
-    if device != "cpu" and gpus:
-        return Workers(count=min(gpus, most or gpus), cpus=1.0, gpus=1.0, threads=1, device="cuda")
-    threads = 1 if cpus <= 8 else 4
-    count = max(1, int(cpus // threads))
+    if device != "cpu" and (gpus or awaited):
+        share = placement.gpus_per_worker or 1.0
+        room = gpus * int(1 / share + 1e-9) if share < 1 else int(gpus // share)
+        reserved, threads, kind = 1.0, 1, "cuda"
+    else:
+        share, threads, kind = 0.0, 1 if cpus <= 8 else 4, "cpu"
+        room, reserved = int(cpus // threads), threads * _WORKER_SHARE
+        if placement.cpus_per_worker:
+            threads = max(1, round(placement.cpus_per_worker))
+            room = int(cpus // placement.cpus_per_worker)
+    if placement.workers is None:
+        for name, amount in placement.worker_resources.items():
+            room = min(room, int(resources.get(name, 0.0) / amount + 1e-9))
+        for name in placement.worker_resources | placement.reader_resources:
+            if name not in resources:
+                raise RecoError(
+                    f"placement asks for the resource {name!r}, which no node has: start one with it, or name the "
+                    "number of workers if an autoscaler is to start it"
+                )
+    count = max(1, placement.workers or room)
     return Workers(
-        count=min(count, most or count), cpus=threads * _WORKER_SHARE, gpus=0.0, threads=threads, device="cpu"
+        count=min(count, most or count),
+        cpus=reserved if placement.cpus_per_worker is None else placement.cpus_per_worker,
+        gpus=share,
+        threads=threads,
+        device=kind,
+        resources=dict(placement.worker_resources),
+        reader_resources=dict(placement.reader_resources),
     )

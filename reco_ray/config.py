@@ -4,7 +4,15 @@ from importlib.resources import files
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from reco_ray import storage
 from reco_ray.errors import RecoError, reason
@@ -186,8 +194,47 @@ class TrainSettings(_Section):
         return self
 
 
+class StagePlacement(_Section):
+    """What the workers of one stage ask the cluster for."""
+
+    workers: int | None = Field(
+        default=None, ge=1, description="workers to ask for; None = as many as the cluster has room for now"
+    )
+    gpus_per_worker: float | None = Field(
+        default=None,
+        gt=0,
+        description="0.25 = four workers share a GPU; None = a whole one, where there are any",
+    )
+    cpus_per_worker: float | None = Field(
+        default=None, ge=0, description="None = chosen by the cluster's size"
+    )
+    worker_resources: dict[str, PositiveFloat] = Field(
+        default={}, description="custom resources of a worker, such as {l4: 0.25}"
+    )
+    reader_resources: dict[str, PositiveFloat] = Field(
+        default={}, description="custom resources of a task that reads and decodes, such as {decode: 1}"
+    )
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _share_or_whole(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus % 1:
+            raise ValueError("gpus_per_worker must be a share of one GPU or a whole number of them")
+        return gpus
+
+
+class PlacementSettings(_Section):
+    """Where the stages run; changes nothing in what they make. Training has `train.workers`."""
+
+    embed: StagePlacement = Field(default=StagePlacement(), description="workers that embed the corpus")
+    references: StagePlacement = Field(default=StagePlacement(), description="workers that co-segment")
+    segment: StagePlacement = Field(default=StagePlacement(), description="workers that make masks")
+    label: StagePlacement = Field(default=StagePlacement(), description="workers that make pseudo-labels")
+    evaluate: StagePlacement = Field(default=StagePlacement(), description="workers that score images")
+
+
 class Settings(_Section):
-    """Everything that determines what a run makes, except its inputs."""
+    """Everything that determines what a run makes, except its inputs; under `placement`, where it is made."""
 
     preset: str = Field(description="chosen with --preset: models and settings that belong together")
     seed: int = Field(default=0, description="of everything drawn by chance")
@@ -197,6 +244,7 @@ class Settings(_Section):
     references: ReferenceSettings = ReferenceSettings()
     segment: SegmentSettings = SegmentSettings()
     train: TrainSettings = TrainSettings()
+    placement: PlacementSettings = PlacementSettings()
 
 
 def preset_names() -> list[str]:

@@ -86,6 +86,7 @@ def run_parts(
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=READER_CPUS,
+                resources=workers.reader_resources,
                 compute=TaskPoolStrategy(loaders) if loaders else None,
             )
             .map_batches(
@@ -99,6 +100,7 @@ def run_parts(
                 compute=ActorPoolStrategy(size=workers.count),
                 num_cpus=workers.cpus,
                 num_gpus=workers.gpus,
+                resources=workers.resources,
             )
         )
         for row in dataset.iter_rows():

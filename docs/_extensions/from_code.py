@@ -48,7 +48,21 @@ def settings_page() -> Iterator[str]:
     for name, field in Settings.model_fields.items():
         if _is_section(field):
             yield from ["", f"## {name}", "", str(field.annotation.__doc__), ""]
-            yield from _table(f"{name}.", field.annotation, {p: getattr(s, name) for p, s in presets.items()})
+            values = {p: getattr(s, name) for p, s in presets.items()}
+            if any(map(_is_section, field.annotation.model_fields.values())):
+                yield from _nested(name, field.annotation, values)
+            else:
+                yield from _table(f"{name}.", field.annotation, values)
+
+
+def _nested(name: str, section: Any, presets: dict[str, Any]) -> Iterator[str]:
+    """Of sections inside a section, which all have the same fields: their names, and one table."""
+    fields = section.model_fields
+    first = next(iter(fields))
+    named = [f"`{name}.{key}` ({field.description})" for key, field in fields.items()]
+    yield from [f"{', '.join(named)}; each takes", ""]
+    values = {p: getattr(s, first) for p, s in presets.items()}
+    yield from _table(f"{name}.STAGE.", fields[first].annotation, values)
 
 
 def _table(prefix: str, section: Any, presets: dict[str, Any]) -> Iterator[str]:

@@ -155,7 +155,8 @@ def _embed_pending(
     done = _images_done(total, units, generations, options.shard_size)
     budget = RejectBudget(options.max_rejected, total, rejected_so_far(out)[0] if committed else Counter())
     parts = sum(unit.num_rows for unit in units)
-    workers = plan_workers(settings.models.device, most=max(1, parts) if total is not None else None)
+    most = max(1, parts) if total is not None else None
+    workers = plan_workers(settings.models.device, most, settings.placement.embed)
     loaders = min(web.PER_HOST_LIMIT, max(1, parts)) if web.is_web(_first_uri(out, generations)) else None
     load = LoadParts(
         out,

@@ -98,14 +98,18 @@ def build_references(
         if missing & set(context):
             shard = pa.concat_tables(tables[name] for name in context)
             for done in run_shards(
-                {CONTEXT_SHARD: shard}, load, ReferenceWorker, kwargs, plan_workers(models.device, 1)
+                {CONTEXT_SHARD: shard},
+                load,
+                ReferenceWorker,
+                kwargs,
+                plan_workers(models.device, 1, settings.placement.references),
             ):
                 advance(done["concepts"])
         pending = {name: tables[name] for name in names if name in missing and name not in context}
         references = (
             np.stack([read_part(parts[n])["reference"].numpy() for n in context]) if context else None
         )
-        workers = plan_workers(models.device, most=max(1, len(pending)))
+        workers = plan_workers(models.device, max(1, len(pending)), settings.placement.references)
         for done in run_shards(
             pending, load, ReferenceWorker, {**kwargs, "context_references": references}, workers
         ):

@@ -45,7 +45,7 @@ def cosegmentation_jaccard(
         shards[name] = pa.table({"uri": [dataset.samples[n].image for n in members], "number": members})
     kwargs = {"dataset": dataset, "references": references, "variants": variants, "settings": settings}
     load = LoadSquares(dense.encoder.transform, settings)
-    workers = plan_workers(settings.models.device, most=len(shards))
+    workers = plan_workers(settings.models.device, len(shards), settings.placement.evaluate)
     found: dict[str, dict[str, float]] = {variant: {} for variant in variants}
     with progress("cosegment", len(shards)) as advance:
         for shard in run_shards(shards, load, CosegmentWorker, kwargs, workers):

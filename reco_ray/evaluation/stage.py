@@ -95,7 +95,7 @@ def evaluate(
         "index": storage.absolute(index),
         "segmenter": trained[RECO_PLUS].segmenter if trained else None,
         "model": ReferenceBank.open(references).model,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"placement"}),
         "variants": {name: _figures(matrix, dataset) for name, matrix in measured.matrices.items()},
         **provenance(settings.models.device),
     }
@@ -174,7 +174,7 @@ def score(
     )
     kwargs = {"dataset": dataset, "variants": variants, "protocol": protocol, "settings": settings}
     load = LoadSamples(dense.encoder.transform, dense.encoder.stride, protocol, settings.segment.max_pixels)
-    workers = plan_workers(settings.models.device, most=len(shards))
+    workers = plan_workers(settings.models.device, len(shards), settings.placement.evaluate)
     with progress("evaluate", count) as advance:
         for shard in run_shards(shards, load, EvaluateWorker, kwargs, workers):
             advance(len(shard["numbers"]))

@@ -59,7 +59,7 @@ def segment_images(
     committed = set(storage.list_names(storage.join(writer.uri, "regions"), ".parquet"))
     pending = {name: shard for name, shard in shards.items() if f"{name}.parquet" not in committed}
     done = listing.table.num_rows - sum(shard.num_rows for shard in pending.values())
-    workers = plan_workers(settings.models.device, most=max(1, len(pending)))
+    workers = plan_workers(settings.models.device, max(1, len(pending)), settings.placement.segment)
     kwargs = {"settings": settings, "bank_uri": bank.uri, "out": writer.uri}
     load = LoadWhole(dense.encoder.transform, settings, dense.encoder.stride)
     with progress("segment", listing.table.num_rows, done) as advance:

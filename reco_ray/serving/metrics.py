@@ -55,7 +55,7 @@ class IngressMetrics:
             tag_keys=("endpoint",),
         )
         self._images = metrics.Counter(
-            "reco_images", description="Labelled images.", tag_keys=("vocabulary",)
+            "reco_labelled_images", description="Labelled images.", tag_keys=("vocabulary",)
         )
         self._queue = metrics.Gauge("reco_queue_images", description="Images waiting or computed here.")
 

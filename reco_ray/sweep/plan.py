@@ -167,7 +167,7 @@ class Plan:
         return {
             "sweep": self.sweep.model_dump(mode="json"),
             "folder": self.folder,
-            "settings": self.base.model_dump(mode="json"),
+            "settings": self.base.model_dump(mode="json", exclude={"placement"}),
             "vocabularies": {n: v.model_dump(mode="json") for n, v in self.vocabularies.items()},
             "listing": self.listing,
         }

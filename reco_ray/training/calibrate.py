@@ -51,7 +51,7 @@ def _measure(
     count = min(settings.train.calibrate, listing.num_rows)
     sample = listing.take(np.linspace(0, listing.num_rows - 1, count).round().astype(np.int64))
     shards = cut(sample, _SHARD)
-    workers = plan_workers(settings.models.device, most=len(shards))
+    workers = plan_workers(settings.models.device, len(shards), settings.placement.label)
     results = {}
     with progress("calibrate", count, 0) as advance:
         for shard in run_shards(shards, load, MeasureWorker, {"settings": settings, "sets": sets}, workers):

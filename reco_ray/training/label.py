@@ -107,7 +107,7 @@ def _run(
     shards = cut(listing, settings.segment.shard_size)
     pending = {n: shard for n, shard in shards.items() if any(f"{n}.parquet" not in names for names in there)}
     done = listing.num_rows - sum(shard.num_rows for shard in pending.values())
-    workers = plan_workers(settings.models.device, most=max(1, len(pending)))
+    workers = plan_workers(settings.models.device, max(1, len(pending)), settings.placement.label)
     kwargs = {"settings": settings, "sets": sets, "calibrations": calibrations, "frames": frames}
     with progress("label", listing.num_rows, done) as advance:
         for shard in run_shards(pending, load, LabelWorker, kwargs, workers):

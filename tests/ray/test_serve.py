@@ -361,7 +361,13 @@ def test_prometheus_has_the_figures_and_segmenters_beyond_their_bytes_are_gone(
     for name in (animals, "street", "lane", "rail", "street"):
         assert anna.post("/v1/segment", params={"vocabulary": name}, content=PHOTO).status_code == 200
     port = ray.nodes()[0]["MetricsExportPort"]
-    wanted = ("reco_requests", "reco_images", "reco_batch_images", "reco_stage_ms", "reco_retrieval_ms")
+    wanted = (
+        "reco_requests",
+        "reco_labelled_images",
+        "reco_batch_images",
+        "reco_stage_ms",
+        "reco_retrieval_ms",
+    )
     deadline = time.monotonic() + 60
     while True:
         text = httpx.get(f"http://127.0.0.1:{port}/metrics").text

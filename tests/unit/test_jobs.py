@@ -21,6 +21,7 @@ def test_every_stage_has_a_job() -> None:
         "label",
         "train",
         "export",
+        "pipeline",
         "run",
         "evaluate",
     }

@@ -1,0 +1,26 @@
+"""Several stages from one file: pipeline."""
+
+from typing import Annotated
+
+import typer
+
+from reco_ray.cli.app import app
+from reco_ray.cli.options import Address
+from reco_ray.console import console
+from reco_ray.storage import absolute
+
+
+@app.command()
+def pipeline(
+    file: Annotated[str, typer.Argument(help="the stages and their options (docs/clusters.md)")],
+    out: Annotated[str, typer.Option(help="summary to write, JSON")] = "reco-pipeline.json",
+    address: Address = None,
+) -> None:
+    """Runs the stages of a file one after another; the same command goes on where it stopped."""
+    from reco_ray.cluster import session
+    from reco_ray.pipeline import read_pipeline, run_pipeline
+
+    steps = read_pipeline(file)
+    with session(address):
+        run_pipeline(file, steps, out)
+    console.print(f"summary    {absolute(out)}", soft_wrap=True)
