@@ -69,7 +69,7 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path, text, says) -> None:
 
 
 def test_steps_run_in_turn_say_what_they_did_and_go_on(tmp_path, capsys) -> None:
-    """Of the one stage that needs no cluster: `tests/ray/test_local_cluster.py` runs others as a job."""
+    """Of the one stage that needs no cluster."""
 
     def run(*sources: str) -> dict:
         steps = [
