@@ -154,6 +154,7 @@ def put(folder: Path, uri: str) -> None:
         storage.write_bytes(f"{uri}/{file.name}", file.read_bytes())
 
 
+@pytest.mark.chaos
 def test_corpus_and_output_in_s3_with_faults(s3, photographs, expected, settings):
     """Every object is refused twice, each time otherwise, read and written."""
     put(photographs, "s3://corpus/photographs")
@@ -175,6 +176,7 @@ def test_corpus_and_output_in_s3_with_faults(s3, photographs, expected, settings
     assert storage.read_manifest("s3://corpus/out", "embeddings") == manifest
 
 
+@pytest.mark.chaos
 def test_a_store_that_stops_answering_stops_the_run_and_it_goes_on(s3, photographs, expected, settings):
     put(photographs, "s3://corpus/again")
     down = sorted(photographs.iterdir())[-1].name

@@ -160,6 +160,7 @@ class TestOnOneCluster:
         assert "recall@50" in printed
 
 
+@pytest.mark.chaos
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes to kill in /proc")
 @pytest.mark.timeout(240)
 def test_a_killed_driver_and_then_a_killed_node_change_nothing(vectors, tmp_path):

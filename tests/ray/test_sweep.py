@@ -142,6 +142,7 @@ def ended(out: Path) -> dict[str, tuple[Record, int]]:
 # --- with labels --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.chaos
 def test_a_killed_sweep_goes_on_where_it_stopped(labelled: Finished) -> None:
     after = ended(labelled.out)
     assert 0 < len(labelled.before) < len(after) == 6
