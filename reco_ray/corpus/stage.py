@@ -50,6 +50,14 @@ SUMMARY = "summary.json"
 REJECTED_SCHEMA = pa.schema([("uri", pa.string()), ("reason", pa.string())])
 
 
+def write_rejected(out: str, name: str, rows: pa.Table) -> pa.Table:
+    """Writes the rows of a loaded part that have a reason to `rejected/`, if there are any, and gives them back."""
+    rejected = rows.select(REJECTED_SCHEMA.names).filter(rows["reason"].is_valid())
+    if rejected.num_rows:
+        storage.write_table(storage.join(out, "rejected", f"{name}.parquet"), rejected)
+    return rejected
+
+
 def embeddings_schema(dim: int) -> pa.Schema:
     """The columns of the artifact.
 
@@ -261,11 +269,9 @@ class EmbedWorker:
         usable = pc.indices_nonzero(rows["pixels"].is_valid())
         pixels = [pixels_of(rows, row) for row in usable.to_pylist()]  # without a copy
         vectors = embed_pixels(self._model, pixels, self._batch_size)
-        rejected = rows.select(REJECTED_SCHEMA.names).filter(rows["reason"].is_valid())
         duplicates = rows.select(DUPLICATES_SCHEMA.names).filter(rows["duplicate_of"].is_valid())
         file = f"{name}.parquet"
-        if rejected.num_rows:
-            storage.write_table(storage.join(self._out, "rejected", file), rejected)
+        rejected = write_rejected(self._out, name, rows)
         if duplicates.num_rows:
             storage.write_table(storage.join(self._out, "duplicates", file), duplicates)
         # Last: its presence says that the part is done.

@@ -12,7 +12,7 @@ from reco_ray.config import Settings
 from reco_ray.console import progress
 from reco_ray.corpus.load import load_images, pixels_of
 from reco_ray.corpus.read import list_images
-from reco_ray.corpus.stage import REJECTED_SCHEMA
+from reco_ray.corpus.stage import write_rejected
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.errors import RecoError
 from reco_ray.models.dense import DenseModels
@@ -115,9 +115,7 @@ class SegmentWorker:
         usable = rows.filter(rows["pixels"].is_valid())
         for row in range(usable.num_rows):
             found += self._segment_one(pixels_of(usable, row), usable.slice(row, 1).to_pylist()[0])
-        rejected = rows.filter(rows["reason"].is_valid()).select(REJECTED_SCHEMA.names)
-        if rejected.num_rows:
-            storage.write_table(storage.join(self._out, "rejected", f"{name}.parquet"), rejected)
+        write_rejected(self._out, name, rows)
         # Last: its presence says that the shard is done.
         table = pa.Table.from_pylist(found, schema=REGIONS_SCHEMA)
         storage.write_table(storage.join(self._out, "regions", f"{name}.parquet"), table)

@@ -12,15 +12,13 @@ from reco_ray.cluster import plan_workers
 from reco_ray.config import Settings
 from reco_ray.console import progress
 from reco_ray.corpus.load import pixels_of
-from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.errors import RecoError
 from reco_ray.models.dense import DenseModels, EncodedOnce
 from reco_ray.segmentation.calibration import Calibration, calibration, moments
 from reco_ray.segmentation.score import score_maps
 from reco_ray.segmentation.segment import score_factors
-from reco_ray.segmentation.targets import targets_of
 from reco_ray.shards import cut, run_shards
-from reco_ray.training.label_worker import LabelSet, LoadFrames
+from reco_ray.training.label_worker import LabelSet, LoadFrames, open_targets
 
 FILE = "calibration.json"  # means and deviations, (f, m) each; written before the first label
 _SHARD = 16
@@ -71,8 +69,7 @@ class MeasureWorker:
         torch.set_num_threads(threads)
         self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
         self._options, self._device = settings.segment, device
-        banks = {name: ReferenceBank.open(one.bank, self._models.fingerprint) for name, one in sets.items()}
-        self._targets = {name: targets_of(bank, self._options).to(device) for name, bank in banks.items()}
+        self._targets = open_targets(sets, self._models, settings, device)
 
     def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
         usable = rows.filter(rows["pixels"].is_valid())

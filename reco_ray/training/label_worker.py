@@ -14,13 +14,13 @@ from PIL import Image
 from reco_ray import storage
 from reco_ray.config import Settings
 from reco_ray.corpus.load import load_images, pixels_of
-from reco_ray.corpus.stage import REJECTED_SCHEMA
+from reco_ray.corpus.stage import write_rejected
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.models.dense import DenseModels, EncodedOnce
 from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.calibration import Calibration, probabilities
 from reco_ray.segmentation.score import score_maps
-from reco_ray.segmentation.segment import label_scores, score_factors, segment
+from reco_ray.segmentation.segment import Targets, label_scores, score_factors, segment
 from reco_ray.segmentation.targets import targets_of
 from reco_ray.training.pseudo_labels import FRAMES_SCHEMA, IGNORE, LABELS_SCHEMA, encode
 
@@ -31,6 +31,18 @@ class LabelSet:
 
     bank: str
     out: str
+
+
+def open_targets(
+    sets: dict[str, LabelSet], models: DenseModels, settings: Settings, device: str
+) -> dict[str, Targets]:
+    """What the locations of an image are compared with, by the name of the set.
+
+    Raises:
+        RecoError: a bank of other models.
+    """
+    banks = {name: ReferenceBank.open(one.bank, models.fingerprint) for name, one in sets.items()}
+    return {name: targets_of(bank, settings.segment).to(device) for name, bank in banks.items()}
 
 
 class LoadFrames:
@@ -67,12 +79,7 @@ class LabelWorker:
         self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
         self._settings, self._device, self._sets, self._frames = settings, device, sets, frames
         self._calibrations = {name: one.to(device) for name, one in calibrations.items()}
-        self._targets = {
-            name: targets_of(ReferenceBank.open(one.bank, self._models.fingerprint), settings.segment).to(
-                device
-            )
-            for name, one in sets.items()
-        }
+        self._targets = open_targets(sets, self._models, settings, device)
 
     def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
         usable = rows.filter(rows["pixels"].is_valid())
@@ -93,9 +100,7 @@ class LabelWorker:
             schema = LABELS_SCHEMA.with_metadata({"pixels": json.dumps(counts[key].tolist())})
             table = pa.Table.from_pylist(found, schema=schema)
             storage.write_table(storage.join(self._sets[key].out, "labels", f"{name}.parquet"), table)
-        rejected = rows.filter(rows["reason"].is_valid()).select(REJECTED_SCHEMA.names)
-        if rejected.num_rows:
-            storage.write_table(storage.join(self._frames, "rejected", f"{name}.parquet"), rejected)
+        write_rejected(self._frames, name, rows)
         table = pa.Table.from_pylist(frames, schema=FRAMES_SCHEMA)
         storage.write_table(storage.join(self._frames, "frames", f"{name}.parquet"), table)
         return {"images": rows.num_rows}

@@ -104,9 +104,8 @@ class _Training:
         torch.set_num_threads(job.threads)
         self.device = get_device()
         models = job.settings.models
-        self.dtype = _training_dtype(
-            self.device.type, models.precision, frozen=not self.options.encoder_learning_rate
-        )
+        self.frozen = not self.options.encoder_learning_rate
+        self.dtype = _training_dtype(self.device.type, models.precision, self.frozen)
         self.network: Network = build_network(
             self.options.segmenter,
             len(job.labels),
@@ -117,7 +116,7 @@ class _Training:
         self.frames = Frames.open(job.frames, job.labels_uri, len(job.labels) if job.soft else 0)
         rows, held_out = split(self.frames.sizes, self.options.held_out, job.settings.seed)
         self.plan = order(rows, self.options.steps * self.options.batch_size, job.settings.seed)
-        if not self.options.encoder_learning_rate:
+        if self.frozen:
             self.network.encoder.requires_grad_(False)
         module = self.network.module.to(memory_format=torch.channels_last)
         self.optimizer = _optimizer(
@@ -178,7 +177,7 @@ class _Training:
         chance = np.random.default_rng([self.job.settings.seed, step, self.rank])
         torch.manual_seed(int(chance.integers(2**31)))
         self.model.train()
-        if not self.options.encoder_learning_rate:
+        if self.frozen:
             self.network.encoder.eval()  # its norms and dropouts stay as in inference
         total, seen = torch.zeros((), device=self.device), []
         for part in range(1, self.options.accumulate + 1):

@@ -27,7 +27,7 @@ def local_ray(cpus: int) -> Iterator[None]:
 
 
 @contextmanager
-def two_nodes() -> Iterator[None]:
+def two_nodes() -> Iterator[Cluster]:
     """A cluster of two nodes with one logical CPU each, both on this machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
@@ -35,7 +35,7 @@ def two_nodes() -> Iterator[None]:
         try:
             cluster.add_node(num_cpus=1)
             ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-            yield
+            yield cluster
         finally:
             ray.shutdown()
             cluster.shutdown()

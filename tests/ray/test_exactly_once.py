@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import ray
+from clusters import two_nodes
 from images import write_photographs
 from processes import descendants, kill_at_once, title
 from ray.cluster_utils import Cluster
@@ -55,16 +55,8 @@ def corpus(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes of one logical CPU, for all runs: a killed driver leaves its workers to the cluster."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        try:
-            nodes.add_node(num_cpus=1)
-            ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
-            yield nodes
-        finally:
-            ray.shutdown()
-            nodes.shutdown()
+    with two_nodes() as nodes:
+        yield nodes
 
 
 @pytest.fixture(scope="module")
