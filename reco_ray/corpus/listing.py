@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from reco_ray import storage
+from reco_ray import storage, stores
 from reco_ray.ahead import prefetched
 from reco_ray.corpus import tables, video
 from reco_ray.errors import RecoError, reason
@@ -159,7 +159,8 @@ def _walk(uri: str) -> Iterator[tuple[str, int]]:
     try:
         info = retried(lambda: filesystem.get_file_info(path), uri)
         if info.type == pafs.FileType.NotFound:
-            raise RecoError(f"{uri}: no such file or folder")
+            private = ", or a private one and no HF_TOKEN" if uri.startswith("hf://") else ""
+            raise RecoError(f"{uri}: no such file or folder{private}")
         waiting = [info]
         while waiting:
             entry = waiting.pop()
@@ -174,8 +175,10 @@ def _walk(uri: str) -> Iterator[tuple[str, int]]:
 
 
 def _inside(filesystem: pafs.FileSystem, folder: str, uri: str) -> list[pafs.FileInfo]:
-    selector = pafs.FileSelector(folder, allow_not_found=True)
-    return [info for info in retried(lambda: filesystem.get_file_info(selector), uri) if info.path != folder]
+    flat = stores.is_flat(filesystem)  # then all files below at once
+    selector = pafs.FileSelector(folder, allow_not_found=True, recursive=flat)
+    infos = retried(lambda: filesystem.get_file_info(selector), uri)
+    return [i for i in infos if i.path != folder and not (flat and i.type == pafs.FileType.Directory)]
 
 
 def _glob_pattern(glob: str) -> re.Pattern[str]:
