@@ -67,14 +67,14 @@ def list_files(uri: str) -> Listing:
         raise RecoError(
             f"{uri}: no image inside a compressed tar can be read by itself: decompress it to .tar"
         )
-    if uri.startswith(("http://", "https://")):
+    if uri.endswith(LIST_SUFFIXES):
+        root, table, is_list = uri.rpartition("/")[0], _table(_read_list(uri)), True
+    elif uri.startswith(("http://", "https://")):
         root, table = uri.rpartition("/")[0], _table([(uri, -1)])
     elif magic and not storage.exists(uri):  # "holiday [2024]" may be a folder's name
         root = uri[: magic.start()].rpartition("/")[0]
         pattern = _glob_pattern(uri)
         table = _table(file for file in _walk(root) if pattern.fullmatch(file[0]))
-    elif uri.endswith(LIST_SUFFIXES):
-        root, table, is_list = uri.rpartition("/")[0], _table(_read_list(uri)), True
     elif uri.lower().endswith(IMAGE_SUFFIXES):
         root, table = uri.rpartition("/")[0], _table(_walk(uri))
     elif is_container(uri):

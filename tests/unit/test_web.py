@@ -119,6 +119,12 @@ def test_lists_may_hold_addresses(tmp_path):
     assert listed == ["https://example.org/a.jpg", "http://example.org/b?id=3", str(tmp_path / "local.jpg")]
 
 
+def test_lists_may_lie_at_addresses():
+    with serving(lambda method, path, headers, body: (200, {}, b"a.jpg\nhttp://example.org/b.jpg\n")) as server:
+        listed = list_files(f"{server.url}/photos/list.txt").table["uri"].to_pylist()
+    assert listed == [f"{server.url}/photos/a.jpg", "http://example.org/b.jpg"]
+
+
 def test_tars_and_tables_at_addresses_are_read_by_range(tmp_path, monkeypatch):
     """Each member again by its own address; what the host refuses for now stops the run, and is not rejected."""
     photographs = [file.read_bytes() for file in write_photographs(tmp_path, 3)]
