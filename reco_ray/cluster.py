@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 # Before Ray is imported: no usage reports, and no remarks of its C++ core between our lines.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -16,8 +17,10 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 
 import ray
+import ray._private.worker as ray_worker
 
 from reco_ray.config import StagePlacement
+from reco_ray.console import console, waiting
 from reco_ray.errors import RecoError, reason
 
 
@@ -34,9 +37,10 @@ def session(address: str | None = None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    setattr(ray_worker, "print_to_stdstream", _show_remark)  # noqa: B010 - it is declared as that very function
     try:
         _require_listener(address or "")
-        with _silent_descriptor():
+        with waiting(f"connecting to {address}" if address else "starting Ray"), _silent_descriptor():
             ray.init(
                 address=address or "local",
                 include_dashboard=None if address else False,
@@ -50,6 +54,15 @@ def session(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _show_remark(data: Mapping[str, Any], **_: Any) -> None:
+    """In the place of Ray's own, which has no switch: it prints what raylets remark, e.g. on the number of processes,
+    to standard output, where results belong. Shown is what users must act on; logs have the rest.
+    """
+    for line in "\n".join(data["lines"]).splitlines():
+        if "memory pressure" in line or "low on memory" in line:
+            console.print(f"Ray: {line.strip()}")
 
 
 def _require_listener(address: str) -> None:
@@ -153,3 +166,9 @@ def plan_workers(
         resources=dict(placement.worker_resources),
         reader_resources=dict(placement.reader_resources),
     )
+
+
+def reader_room(workers: Workers) -> int:
+    """How many reader tasks the connected cluster runs beside the workers."""
+    cpus = ray.cluster_resources().get("CPU", 1.0) - workers.count * workers.cpus
+    return max(1, int(cpus / READER_CPUS))

@@ -17,14 +17,37 @@ from rich.progress import (
 )
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False)
+# Paths are printed as they are: none of their characters means anything, and none is broken over two lines.
+console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+_LATELY = 600  # seconds over which the rate is taken: a part may well need a minute
 
 
 class _Rate(ProgressColumn):
     """Images a second, lately."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:,.1f}/s")
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.1f}/s" if speed else "")
+
+
+class _Left(TimeRemainingColumn):
+    """The time that is left, once the rate is known."""
+
+    def render(self, task: Task) -> Text:
+        known = task.total is not None and task.time_remaining is not None
+        return Text.assemble("left ", super().render(task)) if known else Text("")
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Says on standard error what is being done, as long as it takes; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with console.status(Text(what)):
+        yield
 
 
 @contextmanager
@@ -40,9 +63,14 @@ def progress(label: str, total: int | None, done: int = 0) -> Iterator[Callable[
         MofNCompleteColumn(),
         _Rate(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        _Left(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not sys.stderr.isatty(),
+        speed_estimate_period=_LATELY,
+    ) as bar:
         task = bar.add_task(label, total=total, completed=done)
         yield lambda count: bar.advance(task, count)

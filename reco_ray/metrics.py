@@ -6,15 +6,17 @@ from functools import lru_cache
 from ray.util.metrics import Counter, Gauge
 
 
-def images(stage: str, done: int, duplicates: int, rejected: Mapping[str, int]) -> None:
-    """Counts a committed part."""
+def images(stage: str, count: int, duplicates: int, rejected: Mapping[str, int]) -> None:
+    """Counts a committed part, of `count` images in all; in the driver: a part that is computed again counts once."""
+    outcomes = {"duplicate": duplicates, "rejected": sum(rejected.values())}
+    outcomes["done"] = count - sum(outcomes.values())
     counter = _counter("reco_images", "images by stage and what became of them", ("stage", "outcome"))
-    counter.inc(done, {"stage": stage, "outcome": "done"}) if done else None
-    counter.inc(duplicates, {"stage": stage, "outcome": "duplicate"}) if duplicates else None
+    for outcome, number in outcomes.items():
+        if number:
+            counter.inc(number, {"stage": stage, "outcome": outcome})
     reasons = _counter("reco_rejected_images", "rejected images by stage and reason", ("stage", "reason"))
-    for reason, count in rejected.items():
-        counter.inc(count, {"stage": stage, "outcome": "rejected"})
-        reasons.inc(count, {"stage": stage, "reason": reason})
+    for reason, number in rejected.items():
+        reasons.inc(number, {"stage": stage, "reason": reason})
 
 
 def rate(stage: str, images_per_second: float) -> None:

@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from reco_ray.errors import RecoError, reason
+import pyarrow as pa
+
+from reco_ray.errors import RecoError, http_status, reason
 
 Result = TypeVar("Result")
 
@@ -35,9 +37,12 @@ _TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _TRANSIENT_WORDS = re.compile(
     r"HTTP status (408|425|429|5\d\d)|curlCode|timed? ?out|connection (reset|aborted|refused|closed|broken)"
     r"|AWS Error (INTERNAL_FAILURE|SERVICE_UNAVAILABLE|THROTTLING|SLOW_DOWN|REQUEST_TIMEOUT|NETWORK_CONNECTION)"
-    r"|\b(UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|ABORTED)\b|incomplete ?read|unexpected end of stream",
+    r"|\b(UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|ABORTED)\b|incomplete ?(chunked )?read"
+    r"|unexpected end of stream|server disconnected|peer closed connection|name resolution|name or service not known",
     re.IGNORECASE,
 )
+# Not on Google's cloud, where credentials come from a host of this name, and none are named.
+_NO_CREDENTIALS = re.compile(r"OAuth2 access token.*Could not resolve host", re.DOTALL)
 
 
 class StoreUnavailable(RecoError):
@@ -50,10 +55,9 @@ def is_transient(error: BaseException) -> bool:
         return error.errno in _TRANSIENT_ERRNO
     if isinstance(error, ConnectionError | TimeoutError):
         return True
-    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status", None)
-    if isinstance(status, int):
+    if status := http_status(error):
         return status in _TRANSIENT_STATUS
-    return bool(_TRANSIENT_WORDS.search(str(error)))
+    return bool(_TRANSIENT_WORDS.search(str(error))) and not _NO_CREDENTIALS.search(str(error))
 
 
 def retried(function: Callable[[], Result], what: str) -> Result:
@@ -73,9 +77,11 @@ def retried(function: Callable[[], Result], what: str) -> Result:
             return function()
         except Exception as error:
             if not is_transient(error):
+                if isinstance(error, pa.ArrowException) and "google::cloud::Status" in str(error):
+                    raise OSError(reason(error)) from error  # credentials that cannot be used
                 raise
             now = time.monotonic()
-            deadline = deadline or now + _seconds()
+            deadline = deadline or now + retry_seconds()
             if now + pause > deadline:
                 raise StoreUnavailable(
                     f"{what}: the store does not answer: {reason(error)}: the same command goes on later"
@@ -84,7 +90,12 @@ def retried(function: Callable[[], Result], what: str) -> Result:
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _seconds() -> float:
+def retry_seconds() -> float:
+    """`RECO_RETRY_SECONDS`.
+
+    Raises:
+        RecoError: it is not a number.
+    """
     value = os.environ.get("RECO_RETRY_SECONDS", "120")
     try:
         return float(value)

@@ -18,7 +18,7 @@ from reco_ray import __version__
 from reco_ray.errors import RecoError, reason
 from reco_ray.noted import note
 from reco_ray.retries import retried
-from reco_ray.stores import resolve
+from reco_ray.stores import read_whole, resolve
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
@@ -56,15 +56,7 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
         StoreUnavailable: as `retried`.
     """
     filesystem, path = resolve(uri)
-
-    def read() -> bytes:
-        with filesystem.open_input_file(path) as file:
-            size = file.size()
-            if limit is not None and size > limit:
-                raise OSError(f"too large: {size:,} bytes, the limit is {limit:,}")
-            return file.read(size)
-
-    return retried(read, uri)
+    return retried(lambda: read_whole(filesystem, path, limit), uri)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -73,6 +65,10 @@ def write_bytes(uri: str, data: bytes) -> None:
     Raises:
         RecoError: the place cannot be written.
     """
+    if uri.startswith(
+        "hf://"
+    ):  # every file would be a commit of its own, of which the hub allows some a minute
+        raise RecoError(f"{uri}: cannot be written: hf:// is only read: choose another --out")
     filesystem, path = resolve(uri)
     parent = path.rpartition("/")[0]
     with _explained(uri, "cannot be written"):

@@ -4,9 +4,14 @@ Local paths, s3:// and gs:// go through pyarrow's own file systems, every other 
 Requests that a store refuses for now are made again (`retries.py`).
 """
 
+import errno
 import io
+import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
@@ -15,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from reco_ray.errors import RecoError, reason
-from reco_ray.retries import retried
+from reco_ray.retries import is_transient, retried, retry_seconds
 
 
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -26,10 +31,16 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """
     if "://" not in uri:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
-    if uri.startswith("s3://"):
-        bucket, slash, key = uri.removeprefix("s3://").partition("/")
+    scheme, _, rest = uri.partition("://")
+    if scheme == "s3":
         settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-        return _s3(bucket, settings), f"{bucket}{slash}{_unescaped(key)}"
+        return _s3(rest.partition("/")[0], settings), _unescaped(rest)
+    if scheme in ("gs", "gcs"):
+        path = rest.removeprefix(_ANONYMOUS)
+        seconds = max(1, min(10, int(retry_seconds())))
+        return _gcs(path != rest, os.environ.get("STORAGE_EMULATOR_HOST", ""), seconds), _unescaped(path)
+    if scheme == "hf":
+        return _hub(), rest.rstrip("/")
     try:
         # Spaces, "#", "?" and lone percent signs belong to the names people give; escapes are escapes.
         return pafs.FileSystem.from_uri(quote(_escaped(uri), safe="/:@%"))
@@ -43,7 +54,7 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
         filesystem, path = fsspec.core.url_to_fs(uri)
     except (ImportError, ValueError) as error:
         raise RecoError(f"{uri}: cannot open this kind of URI ({error})") from error
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+    return pafs.PyFileSystem(_Handler(filesystem)), path
 
 
 @lru_cache(maxsize=64)
@@ -68,6 +79,87 @@ def _s3(bucket: str, settings: tuple[tuple[str, str], ...]) -> pafs.FileSystem:
     )
 
 
+_PIECE = 1 << 20  # bytes a request, where nobody says
+_ANONYMOUS = "anonymous@"  # gs://anonymous@bucket: without looking for credentials, as pyarrow writes it
+
+
+@lru_cache(maxsize=4)
+def _gcs(anonymous: bool, emulator: str, seconds: int) -> pafs.FileSystem:
+    """Google's storage, or what stands in for it at `emulator`, which asks for no credentials.
+
+    Args:
+        seconds: how long it repeats a refused request, e.g. a piece of an upload; by itself it would be silent for 15
+            minutes. `retried` goes on from there.
+    """
+    scheme, _, host = emulator.rstrip("/").rpartition("://")
+    return pafs.GcsFileSystem(
+        anonymous=anonymous or bool(emulator),
+        scheme=(scheme or "http") if emulator else None,
+        endpoint_override=host or None,
+        retry_time_limit=timedelta(seconds=seconds),
+    )
+
+
+@lru_cache(maxsize=1)
+def _hub() -> pafs.FileSystem:
+    """Hugging Face's hub. One for all threads: to read a file it lists the folder, and remembers that."""
+    from huggingface_hub import HfFileSystem
+
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.ERROR
+    )  # it tells the terminal of every request it repeats
+    return pafs.PyFileSystem(_Handler(HfFileSystem()))
+
+
+class _Handler(pafs.FSSpecHandler):
+    """fsspec's file systems, without the questions that they answer with "not there" whatever error they met (`isfile`,
+    `isdir`, `exists`): while a store refuses, images would be missing.
+    """
+
+    def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
+        with _as_os_error():
+            self.fs.invalidate_cache()  # what a listing begins with: it must see what is there now
+            return super().get_file_info(paths)
+
+    def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+        folder = selector.base_dir
+        try:
+            with _as_os_error():
+                if selector.recursive:
+                    found = self.fs.find(folder, withdirs=True, detail=True).values()
+                else:
+                    found = self.fs.ls(folder, detail=True)
+        except FileNotFoundError:
+            if not selector.allow_not_found:
+                raise
+            return []
+        infos = [self._create_file_info(entry["name"], entry) for entry in found]
+        return [info for info in infos if info.path.strip("/") != folder.strip("/")]
+
+    def open_input_file(self, path: str) -> pa.PythonFile:
+        with _as_os_error():
+            return pa.PythonFile(self.fs.open(path, mode="rb"), mode="r")
+
+    open_input_stream = open_input_file
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """HTTP clients and checks of names have exceptions of their own; fsspec says "not found" in its own words, and for
+    addresses whatever the reason.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        if error.__cause__ is not None and is_transient(error.__cause__):
+            raise OSError(reason(error.__cause__)) from error
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(reason(error)) from error
+
+
 def _escaped(uri: str) -> str:
     return re.sub("%(?![0-9A-Fa-f]{2})", "%25", uri)
 
@@ -76,7 +168,57 @@ def _unescaped(path: str) -> str:
     return unquote(_escaped(path))
 
 
-def open_file(uri: str, buffer: int = 1 << 20) -> io.BufferedReader:
+def is_flat(filesystem: pafs.FileSystem) -> bool:
+    """Whether a listing shows only those folders that somebody made: of Google's storage pyarrow asks for no others."""
+    return isinstance(filesystem, pafs.GcsFileSystem)
+
+
+def list_folders(uri: str) -> list[str]:
+    """Sorted names of the folders directly inside a folder; empty if it does not exist."""
+    filesystem, path = resolve(uri)
+    flat = is_flat(filesystem)
+    selector = pafs.FileSelector(path, allow_not_found=True, recursive=flat)
+    infos = retried(lambda: filesystem.get_file_info(selector), uri)
+    if not flat:
+        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+    inside = [info.path.removeprefix(f"{path.rstrip('/')}/").partition("/") for info in infos]
+    return sorted({name for name, slash, _ in inside if slash})
+
+
+def opened(filesystem: pafs.FileSystem, path: str) -> pa.NativeFile:
+    """`open_input_file`, with the errors of opening raised now.
+
+    For Google's storage pyarrow puts the first request off until somebody asks whether the file is closed, and then
+    takes an error for a yes.
+    """
+    file = filesystem.open_input_file(path)
+    if file.closed:
+        raise ConnectionResetError("the store closed it as soon as it was opened")
+    return file
+
+
+def read_whole(filesystem: pafs.FileSystem, path: str, limit: int | None = None) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        OSError: it cannot be read, or is larger than `limit` bytes.
+    """
+    if isinstance(filesystem, pafs.GcsFileSystem):  # as a stream it is one request; as a file three
+        with filesystem.open_input_stream(path, compression=None) as stream:
+            data = bytearray()
+            while piece := stream.read(_PIECE):
+                data += piece
+                if limit is not None and len(data) > limit:
+                    raise OSError(f"too large: more than {limit:,} bytes")
+            return bytes(data)
+    with filesystem.open_input_file(path) as file:
+        size = file.size()
+        if limit is not None and size > limit:
+            raise OSError(f"too large: {size:,} bytes, the limit is {limit:,}")
+        return file.read(size)
+
+
+def open_file(uri: str, buffer: int = _PIECE) -> io.BufferedReader:
     """A file to read and seek in, in pieces of `buffer` bytes; a refused piece is asked for again.
 
     Raises:
@@ -89,7 +231,7 @@ class _RemoteFile(io.RawIOBase):
     def __init__(self, uri: str) -> None:
         self._uri, self._place = uri, 0
         filesystem, path = resolve(uri)
-        self._open = lambda: filesystem.open_input_file(path)
+        self._open = lambda: opened(filesystem, path)
         self._file = retried(self._open, uri)
         self.size = self._file.size()
 

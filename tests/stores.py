@@ -1,8 +1,14 @@
-"""Real servers on loopback for the tests: HTTP with faults on demand, and S3 (moto) behind a proxy with faults."""
+"""Real servers on loopback for the tests: HTTP with faults on demand, S3 (moto) and Google's storage behind it, and as
+much of Hugging Face's hub as reading takes.
+"""
 
 import http.client
+import json
 import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -10,8 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from huggingface_hub import constants
+
+import reco_ray.stores as of_reco_ray
 
 RESET, SHORT = "reset", "short"
 
@@ -20,7 +30,8 @@ RESET, SHORT = "reset", "short"
 class Server:
     """fault: (method, path, how often it was asked for before) -> a status, RESET, SHORT or None for none.
 
-    asked: requests by (method, path). busiest: the most requests that were in work at a time.
+    asked: requests by (method, path). busy: those in work, by host; busiest: the most of them at a time; by_host: to
+    one host.
     """
 
     url: str
@@ -28,7 +39,8 @@ class Server:
     asked: Counter[tuple[str, str]] = field(default_factory=Counter)
     seconds: float = 0.0
     busiest: int = 0
-    _busy: int = 0
+    by_host: Counter[str] = field(default_factory=Counter)
+    busy: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -44,17 +56,19 @@ def serving(
         def log_message(self, *words: object) -> None: ...
 
         def handle_any(self) -> None:
+            host = self.headers.get("Host", "").partition(":")[0]
             with server._lock:
                 before = server.asked[self.command, self.path]
                 server.asked[self.command, self.path] += 1
-                server._busy += 1
-                server.busiest = max(server.busiest, server._busy)
+                server.busy[host] += 1
+                server.busiest = max(server.busiest, server.busy.total())
+                server.by_host[host] = max(server.by_host[host], server.busy[host])
             try:
                 time.sleep(server.seconds)
                 self._respond(server.fault(self.command, self.path, before))
             finally:
                 with server._lock:
-                    server._busy -= 1
+                    server.busy[host] -= 1
 
         def _respond(self, fault: int | str | None) -> None:
             body = self._body()
@@ -85,7 +99,11 @@ def serving(
 
         def _body(self) -> bytes:
             if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    raise ConnectionResetError("the client is gone")
+                return body
             body = b""
             while size := int(self.rfile.readline().split(b";")[0], 16):
                 body += self.rfile.read(size)
@@ -154,3 +172,90 @@ def s3_store(bucket: str) -> Iterator[Server]:
             yield proxy
         finally:
             store.stop()
+
+
+_GOOGLE = """
+import sys
+from gcp_storage_emulator.server import create_server
+server = create_server("127.0.0.1", 0, in_memory=True, default_bucket=sys.argv[1])
+server.start()
+print(server._api._httpd.server_port, flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+
+@contextmanager
+def google_store(bucket: str) -> Iterator[tuple[str, int]]:
+    """An emulator of Google's storage, named by the environment; yields where it listens.
+
+    In a process of its own: pyarrow holds Python's lock while it opens a file there.
+    """
+    command = [sys.executable, "-c", _GOOGLE, bucket]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, **pipes) as store, pytest.MonkeyPatch.context() as patch:
+        try:
+            port = int(store.stdout.readline())
+            patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+            patch.setenv("RECO_RETRY_SECONDS", "20")
+            yield "127.0.0.1", port
+        finally:
+            store.kill()
+
+
+@contextmanager
+def hub(repository: str, files: dict[str, bytes]) -> Iterator[Server]:
+    """A dataset repository (`owner/name`) as the hub's interface shows it to readers: what it is, folders, files."""
+
+    def answer(
+        method: str, url: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
+        path = unquote(urlsplit(url).path)
+        kept = {name.lower(): value for name, value in headers.items()}
+        if re.fullmatch(rf"/api/datasets/{repository}(/revision/main)?", path):
+            return _json({"id": repository, "sha": "0" * 40, "private": False, "tags": [], "siblings": []})
+        if found := re.fullmatch(rf"/api/datasets/{repository}/tree/main/?(.*)", path):
+            return _folder(files, found[1])
+        found = re.fullmatch(rf"/datasets/{repository}/resolve/main/(.*)", path)
+        if found and found[1] in files:
+            data = files[found[1]]
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", kept.get("range", ""))
+            if wanted is None:
+                return 200, {}, data
+            piece = data[int(wanted[1]) : int(wanted[2] or len(data)) + 1]
+            return (
+                206,
+                {"Content-Range": f"bytes {wanted[1]}-{int(wanted[1]) + len(piece) - 1}/{len(data)}"},
+                piece,
+            )
+        missing = "EntryNotFound" if repository in path else "RepoNotFound"
+        return 404, {"X-Error-Code": missing, "X-Error-Message": "Not found"}, b""
+
+    with serving(answer) as server, pytest.MonkeyPatch.context() as patch:
+        # Other processes read the environment; this one has read it, if huggingface_hub was imported before.
+        patch.setenv("HF_ENDPOINT", server.url)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{server.url}{template}")
+        patch.setattr(constants, "ENDPOINT", server.url)
+        of_reco_ray._hub.cache_clear()
+        yield server
+    of_reco_ray._hub.cache_clear()
+
+
+def _folder(files: dict[str, bytes], folder: str) -> tuple[int, dict[str, str], bytes]:
+    prefix = f"{folder}/" if folder else ""
+    entries, seen = [], set()
+    for path, data in files.items():
+        name, deeper, _ = path.removeprefix(prefix).partition("/")
+        if not path.startswith(prefix) or name in seen:
+            continue
+        seen.add(name)
+        kind = {"type": "directory", "size": 0} if deeper else {"type": "file", "size": len(data)}
+        entries.append({"path": f"{prefix}{name}", "oid": "0" * 40, **kind})
+    if not entries:
+        return 404, {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Not found"}, b""
+    return _json(entries)
+
+
+def _json(value: object) -> tuple[int, dict[str, str], bytes]:
+    return 200, {"Content-Type": "application/json"}, json.dumps(value).encode()

@@ -88,7 +88,7 @@ def sweep(
     from reco_ray.sweep.stage import run_sweep
 
     def tell(record: Any) -> None:
-        console.print(summary(plan, record), soft_wrap=True, markup=False)
+        console.print(summary(plan, record))
 
     with session(address):
         manifest, new, ranked = run_sweep(plan, out, tell)

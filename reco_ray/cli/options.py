@@ -7,7 +7,7 @@ import typer
 from reco_ray.config import Settings, load_settings
 from reco_ray.console import console
 from reco_ray.errors import UsageError
-from reco_ray.storage import Manifest, absolute
+from reco_ray.storage import Manifest, absolute, join
 from reco_ray.vocabulary import Vocabulary, load_vocabulary, parse_concepts
 
 Corpus = Annotated[
@@ -79,7 +79,13 @@ def settings_of(
 
 
 def report(stage: str, uri: str, manifest: Manifest, new: bool) -> None:
-    """One line: what was made, in which time, and where it is."""
+    """What was made, in which time, and where it is, in a line; in another, where to read what was rejected."""
     counts = ", ".join(f"{count:,} {what}" for what, count in manifest.counts.items())
     time = f"{manifest.seconds:.1f} s" if new else "nothing to do, made before"
-    console.print(f"{stage:<10} {counts}   {time}   {absolute(uri)}", soft_wrap=True)
+    console.print(f"{stage:<10} {counts}   {time}   {absolute(uri)}")
+    if new and manifest.counts.get("rejected"):
+        reasons = manifest.content.get("rejected_by_reason", {})
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in reasons.items())
+        console.print(
+            f"{'rejected':<10} {kinds or 'each with its reason'}   {join(absolute(uri), 'rejected')}"
+        )

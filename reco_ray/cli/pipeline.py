@@ -23,4 +23,4 @@ def pipeline(
     steps = read_pipeline(file)
     with session(address):
         run_pipeline(file, steps, out)
-    console.print(f"summary    {absolute(out)}", soft_wrap=True)
+    console.print(f"summary    {absolute(out)}")

@@ -40,7 +40,7 @@ def search(
     name = re.sub(r"\W+", "-", (words or str(image).rpartition("/")[2]).lower()).strip("-")[:60] or "hits"
     sheet = join(out, f"{name}.jpg")
     write_bytes(sheet, hits_sheet(hits, chosen.embed.max_pixels))
-    console.print(f"sheet      {absolute(sheet)}", soft_wrap=True, markup=False)
+    console.print(f"sheet      {absolute(sheet)}")
 
 
 def _prefix(prefix: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from reco_ray.cli.app import app, weights_app
 from reco_ray.config import load_settings
@@ -79,7 +80,7 @@ def doctor() -> None:
 
     checks: list[Check] = examine()
     for check in checks:
-        mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "  "}[check.good]
-        console.print(f"{mark:>2} {check.name:<16} {check.finding}", soft_wrap=True)
+        mark, colour = {True: ("ok", "green"), False: ("no", "red"), None: ("  ", "")}[check.good]
+        console.print(Text.assemble((mark, colour), f" {check.name:<16} {check.finding}"))
     if any(check.good is False and check.needed for check in checks):
         raise typer.Exit(1)

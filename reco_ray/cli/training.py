@@ -107,7 +107,7 @@ def train(
         for stage, outcome in outcomes:
             if outcome.manifest is None:
                 failed.append(outcome)
-                console.print(f"{stage:<10} {outcome.error}", soft_wrap=True, markup=False)
+                console.print(f"{stage:<10} {outcome.error}")
             else:
                 report(stage, outcome.uri, outcome.manifest, outcome.new)
     if failed:

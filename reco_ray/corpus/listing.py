@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
-from reco_ray import storage
+from reco_ray import storage, stores
 from reco_ray.ahead import prefetched
 from reco_ray.corpus import tables, video
 from reco_ray.errors import RecoError, reason
@@ -67,14 +67,14 @@ def list_files(uri: str) -> Listing:
         raise RecoError(
             f"{uri}: no image inside a compressed tar can be read by itself: decompress it to .tar"
         )
-    if uri.startswith(("http://", "https://")):
+    if uri.endswith(LIST_SUFFIXES):
+        root, table, is_list = uri.rpartition("/")[0], _table(_read_list(uri)), True
+    elif uri.startswith(("http://", "https://")):
         root, table = uri.rpartition("/")[0], _table([(uri, -1)])
     elif magic and not storage.exists(uri):  # "holiday [2024]" may be a folder's name
         root = uri[: magic.start()].rpartition("/")[0]
         pattern = _glob_pattern(uri)
         table = _table(file for file in _walk(root) if pattern.fullmatch(file[0]))
-    elif uri.endswith(LIST_SUFFIXES):
-        root, table, is_list = uri.rpartition("/")[0], _table(_read_list(uri)), True
     elif uri.lower().endswith(IMAGE_SUFFIXES):
         root, table = uri.rpartition("/")[0], _table(_walk(uri))
     elif is_container(uri):
@@ -159,7 +159,8 @@ def _walk(uri: str) -> Iterator[tuple[str, int]]:
     try:
         info = retried(lambda: filesystem.get_file_info(path), uri)
         if info.type == pafs.FileType.NotFound:
-            raise RecoError(f"{uri}: no such file or folder")
+            private = ", or a private one and no HF_TOKEN" if uri.startswith("hf://") else ""
+            raise RecoError(f"{uri}: no such file or folder{private}")
         waiting = [info]
         while waiting:
             entry = waiting.pop()
@@ -174,8 +175,10 @@ def _walk(uri: str) -> Iterator[tuple[str, int]]:
 
 
 def _inside(filesystem: pafs.FileSystem, folder: str, uri: str) -> list[pafs.FileInfo]:
-    selector = pafs.FileSelector(folder, allow_not_found=True)
-    return [info for info in retried(lambda: filesystem.get_file_info(selector), uri) if info.path != folder]
+    flat = stores.is_flat(filesystem)  # then all files below at once
+    selector = pafs.FileSelector(folder, allow_not_found=True, recursive=flat)
+    infos = retried(lambda: filesystem.get_file_info(selector), uri)
+    return [i for i in infos if i.path != folder and not (flat and i.type == pafs.FileType.Directory)]
 
 
 def _glob_pattern(glob: str) -> re.Pattern[str]:

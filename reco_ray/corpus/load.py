@@ -35,13 +35,12 @@ def load_images(
     *,
     max_pixels: int,
     short_side: int,
-    drop_duplicates: bool,
 ) -> pa.Table:
     """Reads, decodes and resizes images.
 
     Args:
         uris: of a listing.
-        to_pixels, max_pixels, short_side, drop_duplicates: as `decode_images`.
+        to_pixels, max_pixels, short_side: as `decode_images`.
 
     Returns:
         LOADED_SCHEMA, a row for every URI, in order.
@@ -54,7 +53,7 @@ def load_images(
         to_pixels,
         max_pixels=max_pixels,
         short_side=short_side,
-        drop_duplicates=drop_duplicates,
+        drop_duplicates=False,
     )
 
 

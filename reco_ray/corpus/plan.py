@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reco_ray import storage
+from reco_ray import storage, stores
 from reco_ray.corpus import listing as listings
 from reco_ray.corpus.listing import UNKNOWN, Listing, is_container
 from reco_ray.errors import RecoError, reason
@@ -34,6 +34,7 @@ class Generation:
 
     first_shard, shards: the shards that it added. files: images that are files of their own. inside: images in
     containers, -1 if only reading will tell. source: fingerprint of all that was there, not only of what was new.
+    web: whether some are http or https addresses.
     """
 
     number: int
@@ -42,6 +43,7 @@ class Generation:
     files: int
     inside: int
     source: str
+    web: bool = False
 
     @property
     def images(self) -> int | None:
@@ -90,6 +92,7 @@ def record(out: str, found: Listing, new: pa.Table, before: list[Generation], sh
         files=files.num_rows,
         inside=UNKNOWN if unknown else pc.sum(counts).as_py() or 0,
         source=found.fingerprint,
+        web=bool(pc.any(pc.match_substring_regex(new["uri"], "^https?://")).as_py()),
     )
     marker = storage.join(out, _FOLDER, f"{number:04d}.json")
     storage.write_bytes(marker, json.dumps(asdict(generation), indent=2).encode())
@@ -128,7 +131,7 @@ def _read_group(uri: str, group: int) -> pa.Table:
 def _open(uri: str) -> pq.ParquetFile:
     filesystem, path = storage.resolve(uri)
     try:
-        return pq.ParquetFile(filesystem.open_input_file(path))
+        return pq.ParquetFile(stores.opened(filesystem, path))
     except pa.ArrowInvalid as error:
         raise RecoError(f"{uri}: damaged: {reason(error)}") from error
 

@@ -82,8 +82,6 @@ def read_image_bytes(uri: str) -> bytes:
         StoreUnavailable: its store does not answer.
     """
     try:
-        if web.is_web(uri):
-            return web.fetch(uri, MAX_BYTES)
         if tars.is_member(uri):
             return tars.member(uri)
         if video.is_member(uri):
@@ -91,6 +89,8 @@ def read_image_bytes(uri: str) -> bytes:
         file, hash_sign, row = uri.rpartition("#")
         if hash_sign and file.lower().endswith(".parquet"):
             return tables.member(file, int(row))
+        if web.is_web(uri):
+            return web.fetch(uri, MAX_BYTES)
         return storage.read_bytes(uri, MAX_BYTES)
     except StoreUnavailable:
         raise

@@ -105,9 +105,7 @@ def hits_sheet(hits: pa.Table, max_pixels: int) -> bytes:
         A JPEG.
     """
     shown = hits.slice(0, MOST_ON_SHEET)
-    loaded = load_images(
-        shown["uri"].to_pylist(), _thumbnail, max_pixels=max_pixels, short_side=TILE, drop_duplicates=False
-    )
+    loaded = load_images(shown["uri"].to_pylist(), _thumbnail, max_pixels=max_pixels, short_side=TILE)
     columns = min(COLUMNS, shown.num_rows)
     lines = -(-shown.num_rows // columns)
     step = TILE + GAP

@@ -22,23 +22,16 @@ import pyarrow.compute as pc
 import torch
 
 from reco_ray import metrics, storage
-from reco_ray.cluster import plan_workers
+from reco_ray.cluster import plan_workers, reader_room
 from reco_ray.config import Settings
-from reco_ray.console import progress
+from reco_ray.console import progress, waiting
 from reco_ray.corpus import web
 from reco_ray.corpus.budget import RejectBudget
 from reco_ray.corpus.embed import embed_pixels
 from reco_ray.corpus.listing import Listing, list_files
 from reco_ray.corpus.load import pixels_of
 from reco_ray.corpus.load_parts import LoadParts
-from reco_ray.corpus.plan import (
-    Generation,
-    pending_units,
-    read_generations,
-    read_recorded,
-    read_shard,
-    record,
-)
+from reco_ray.corpus.plan import Generation, pending_units, read_generations, read_recorded, record
 from reco_ray.corpus.settle import DUPLICATES_SCHEMA, IMAGES_KEY, count_reasons, rejected_so_far, settle
 from reco_ray.errors import RecoError
 from reco_ray.models import load_language_image_model
@@ -93,7 +86,7 @@ def embed_corpus(
     out = storage.absolute(out)
     begun = storage.exists(storage.join(out, storage.STARTED))
     generations = read_generations(out) if begun else []
-    found = None if generations else list_files(corpus)
+    found = None if generations else _list(corpus)
     model = load_language_image_model(
         settings.models.retrieval, weights=settings.models.weights, seed=settings.seed
     )
@@ -114,7 +107,7 @@ def embed_corpus(
         generations = [record(out, found, found.table, [], settings.embed.shard_size)]
     elif manifest and manifest.content["generation"] == len(generations):
         went_on = False
-        found = list_files(corpus)
+        found = _list(corpus)
         if found.fingerprint == generations[-1].source:
             return manifest, False
         new, gone = _changes(found, read_recorded(out, generations))
@@ -130,6 +123,11 @@ def embed_corpus(
     if follow and went_on:  # what was begun is done; the source may have grown meanwhile
         manifest, _ = embed_corpus(corpus, out, settings, follow=True)
     return manifest, True
+
+
+def _list(corpus: str) -> Listing:
+    with waiting(f"listing {corpus}"):
+        return list_files(corpus)
 
 
 def _changes(found: Listing, recorded: pa.Table) -> tuple[pa.Table, int]:
@@ -165,7 +163,9 @@ def _embed_pending(
     parts = sum(unit.num_rows for unit in units)
     most = max(1, parts) if total is not None else None
     workers = plan_workers(settings.models.device, most, settings.placement.embed)
-    loaders = min(web.PER_HOST_LIMIT, max(1, parts)) if web.is_web(_first_uri(out, generations)) else None
+    loaders, requests_per_host = None, 1
+    if any(generation.web for generation in generations):
+        loaders, requests_per_host = web.shares(min(parts, reader_room(workers)))
     load = LoadParts(
         out,
         generations,
@@ -174,7 +174,7 @@ def _embed_pending(
         max_pixels=options.max_pixels,
         part_size=options.shard_size,
         frames_per_second=options.frames_per_second,
-        requests_per_host=web.PER_HOST_LIMIT // loaders if loaders else 1,
+        requests_per_host=requests_per_host,
     )
     kwargs = {"models": settings.models, "seed": settings.seed, "batch_size": options.batch_size, "out": out}
     start, images = time.monotonic(), 0
@@ -182,6 +182,7 @@ def _embed_pending(
         for part in run_parts(units, load, EmbedWorker, kwargs, workers, loaders):
             advance(part["images"])
             images += part["images"]
+            metrics.images("embed", part["images"], part["duplicates"], part["rejected"])
             metrics.rate("embed", images / (time.monotonic() - start))
             budget.add(part["images"], part["rejected"], corpus, out)
     if pending_units(generations, _committed(out), options.shard_size):
@@ -236,10 +237,6 @@ def _images_done(
     return total - round(total * pending / shards) if shards else 0
 
 
-def _first_uri(out: str, generations: list[Generation]) -> str:
-    return read_shard(out, generations, 0)["uri"][0].as_py()
-
-
 def _committed(out: str) -> list[str]:
     """The names of the parts that are there."""
     names = storage.list_names(storage.join(out, KIND), ".parquet")
@@ -282,5 +279,4 @@ class EmbedWorker:
         table = table.replace_schema_metadata({IMAGES_KEY: str(rows.num_rows)})
         storage.write_table(storage.join(self._out, KIND, file), table)
         reasons = count_reasons(rejected["reason"].to_pylist())
-        metrics.images("embed", table.num_rows, duplicates.num_rows, reasons)
-        return {"part": name, "images": rows.num_rows, "rejected": reasons}
+        return {"images": rows.num_rows, "duplicates": duplicates.num_rows, "rejected": reasons}

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reco_ray import storage
+from reco_ray import storage, stores
 from reco_ray.errors import RecoError, reason
 from reco_ray.retries import retried
 
@@ -89,7 +89,7 @@ def member(uri: str, row: int) -> bytes:
 def _open(uri: str) -> pq.ParquetFile:
     filesystem, path = storage.resolve(uri)
     try:
-        return retried(lambda: pq.ParquetFile(filesystem.open_input_file(path)), uri)
+        return retried(lambda: pq.ParquetFile(stores.opened(filesystem, path)), uri)
     except (OSError, pa.ArrowInvalid) as error:
         raise RecoError(f"{uri}: not a readable Parquet file: {reason(error)}") from error
 

@@ -3,7 +3,7 @@
 import os
 from functools import lru_cache
 from threading import BoundedSemaphore, Lock
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import urllib3
 
@@ -12,10 +12,11 @@ from reco_ray.errors import reason
 
 PER_HOST_LIMIT = 8  # requests at a time to one host from the whole cluster
 CONNECT_SECONDS, READ_SECONDS = 10, 30
+_MOST_REDIRECTS = 5
 _RETRIES = urllib3.Retry(
     connect=2,
     read=2,
-    redirect=5,
+    redirect=0,  # ours: each counts as a request to the host that it leads to
     status=4,
     other=0,
     status_forcelist=(408, 425, 429, 500, 502, 503, 504),
@@ -30,6 +31,7 @@ _PIECE = 1 << 16
 
 
 def is_web(uri: str) -> bool:
+    """Whether this is an http or https address."""
     return uri.startswith(("http://", "https://"))
 
 
@@ -40,18 +42,28 @@ def fetch(url: str, limit: int) -> bytes:
         OSError: it cannot be had, or is larger than `limit` bytes.
     """
     try:
-        with _slot(urlsplit(url).hostname or ""):
-            return _fetch(url, limit)
+        for _ in range(_MOST_REDIRECTS + 1):
+            with _slot(urlsplit(url).hostname or ""):
+                found = _request(url, limit)
+            if isinstance(found, bytes):
+                return found
+            url = urljoin(url, found)
+            if not is_web(url):
+                raise OSError("redirected to neither http nor https")
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         cause = getattr(error, "reason", None) or error
         raise OSError(_short(cause if isinstance(cause, Exception) else error)) from error
+    raise OSError(f"more than {_MOST_REDIRECTS} redirects")
 
 
-def _fetch(url: str, limit: int) -> bytes:
+def _request(url: str, limit: int) -> bytes | str:
+    """The body, or where it is instead."""
     # A body that breaks off is not retried by urllib3 itself.
     for attempt in range(3):
-        response = _pool(os.getpid()).request("GET", url, preload_content=False)
+        response = _pool(os.getpid()).request("GET", url, preload_content=False, redirect=False)
         try:
+            if location := response.get_redirect_location():
+                return location
             if response.status != 200:
                 raise OSError(f"HTTP status {response.status}")
             length = response.headers.get("Content-Length", "")
@@ -85,6 +97,14 @@ def _pool(process: int) -> urllib3.PoolManager:
 _slots: dict[str, BoundedSemaphore] = {}
 _slots_lock = Lock()
 _share = PER_HOST_LIMIT
+
+
+def shares(loaders: int) -> tuple[int, int]:
+    """At most `loaders` processes -> how many of them, and requests at a time to one host from each."""
+    loaders = max(1, min(loaders, PER_HOST_LIMIT))
+    while PER_HOST_LIMIT % loaders:
+        loaders -= 1
+    return loaders, PER_HOST_LIMIT // loaders
 
 
 def limit_per_host(share: int) -> None:

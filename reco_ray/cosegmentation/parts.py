@@ -50,7 +50,6 @@ class LoadExemplars:
             lambda image: self._to_square(image, self._size),
             max_pixels=self._max_pixels,
             short_side=self._size,
-            drop_duplicates=False,
         )
         return loaded.append_column("concept", shard["concept"])
 

@@ -52,7 +52,6 @@ class LoadSamples:
             lambda image: self._transform.fit(self._protocol.cut_image(image), side, self._stride),
             max_pixels=self._max_pixels,
             short_side=side,
-            drop_duplicates=False,
         )
         return loaded.append_column("number", shard["number"])
 

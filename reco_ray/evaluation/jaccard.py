@@ -68,7 +68,6 @@ class LoadSquares:
             lambda image: self._transform.stretch(image, self._size),
             max_pixels=self._max_pixels,
             short_side=self._size,
-            drop_duplicates=False,
         )
         return loaded.append_column("number", shard["number"])
 

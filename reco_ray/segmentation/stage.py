@@ -93,7 +93,6 @@ class LoadWhole:
             lambda image: self._transform.fit(image, self._size, self._stride),
             max_pixels=self._max_pixels,
             short_side=self._size,
-            drop_duplicates=False,
         )
         return loaded.append_column("name", shard["name"])
 

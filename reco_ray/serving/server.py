@@ -57,9 +57,7 @@ def run_server(options: ServeOptions, host: str, port: int, *, local: bool) -> N
                 handle = _run(application, host, port)
             if hindrance := handle.begin.remote().result(timeout_s=_START_SECONDS):
                 raise RecoError(hindrance)
-            console.print(
-                f"serving    http://{host if ':' not in host else f'[{host}]'}:{port}", soft_wrap=True
-            )
+            console.print(f"serving    http://{host if ':' not in host else f'[{host}]'}:{port}")
             _wait()
             console.print("draining   no new requests; Ctrl-C again stops at once")
             _drain(handle)

@@ -9,7 +9,6 @@ import json
 import time
 from typing import Any, Literal
 
-import pyarrow.fs as pafs
 import torch
 from pydantic import BaseModel, Field, ValidationError
 from safetensors.torch import load as load_tensors
@@ -17,6 +16,7 @@ from safetensors.torch import load as load_tensors
 from reco_ray import storage
 from reco_ray.errors import RecoError
 from reco_ray.serving.bank import part_uri
+from reco_ray.stores import list_folders
 from reco_ray.vocabulary import Vocabulary
 
 Status = Literal["building", "ready", "failed"]
@@ -112,7 +112,7 @@ class RecordStore:
     def load(self) -> list[Record]:
         """All vocabularies that were put and not deleted. Files that are none are left alone."""
         found = []
-        for owner in _folders(self.folder):
+        for owner in list_folders(self.folder):
             for name in storage.list_names(storage.join(self.folder, owner), ".json"):
                 try:
                     data = storage.read_bytes(storage.join(self.folder, owner, name))
@@ -135,7 +135,7 @@ class RecordStore:
     def delete_banks(self, record: Record, keep: set[str]) -> None:
         """Deletes the banks of a vocabulary but those of the keys `keep`."""
         folder = storage.join(self.folder, record.owner, record.name)
-        for key in _folders(folder):
+        for key in list_folders(folder):
             if key not in keep:
                 filesystem, path = storage.resolve(storage.join(folder, key))
                 filesystem.delete_dir(path)
@@ -146,9 +146,3 @@ class RecordStore:
 
     def _record(self, record: Record) -> str:
         return storage.join(self.folder, record.owner, f"{record.name}.json")
-
-
-def _folders(uri: str) -> list[str]:
-    filesystem, path = storage.resolve(uri)
-    infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
-    return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)

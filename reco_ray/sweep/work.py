@@ -115,9 +115,7 @@ def encode(view: View, uris: list[str], device: str) -> list[Encoded]:
             return transform.fit(image, view.size, stride)
         return (transform.stretch if view.shape == "whole" else transform.crop)(image, view.size)
 
-    rows = load_images(
-        uris, to_pixels, max_pixels=view.max_pixels, short_side=view.size, drop_duplicates=False
-    )
+    rows = load_images(uris, to_pixels, max_pixels=view.max_pixels, short_side=view.size)
     found = [Encoded(uri, reason=why) for uri, why in zip(uris, rows["reason"].to_pylist(), strict=True)]
     alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for row in (row for row, image in enumerate(found) if image.reason is None):

@@ -58,7 +58,6 @@ class LoadFrames:
             lambda image: self._transform.fit(image, self._size, self._stride),
             max_pixels=self._max_pixels,
             short_side=self._size,
-            drop_duplicates=False,
         )
 
 

@@ -59,9 +59,7 @@ def corpus(tmp_path_factory) -> Path:
 def expected(corpus, model, settings) -> dict[str, np.ndarray]:
     """The embeddings, computed here without Ray."""
     uris = [str(file) for file in sorted(corpus.glob("0*.jpg"))]
-    table = load_images(
-        uris, model.transform.crop, max_pixels=10**8, short_side=model.transform.size, drop_duplicates=False
-    )
+    table = load_images(uris, model.transform.crop, max_pixels=10**8, short_side=model.transform.size)
     vectors = embed_pixels(model, [pixels_of(table, row) for row in range(len(uris))], batch_size=5)
     return dict(zip(table["image_id"].to_pylist(), vectors.astype(np.float32), strict=True))
 

@@ -7,7 +7,7 @@ import pytest
 from images import encoded, photograph, png_header_only, write_photographs
 from PIL import Image
 
-from reco_ray.corpus.load import LOADED_SCHEMA, load_images, pixels_of
+from reco_ray.corpus.load import LOADED_SCHEMA, decode_images, load_images, pixels_of
 from reco_ray.models.efficientnet_lite import TRANSFORM
 
 
@@ -16,8 +16,13 @@ def crop(image):
 
 
 def load(uris, **options):
-    options = {"max_pixels": 1_000_000, "short_side": 32, "drop_duplicates": True, **options}
+    options = {"max_pixels": 1_000_000, "short_side": 32, **options}
     return load_images([str(uri) for uri in uris], options.pop("to_pixels", crop), **options)
+
+
+def decode(files, drop_duplicates):
+    images = [(str(file), file.read_bytes()) for file in files]
+    return decode_images(images, crop, max_pixels=1_000_000, short_side=32, drop_duplicates=drop_duplicates)
 
 
 def test_every_file_is_a_row_and_every_bad_one_has_a_reason(tmp_path):
@@ -70,19 +75,20 @@ def test_duplicates_are_decoded_once_and_point_at_the_first(tmp_path):
     first, second = write_photographs(tmp_path, 2)
     again = tmp_path / "again.jpg"
     again.write_bytes(first.read_bytes())
-    table = load([first, second, again, first])
+    table = decode([first, second, again, first], drop_duplicates=True)
     assert table["duplicate_of"].to_pylist() == [None, None, str(first), str(first)]
     assert table["pixels"].null_count == 2
     assert table["reason"].null_count == 4
-    kept = load([first, second, again, first], drop_duplicates=False)
+    kept = decode([first, second, again, first], drop_duplicates=False)
     assert kept["pixels"].null_count == kept["duplicate_of"].null_count - 4 == 0
+    assert load([first, again])["pixels"].null_count == 0
 
 
 def test_copies_of_a_bad_file_are_all_rejected(tmp_path):
     names = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
     for name in names:
         name.write_bytes(b"no image")
-    table = load(names)
+    table = decode(names, drop_duplicates=True)
     assert table["reason"].to_pylist() == ["not an image that can be decoded"] * 2
     assert table["duplicate_of"].to_pylist() == [None, None]
 

@@ -52,7 +52,6 @@ def index(corpus, settings, tmp_path_factory) -> str:
         model.transform.crop,
         max_pixels=settings.embed.max_pixels,
         short_side=model.transform.size,
-        drop_duplicates=True,
     )
     worker("00000000", loaded)
     content = {"dim": model.embedding_dim, "model": model.fingerprint, "shards": 1}

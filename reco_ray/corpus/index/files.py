@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from reco_ray import storage
+from reco_ray import storage, stores
 from reco_ray.corpus.index.library import load_faiss, share_centroids
 from reco_ray.errors import RecoError, reason
 
@@ -163,7 +163,7 @@ class ImageTable:
         if shard not in self._files:
             filesystem, path = storage.resolve(self._shards[shard].images)
             try:
-                file = pq.ParquetFile(filesystem.open_input_file(path))
+                file = pq.ParquetFile(stores.opened(filesystem, path))
             except (OSError, pa.ArrowInvalid) as error:
                 raise RecoError(
                     f"{self._shards[shard].images}: damaged ({reason(error)}): delete the index and build it again"
