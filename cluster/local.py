@@ -19,6 +19,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported
 
 import typer
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
 from ray.cluster_utils import Cluster
 
@@ -59,13 +60,15 @@ def start(nodes: list[dict[str, float]], memory_mb: int, dashboard_port: int | N
     cluster = Cluster()
     try:
         for number, claimed in enumerate(nodes):
+            # A folder each, as machines have: in one of all, a node unpacks a job's code over that which others run.
+            folder = {"temp_dir": f"{get_default_ray_temp_dir()}/node{number}"}
             cluster.add_node(
                 num_cpus=claimed.get("CPU", 0),
                 num_gpus=claimed.get("GPU", 0),
                 resources={name: amount for name, amount in claimed.items() if name not in ("CPU", "GPU")},
                 object_store_memory=memory_mb * 2**20,
                 dashboard_agent_listen_port=None,  # a free one: the head's would be 52365, which others have
-                **(dashboard | {"gcs_server_port": free_port()} if number == 0 else {}),
+                **(folder if number else dashboard | {"gcs_server_port": free_port()}),
             )
         cluster.wait_for_nodes()
     except BaseException:
