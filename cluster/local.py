@@ -3,8 +3,8 @@
     python cluster/local.py --node CPU=2,decode=8 --node CPU=1,GPU=1 --node CPU=1,GPU=1
 
 The first node is the head. Prints the address, waits for Ctrl-C (or SIGTERM), stops what it started and nothing else.
-The dashboard, which takes jobs, listens on loopback; Ray's other ports, free ones, on the machine's address, where Ray
-looks for a head at 127.0.0.1 all the same. All demand Ray's token, which is made if there is none.
+The dashboard, which takes jobs, listens on loopback; Ray's other ports, free ones, on all interfaces, where Ray looks
+for a head at 127.0.0.1 all the same. All demand Ray's token, which is made if there is none.
 A claimed GPU is a number to the scheduler: run stages with `--device cpu` on it.
 """
 
