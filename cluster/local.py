@@ -3,8 +3,8 @@
     python cluster/local.py --node CPU=2,decode=8 --node CPU=1,GPU=1 --node CPU=1,GPU=1
 
 The first node is the head. Prints the address, waits for Ctrl-C (or SIGTERM), stops what it started and nothing else.
-The dashboard, which takes jobs, listens on loopback; Ray's other ports, free ones, on the machine's address, where Ray
-looks for a head at 127.0.0.1 all the same. All demand Ray's token, which is made if there is none.
+The dashboard, which takes jobs, listens on loopback; Ray's other ports, free ones, on all interfaces, where Ray looks
+for a head at 127.0.0.1 all the same. All demand Ray's token, which is made if there is none.
 A claimed GPU is a number to the scheduler: run stages with `--device cpu` on it.
 """
 
@@ -19,6 +19,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported
 
 import typer
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
 from ray.cluster_utils import Cluster
 
@@ -59,13 +60,15 @@ def start(nodes: list[dict[str, float]], memory_mb: int, dashboard_port: int | N
     cluster = Cluster()
     try:
         for number, claimed in enumerate(nodes):
+            # A folder each, as machines have: in one of all, a node unpacks a job's code over that which others run.
+            folder = {"temp_dir": f"{get_default_ray_temp_dir()}/node{number}"}
             cluster.add_node(
                 num_cpus=claimed.get("CPU", 0),
                 num_gpus=claimed.get("GPU", 0),
                 resources={name: amount for name, amount in claimed.items() if name not in ("CPU", "GPU")},
                 object_store_memory=memory_mb * 2**20,
                 dashboard_agent_listen_port=None,  # a free one: the head's would be 52365, which others have
-                **(dashboard | {"gcs_server_port": free_port()} if number == 0 else {}),
+                **(folder if number else dashboard | {"gcs_server_port": free_port()}),
             )
         cluster.wait_for_nodes()
     except BaseException:

@@ -2,9 +2,8 @@
 
 import logging
 import os
-import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,24 +21,27 @@ import ray._private.worker as ray_worker
 from reco_ray.config import StagePlacement
 from reco_ray.console import console, waiting
 from reco_ray.errors import RecoError, reason
+from reco_ray.listener import require_listener
+from reco_ray.troubles import trouble
 
 
 @contextmanager
 def session(address: str | None = None) -> Iterator[None]:
     """Connects to `address`, else to $RAY_ADDRESS, else starts Ray on this machine and stops it at the end.
 
-    Inside an existing connection it does nothing.
+    Inside an existing connection it only does the last: errors of Ray that a user can mend become RecoErrors.
 
     Raises:
-        RecoError: no cluster answers at the address, or Ray does not start here.
+        RecoError: no cluster answers at the address, or Ray does not start here; the cluster is in trouble.
     """
     if ray.is_initialized():
-        yield
+        with _troubles():
+            yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
     setattr(ray_worker, "print_to_stdstream", _show_remark)  # noqa: B010 - it is declared as that very function
     try:
-        _require_listener(address or "")
+        require_listener(address or "")
         with waiting(f"connecting to {address}" if address else "starting Ray"), _silent_descriptor():
             ray.init(
                 address=address or "local",
@@ -51,7 +53,8 @@ def session(address: str | None = None) -> Iterator[None]:
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
         raise RecoError(f"{where}: {reason(error)}") from error
     try:
-        yield
+        with _troubles():
+            yield
     finally:
         ray.shutdown()
 
@@ -65,11 +68,16 @@ def _show_remark(data: Mapping[str, Any], **_: Any) -> None:
             console.print(f"Ray: {line.strip()}")
 
 
-def _require_listener(address: str) -> None:
-    """Asks "host:port" whether anybody is there: Ray would go on asking for minutes, and say so."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+@contextmanager
+def _troubles() -> Iterator[None]:
+    try:
+        yield
+    except RecoError:
+        raise
+    except Exception as error:
+        if (line := trouble(error)) is None:
+            raise
+        raise RecoError(line) from error
 
 
 @contextmanager
@@ -112,25 +120,26 @@ def plan_workers(
     device: str = "auto",
     most: int | None = None,
     placement: StagePlacement | None = None,
-    resources: Mapping[str, float] | None = None,
+    nodes: Sequence[Mapping[str, float]] | None = None,
 ) -> Workers:
     """Chooses the pool for the connected cluster: one worker a GPU, or single-threaded workers over the CPUs.
 
     One thread a worker wastes least on small machines (two workers of one thread beat one of two by a tenth);
-    from eight cores on, four threads a worker keep the number of loaded models down.
+    from eight cores on, four threads a worker keep the number of loaded models down, where a node has as many.
 
     Args:
         device: "auto", "cpu" or "cuda".
         most: an upper bound on the number of workers, e.g. the number of shards.
         placement: what the workers ask for. With `workers` named, that many are asked for, also where the nodes for
             them are still to be started by an autoscaler.
-        resources: of a cluster to plan for; None = the connected one.
+        nodes: the resources of each node of a cluster to plan for; None = the connected one.
 
     Raises:
         RecoError: "cuda" is asked for and the cluster has no GPU, or no node has a custom resource.
     """
     placement = placement or StagePlacement()
-    resources = ray.cluster_resources() if resources is None else resources
+    nodes = _nodes() if nodes is None else nodes
+    resources = {name: sum(node.get(name, 0.0) for node in nodes) for node in nodes for name in node}
     gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1)
     awaited = placement.workers is not None and placement.gpus_per_worker is not None
     if device.startswith("cuda") and not gpus and not awaited:
@@ -142,7 +151,7 @@ def plan_workers(
         room = gpus * int(1 / share + 1e-9) if share < 1 else int(gpus // share)
         reserved, threads, kind = 1.0, 1, "cuda"
     else:
-        share, threads, kind = 0.0, 1 if cpus <= 8 else 4, "cpu"
+        share, threads, kind = 0.0, 4 if cpus > 8 and max(n.get("CPU", 0) for n in nodes) >= 4 else 1, "cpu"
         room, reserved = int(cpus // threads), threads * _WORKER_SHARE
         if placement.cpus_per_worker:
             threads = max(1, round(placement.cpus_per_worker))
@@ -172,3 +181,25 @@ def reader_room(workers: Workers) -> int:
     """How many reader tasks the connected cluster runs beside the workers."""
     cpus = ray.cluster_resources().get("CPU", 1.0) - workers.count * workers.cpus
     return max(1, int(cpus / READER_CPUS))
+
+
+def say_what_is_awaited(workers: Workers) -> None:
+    """Prints a line if no node has room for a worker, or for a reader, of the pool: nothing runs until one comes."""
+    asked = {
+        "worker": {"CPU": workers.cpus, "GPU": workers.gpus, **workers.resources},
+        "reader": {"CPU": READER_CPUS, **workers.reader_resources},
+    }
+    for who, amounts in asked.items():
+        if not any(
+            all(node.get(name, 0.0) >= amount for name, amount in amounts.items()) for node in _nodes()
+        ):
+            listed = ", ".join(f"{name} {amount:g}" for name, amount in amounts.items() if amount)
+            console.print(
+                f"waiting    no node has room for a {who} ({listed}): one must be started, and `ray status` says "
+                "whether an autoscaler is about to"
+            )
+
+
+def _nodes() -> list[dict[str, float]]:
+    """What each node has, whether it is in use or not."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -40,3 +40,13 @@ _GOOGLE = re.compile(
     re.DOTALL,
 )
 _NO_CREDENTIALS = "Could not create a OAuth2 access token"
+
+_NO_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "could not create a memory object")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a computation ran out of memory: Python's error, or one of PyTorch's, which are RuntimeErrors."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
+    )

@@ -15,8 +15,8 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from reco_ray.checksums import recorded
-from reco_ray.cluster import READER_CPUS, Workers
-from reco_ray.errors import RecoError
+from reco_ray.cluster import READER_CPUS, Workers, say_what_is_awaited
+from reco_ray.errors import RecoError, out_of_memory, reason
 from reco_ray.streaming import stream_context
 
 # Ray Data tells the terminal of every plan and error; its log file in the session's directory has it all.
@@ -103,6 +103,7 @@ def run_parts(
                 resources=workers.resources,
             )
         )
+        say_what_is_awaited(workers)
         for row in dataset.iter_rows():
             if row["error"] is not None:
                 raise RecoError(row["error"])
@@ -111,6 +112,18 @@ def run_parts(
 
 _SHARD_COLUMN = "__shard__"
 _RESULT_SCHEMA = pa.schema([("result", pa.string()), ("error", pa.string())])
+
+
+def _told(error: Exception) -> str:
+    """An error that its user can mend, in one line; any other is raised again."""
+    if isinstance(error, RecoError):
+        return str(error)
+    if out_of_memory(error):
+        return (
+            f"out of memory on node {ray.util.get_node_ip_address()} ({reason(error)}): fewer workers a node or GPU "
+            "(placement), smaller batches or images; the same command goes on"
+        )
+    raise error
 
 
 class _One:
@@ -134,8 +147,8 @@ class _Loaded:
         try:
             for name, rows in self._load(unit):
                 yield _packed(name, rows)
-        except RecoError as error:
-            yield _row(None, str(error), pa.nulls(1))
+        except Exception as error:
+            yield _row(None, _told(error), pa.nulls(1))
 
 
 def _packed(name: str, rows: pa.Table) -> pa.Table:
@@ -165,8 +178,8 @@ class _Worker:
         self._worker, self._error = None, None
         try:
             self._worker = worker(**kwargs)
-        except RecoError as error:
-            self._error = str(error)
+        except Exception as error:
+            self._error = _told(error)
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         results = [self._compute(part) for part in parts.to_batches(max_chunksize=1)]
@@ -181,5 +194,5 @@ class _Worker:
                 "result": json.dumps(recorded(self._worker, name, _unpacked(part["rows"]))),
                 "error": None,
             }
-        except RecoError as problem:
-            return {"result": None, "error": str(problem)}
+        except Exception as problem:
+            return {"result": None, "error": _told(problem)}

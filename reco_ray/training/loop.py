@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from reco_ray import storage
 from reco_ray.config import Settings
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import RecoError, out_of_memory, reason
 from reco_ray.models.runtime import resolve_runtime
 from reco_ray.training import checkpoint
 from reco_ray.training.checkpoint import State
@@ -78,18 +78,11 @@ def train_worker(config: dict[str, Any]) -> None:
             raise  # the others may be waiting for this worker's gradients
 
 
-_OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "could not create a memory object")
-
-
 def hopeless(error: Exception) -> str | None:
     """Why trying again would end the same way, in one line; None if it might not."""
     if isinstance(error, RecoError):
         return reason(error)
-    # torch.OutOfMemoryError is a RuntimeError, as is what the CPU's allocators raise.
-    text = str(error).lower()
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
-    ):
+    if out_of_memory(error):
         return "out of memory in a step: lower train.batch_size or train.crop, or raise train.accumulate"
     return None
 

@@ -1,11 +1,22 @@
-"""A Ray cluster inside the test process."""
+"""Ray clusters: inside the test process, or in one of their own that takes jobs."""
 
+import os
+import secrets
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import ray
+from processes import descendants, title
 from ray.cluster_utils import Cluster
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
 
 
 @contextmanager
@@ -39,3 +50,46 @@ def two_nodes() -> Iterator[Cluster]:
         finally:
             ray.shutdown()
             cluster.shutdown()
+
+
+class Rehearsal(NamedTuple):
+    """The cluster: its process, where Ray and its dashboard listen, and an environment that holds the token."""
+
+    pid: int
+    address: str
+    dashboard: str
+    environment: dict[str, str]
+
+
+@contextmanager
+def rehearsal(*nodes: str, python: str = sys.executable, **variables: str) -> Iterator[Rehearsal]:
+    """`cluster/local.py` with the nodes and environment variables; afterwards nothing of it is left."""
+    inherited = {n: v for n, v in os.environ.items() if n not in ("RAY_ADDRESS", "PYTHONPATH")}
+    environment = {
+        **inherited,
+        "PATH": f"{Path(python).parent}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **variables,
+    }
+    process = subprocess.Popen(
+        [python, "cluster/local.py", *(word for node in nodes for word in ("--node", node))],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    printed: dict[str, str] = {}
+    try:
+        while "ready" not in printed and (line := process.stdout.readline()):
+            name, value = line.split()[:2]
+            printed[name] = value
+        assert printed.get("ready") == str(len(nodes))
+        yield Rehearsal(process.pid, printed["address"], printed["dashboard"], environment)
+    finally:
+        below = descendants(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert not [title(pid) for pid in below if "raylet" in title(pid) or "gcs_server" in title(pid)]
