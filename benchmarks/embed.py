@@ -146,7 +146,8 @@ def _loop(files: list[str], batch_size: int, threads: int) -> float:
         if len(batch) == batch_size:
             embed_pixels(model, batch, batch_size)
             batch = []
-    embed_pixels(model, batch, batch_size)
+    if batch:
+        embed_pixels(model, batch, batch_size)
     rate = len(files) / (time.perf_counter() - start)
     torch.set_num_threads(before)
     return rate

@@ -44,7 +44,7 @@ class ModelSettings(_Section):
     device: str = Field(default="auto", description="cpu, cuda, or auto: GPUs where there are any")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
-        description="arithmetic of the models; auto = bf16 where the device multiplies it natively",
+        description="arithmetic of the models; auto = bf16 where the device multiplies it natively, and is faster so",
     )
 
     @property

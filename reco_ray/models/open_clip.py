@@ -45,7 +45,7 @@ class OpenClip:
         seed: int = 0,
         precision: str = "auto",
     ) -> None:
-        self.runtime: Runtime = resolve_runtime(device, precision)
+        self.runtime: Runtime = resolve_runtime(device, precision, transformer=True)
         # Without the attention: it changes the dense features, not the space that an index is searched in.
         self.spec = f"open_clip:{architecture}/{tag}"
         model, self._tokenize = _create(architecture, tag, weights, seed)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from timm.data import resolve_data_config
+from timm.models import is_model_in_modules
 from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import Block
 from torch import nn
@@ -55,7 +56,7 @@ class TimmEncoder:
         seed: int = 0,
         precision: str = "auto",
     ) -> None:
-        self.runtime: Runtime = resolve_runtime(device, precision)
+        self.runtime: Runtime = resolve_runtime(device, precision, transformer=_is_transformer(name))
         net = _random(name, seed) if random else _pretrained(name, weights)
         self.transform = _image_transform(net)
         features = LayerFeatures(net, layer, output)
@@ -250,6 +251,11 @@ def _architecture(name: str) -> str:
         known = ", ".join(_tags(architecture))
         raise RecoError(f"timm:{architecture} has no weights {tag!r}: choose of {known}, or /random")
     return name
+
+
+def _is_transformer(name: str) -> bool:
+    architecture = _architecture(name).partition(".")[0]
+    return is_model_in_modules(architecture, ["vision_transformer", "deit", "eva"])
 
 
 def _tags(architecture: str) -> list[str]:

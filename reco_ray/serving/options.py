@@ -46,7 +46,7 @@ class Scale(_Section):
         default=None, ge=1, description="batches computed at once in a replica; None = one a core, at most 4"
     )
     threads: int = Field(default=1, ge=1, description="torch threads a batch")
-    batch: int = Field(default=8, ge=1, description="images of one encoder pass, at most")
+    batch: int = Field(default=4, ge=1, description="images of one encoder pass, at most; larger on GPUs")
     segmenter_bytes: int = Field(
         default=2_000_000_000, ge=1, description="weights of trained segmenters that a replica keeps loaded"
     )

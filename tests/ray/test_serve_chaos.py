@@ -141,6 +141,12 @@ class Load:
             f"it does not serve again: {self.outcomes[-30:]}",
         )
 
+    def tell(self, killed: str, begin: int) -> int:
+        """Prints what came of the requests since `begin`; where those of the next kill begin."""
+        end = len(self.outcomes)
+        print(f"{killed}: {dict(Counter(self.outcomes[begin:end]))}")
+        return end
+
 
 def test_any_ingress_replica_knows_of_a_vocabulary(deployed: Deployed) -> None:
     assert len(deployed.replicas("ServeReplica:reco:Ingress")) == 2
@@ -165,10 +171,12 @@ def test_what_is_killed_under_load_is_replaced_and_costs_no_more_than_it_held(de
 
     with Load(deployed.url) as load:
         load.await_answers()
+        begin = load.tell("nothing", 0)
         os.kill(deployed.replicas("ServeController")[0], signal.SIGKILL)
         for kind in ("Models", "Library", "Ingress"):
             kill(f"ServeReplica:reco:{kind}")  # which the new controller replaces
             load.await_answers()
+            begin = load.tell(kind, begin)
         assert replicas_on(deployed.second, "ServeReplica:reco:"), "nothing runs there that could be lost"
         deployed.cluster.remove_node(deployed.second, allow_graceful=False)
         await_that(
@@ -176,8 +184,8 @@ def test_what_is_killed_under_load_is_replaced_and_costs_no_more_than_it_held(de
             "what the node ran is not replaced",
         )
         load.await_answers()
+        load.tell("node", begin)
     counts = Counter(load.outcomes)
-    print(f"outcomes: {dict(counts)}")
     # An ingress replica that dies takes with it what the clients had under way there: once by itself, once by its node.
     lost = sum(count for outcome, count in counts.items() if outcome not in ("200", "503"))
     assert lost <= 2 * CLIENTS, counts
