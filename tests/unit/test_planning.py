@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from documents import ROOT
 
 from reco_ray import storage
 from reco_ray.cli import main
@@ -17,11 +16,10 @@ from reco_ray.pipeline import read_pipeline
 from reco_ray.planning.estimate import estimate
 from reco_ray.planning.measure import measure
 from reco_ray.planning.nodes import Nodes, parse_nodes, place, total
-from reco_ray.planning.rates import ITEMS, Rate, as_yaml, read_rates
+from reco_ray.planning.rates import Rate, as_yaml, read_rates
 from reco_ray.planning.table import as_table
 from reco_ray.planning.work import Work, works
 
-RATES = ROOT / "cluster" / "rates.yaml"
 CPUS = [Nodes(4, {"CPU": 8.0})]
 MIXED = [Nodes(2, {"CPU": 16.0, "GPU": 1.0, "model": 1.0}), Nodes(3, {"CPU": 8.0, "decode": 32.0})]
 
