@@ -73,7 +73,7 @@ def _pool(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int
     rate, sized, missing = _find(work.stage, decisive(work.stage, settings), workers.device, rates)
     size = None if sized is None else (sized.fixed_bytes + items * sized.bytes_per_item) / 1e9
     if rate is None:
-        return Estimate(work.name, items, count, None, None, size, missing)
+        return Estimate(work.name, items, count, None, None if workers.gpus else 0.0, size, missing)
     power = workers.gpus if workers.device == "cuda" else workers.threads
     seconds = {
         "workers": rate.compute_seconds * (work.context + (items - work.context) / count) / power,
@@ -113,7 +113,7 @@ def _index(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes], images: in
     training = next((seconds for seconds in trained if seconds is not None), None)
     if rate is None or (plan.centroids and training is None):
         return Estimate(
-            work.name, images, tasks, None, None, bytes_, missing or f"no rate of training {plan.kind}"
+            work.name, images, tasks, None, 0.0, bytes_, missing or f"no rate of training {plan.kind}"
         )
     cores = max(node.has.get("CPU", 0.0) for node in nodes)
     seconds = {
@@ -144,7 +144,7 @@ def _train(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes]) -> Estimat
     size = None if sized is None else work.sets * sized.fixed_bytes / 1e9
     items, count = steps * work.sets, workers.count * at_once
     if rate is None:
-        return Estimate(work.name, items, count, None, None, size, missing)
+        return Estimate(work.name, items, count, None, None if workers.gpus else 0.0, size, missing)
     # More threads than were measured are not taken to help: a batch is small.
     power = workers.gpus if workers.device == "cuda" else min(workers.threads, rate.threads)
     rounds = math.ceil(work.sets / at_once)

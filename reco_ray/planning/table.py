@@ -42,4 +42,6 @@ def _figure(value: float | None) -> str:
     """Three digits, or all before the point."""
     if value is None:
         return "-"
+    if 0 < value < 0.001:
+        return "<0.001"
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
