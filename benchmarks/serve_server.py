@@ -116,7 +116,10 @@ class Server:
 
     @contextmanager
     def watched(self) -> Iterator[list[tuple[float, dict[str, int]]]]:
-        """Samples (seconds, resident bytes by kind) while the block runs."""
+        """Samples (seconds, resident bytes by kind) while the block runs.
+
+        Without shared pages: those of libraries and of Ray's object store, which every reader maps.
+        """
         samples: list[tuple[float, dict[str, int]]] = []
         done = threading.Event()
         started = time.monotonic()
@@ -127,7 +130,8 @@ class Server:
                 for kind, processes in self.processes().items():
                     for process in processes:
                         try:
-                            resident[kind] = resident.get(kind, 0) + process.memory_info().rss
+                            info = process.memory_info()
+                            resident[kind] = resident.get(kind, 0) + info.rss - info.shared
                         except psutil.Error:
                             continue
                 samples.append((time.monotonic() - started, resident))
