@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from documents import ROOT
 
 from reco_ray import storage
 from reco_ray.cli import main
@@ -16,7 +17,7 @@ from reco_ray.pipeline import read_pipeline
 from reco_ray.planning.estimate import estimate
 from reco_ray.planning.measure import measure
 from reco_ray.planning.nodes import Nodes, parse_nodes, place, total
-from reco_ray.planning.rates import Rate, as_yaml, read_rates
+from reco_ray.planning.rates import ITEMS, Rate, as_yaml, read_rates
 from reco_ray.planning.table import as_table
 from reco_ray.planning.work import Work, works
 
@@ -318,3 +319,17 @@ def test_what_is_wrong_is_one_line(
     assert ended.value.code == status
     assert says in printed
     assert len(printed.splitlines()) == 1
+
+
+def test_the_rates_that_are_shipped_are_of_mini_as_it_is() -> None:
+    """If this fails, a setting of `mini` that decides a speed has changed: measure again (docs/planning.md)."""
+    rates, settings = read_rates(str(ROOT / "cluster" / "rates.yaml")), load_settings("mini")
+    assert {"embed", "index", "references"} <= {each.stage for each in rates}
+    for each in rates:
+        assert each.machine
+        assert each.stage == "index" or each.settings == decisive(each.stage, settings)
+
+
+def test_the_pipeline_that_measures_is_one_of_every_stage_with_rates() -> None:
+    steps = read_pipeline(str(ROOT / "benchmarks" / "rates.yaml"))
+    assert [step.stage for step in steps] == list(ITEMS)
