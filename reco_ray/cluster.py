@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 import ray
 import ray._private.worker as ray_worker
 
-from reco_ray.config import StagePlacement
+from reco_ray.config import Settings, StagePlacement
 from reco_ray.console import console, waiting
 from reco_ray.errors import RecoError, reason
 from reco_ray.listener import require_listener
@@ -139,7 +139,8 @@ def plan_workers(
     """
     placement = placement or StagePlacement()
     nodes = _nodes() if nodes is None else nodes
-    resources = {name: sum(node.get(name, 0.0) for node in nodes) for node in nodes for name in node}
+    names = {name for node in nodes for name in node}
+    resources = {name: sum(node.get(name, 0.0) for node in nodes) for name in names}
     gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1)
     awaited = placement.workers is not None and placement.gpus_per_worker is not None
     if device.startswith("cuda") and not gpus and not awaited:
@@ -177,12 +178,6 @@ def plan_workers(
     )
 
 
-def reader_room(workers: Workers) -> int:
-    """How many reader tasks the connected cluster runs beside the workers."""
-    cpus = ray.cluster_resources().get("CPU", 1.0) - workers.count * workers.cpus
-    return max(1, int(cpus / READER_CPUS))
-
-
 def say_what_is_awaited(workers: Workers) -> None:
     """Prints a line if no node has room for a worker, or for a reader, of the pool: nothing runs until one comes."""
     asked = {
@@ -203,3 +198,51 @@ def say_what_is_awaited(workers: Workers) -> None:
 def _nodes() -> list[dict[str, float]]:
     """What each node has, whether it is in use or not."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def plan_runs(
+    runs: int, settings: Settings, total: Mapping[str, float], largest_node: int
+) -> tuple[Workers, int]:
+    """Chooses the workers of training runs: a GPU each where there are any, else cores shared evenly among the runs.
+
+    No worker has cores of two nodes.
+
+    Args:
+        total: resources of the cluster. largest_node: cores of the node that has most.
+
+    Returns:
+        The workers of one run, and how many runs go on side by side.
+
+    Raises:
+        RecoError: more workers than the cluster can have, or a GPU is asked for and there is none.
+    """
+    count = settings.train.workers
+    cores, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
+    on_gpus = gpus > 0 and settings.models.device != "cpu"
+    if count > (gpus if on_gpus else cores):
+        has = f"{gpus} GPUs" if on_gpus else f"{cores} CPUs"
+        raise RecoError(f"train.workers={count}: the cluster has only {has}: lower it, or add nodes")
+    if on_gpus:
+        return Workers(count, 1.0, 1.0, 1, "cuda"), max(1, gpus // count)
+    if settings.models.device.startswith("cuda"):
+        raise RecoError("device 'cuda' was asked for, but the cluster has no GPU: use --device cpu or auto")
+    threads = max(1, min(largest_node, cores // (min(runs, cores) * count)))
+    workers = Workers(count, threads * _WORKER_SHARE, 0.0, threads, "cpu")
+    return workers, max(1, cores // (threads * count))
+
+
+def count_readers(workers: Workers, free: Iterable[Mapping[str, float]] | None = None) -> int:
+    """How many tasks can read for a pool at a time, none across two of the places where there is something free.
+
+    Args:
+        free: resources that the pool leaves; None = what it leaves of the connected cluster, where one goes always.
+    """
+    asked = {"CPU": READER_CPUS, **workers.reader_resources}
+    places = list(free or [])
+    if free is None:
+        total = ray.cluster_resources()
+        places = [{**total, "CPU": total.get("CPU", 0.0) - workers.count * workers.cpus}]
+    rooms = [
+        int(min(each.get(name, 0.0) / amount for name, amount in asked.items()) + 1e-9) for each in places
+    ]
+    return max(sum(rooms), int(free is None))

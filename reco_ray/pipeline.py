@@ -112,6 +112,12 @@ def run_pipeline(file: str, steps: list[Step], summary: str) -> None:
     write("done")
 
 
+def parameters(step: Step) -> dict[str, Any]:
+    """The values of a step's options as its command gets them, defaults filled in."""
+    command = _commands().commands[step.stage]
+    return dict(command.make_context(step.stage, step.words[1:]).params)
+
+
 def _commands() -> Any:
     import reco_ray.cli  # every command is registered by then
 

@@ -6,6 +6,7 @@ retry of that call writes the same files again.
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from reco_ray.checksums import recorded
 from reco_ray.cluster import READER_CPUS, Workers, say_what_is_awaited
 from reco_ray.errors import RecoError, out_of_memory, reason
+from reco_ray.meter import Meter
 from reco_ray.streaming import stream_context
 
 # Ray Data tells the terminal of every plan and error; its log file in the session's directory has it all.
@@ -39,6 +41,7 @@ def run_shards(
     worker: type,
     worker_kwargs: dict[str, Any],
     workers: Workers,
+    meter: Meter | None = None,
 ) -> Iterator[dict[str, Any]]:
     """`run_parts` where what to do fits the driver: a table of rows by shard, `load` a table from each."""
     units = [
@@ -46,7 +49,7 @@ def run_shards(
         for name, shard in shards.items()
     ]
     workers = replace(workers, count=min(workers.count, max(1, len(shards))))
-    return run_parts(units, _One(load), worker, worker_kwargs, workers)
+    return run_parts(units, _One(load), worker, worker_kwargs, workers, meter=meter)
 
 
 def run_parts(
@@ -56,6 +59,7 @@ def run_parts(
     worker_kwargs: dict[str, Any],
     workers: Workers,
     loaders: int | None = None,
+    meter: Meter | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Streams units of work through `load` (tasks) and `worker` (a pool of actors) over the connected cluster.
 
@@ -67,6 +71,7 @@ def run_parts(
         worker: a class; `worker(threads=, device=, **worker_kwargs)(part name, loaded rows) -> dict` commits
             the part and returns what to report of it, as far as JSON goes.
         loaders: at most so many calls of `load` at a time, over the whole cluster.
+        meter: is told what every part took.
 
     Yields:
         What the worker returned, in the order in which parts finish.
@@ -107,11 +112,14 @@ def run_parts(
         for row in dataset.iter_rows():
             if row["error"] is not None:
                 raise RecoError(row["error"])
+            if meter is not None:
+                meter.add(*row["seconds"])
             yield json.loads(row["result"])
 
 
 _SHARD_COLUMN = "__shard__"
-_RESULT_SCHEMA = pa.schema([("result", pa.string()), ("error", pa.string())])
+_SECONDS = pa.list_(pa.float64())
+_RESULT_SCHEMA = pa.schema([("result", pa.string()), ("error", pa.string()), ("seconds", _SECONDS)])
 
 
 def _told(error: Exception) -> str:
@@ -145,23 +153,26 @@ class _Loaded:
 
     def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
         try:
+            clock, cpu = time.perf_counter(), time.process_time()
             for name, rows in self._load(unit):
-                yield _packed(name, rows)
+                yield _packed(name, rows, [time.perf_counter() - clock, time.process_time() - cpu])
+                clock, cpu = time.perf_counter(), time.process_time()
         except Exception as error:
-            yield _row(None, _told(error), pa.nulls(1))
+            yield _row(None, _told(error), pa.nulls(1), [])
 
 
-def _packed(name: str, rows: pa.Table) -> pa.Table:
+def _packed(name: str, rows: pa.Table, seconds: list[float]) -> pa.Table:
     struct = rows.to_struct_array().combine_chunks()
     if isinstance(struct, pa.ChunkedArray):
         struct = pa.concat_arrays(struct.chunks) if struct.num_chunks else pa.nulls(0, struct.type)
     cell = pa.LargeListArray.from_arrays(pa.array([0, len(struct)], pa.int64()), struct)
-    return _row(name, None, cell)
+    return _row(name, None, cell, seconds)
 
 
-def _row(name: str | None, error: str | None, cell: pa.Array) -> pa.Table:
+def _row(name: str | None, error: str | None, cell: pa.Array, seconds: list[float]) -> pa.Table:
+    """seconds: that the part took to load, by the clock and of the processors."""
     columns = {"name": pa.array([name], pa.string()), "error": pa.array([error], pa.string()), "rows": cell}
-    return pa.table(columns)
+    return pa.table({**columns, "seconds": pa.array([seconds], _SECONDS)})
 
 
 def _unpacked(cell: pa.LargeListArray) -> pa.Table:
@@ -185,14 +196,14 @@ class _Worker:
         results = [self._compute(part) for part in parts.to_batches(max_chunksize=1)]
         return pa.Table.from_pylist(results, schema=_RESULT_SCHEMA)
 
-    def _compute(self, part: pa.RecordBatch) -> dict[str, str | None]:
+    def _compute(self, part: pa.RecordBatch) -> dict[str, Any]:
         name, error = part["name"][0].as_py(), part["error"][0].as_py() or self._error
         if self._worker is None or error:
             return {"result": None, "error": error}
+        clock = time.perf_counter()
         try:
-            return {
-                "result": json.dumps(recorded(self._worker, name, _unpacked(part["rows"]))),
-                "error": None,
-            }
+            result = json.dumps(recorded(self._worker, name, _unpacked(part["rows"])))
         except Exception as problem:
             return {"result": None, "error": _told(problem)}
+        seconds = [*part["seconds"][0].as_py(), time.perf_counter() - clock]
+        return {"result": result, "error": None, "seconds": seconds}

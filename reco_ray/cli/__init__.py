@@ -22,6 +22,7 @@ from reco_ray.cli import training  # noqa: F401
 from reco_ray.cli import exporting  # noqa: F401
 from reco_ray.cli import measuring  # noqa: F401
 from reco_ray.cli import pipeline  # noqa: F401
+from reco_ray.cli import planning  # noqa: F401
 from reco_ray.cli import searching  # noqa: F401
 from reco_ray.cli import serving  # noqa: F401
 from reco_ray.cli import tools  # noqa: F401

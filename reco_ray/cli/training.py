@@ -82,7 +82,7 @@ def train(
         raise UsageError("give either --labels or --index with --images")
     if not labels and not (vocabulary and index and images):
         raise UsageError("give --vocabulary, --index and --images, or --labels")
-    words = _vocabularies(vocabulary or [])
+    words = vocabularies_of(vocabulary or [])
     from reco_ray.cluster import session
     from reco_ray.training.stage import Outcome, train_segmenters
     from reco_ray.training.vocabularies import require_distinct, train_vocabularies
@@ -119,7 +119,7 @@ def train(
 _VOCABULARY_SUFFIXES = (".txt", ".yaml", ".yml", ".json")
 
 
-def _vocabularies(sources: list[str]) -> dict[str, Vocabulary]:
+def vocabularies_of(sources: list[str]) -> dict[str, Vocabulary]:
     """Vocabulary files, or all of a folder, by the files' names without suffix; `benchmark:NAME` for a benchmark's."""
     found: dict[str, Vocabulary] = {}
     for source in sources:

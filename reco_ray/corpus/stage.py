@@ -12,7 +12,6 @@ and embeddings + rejected + duplicates = images listed, always. Parts of shards 
 on belong to a generation that is still being added; `embedding_files` leaves them out.
 """
 
-import time
 from collections import Counter
 from typing import Any
 
@@ -22,7 +21,7 @@ import pyarrow.compute as pc
 import torch
 
 from reco_ray import metrics, storage
-from reco_ray.cluster import plan_workers, reader_room
+from reco_ray.cluster import count_readers, plan_workers
 from reco_ray.config import Settings
 from reco_ray.console import progress, waiting
 from reco_ray.corpus import web
@@ -34,12 +33,12 @@ from reco_ray.corpus.load_parts import LoadParts
 from reco_ray.corpus.plan import Generation, pending_units, read_generations, read_recorded, record
 from reco_ray.corpus.settle import DUPLICATES_SCHEMA, IMAGES_KEY, count_reasons, rejected_so_far, settle
 from reco_ray.errors import RecoError
+from reco_ray.meter import Meter, write_summary
 from reco_ray.models import load_language_image_model
 from reco_ray.models.protocols import LanguageImageModel
 from reco_ray.shards import run_parts
 
 KIND = "embeddings"
-SUMMARY = "summary.json"
 REJECTED_SCHEMA = pa.schema([("uri", pa.string()), ("reason", pa.string())])
 
 
@@ -165,7 +164,7 @@ def _embed_pending(
     workers = plan_workers(settings.models.device, most, settings.placement.embed)
     loaders, requests_per_host = None, 1
     if any(generation.web for generation in generations):
-        loaders, requests_per_host = web.shares(min(parts, reader_room(workers)))
+        loaders, requests_per_host = web.shares(min(parts, count_readers(workers)))
     load = LoadParts(
         out,
         generations,
@@ -177,13 +176,13 @@ def _embed_pending(
         requests_per_host=requests_per_host,
     )
     kwargs = {"models": settings.models, "seed": settings.seed, "batch_size": options.batch_size, "out": out}
-    start, images = time.monotonic(), 0
+    meter, images = Meter(), 0
     with progress("embed", total, done) as advance:
-        for part in run_parts(units, load, EmbedWorker, kwargs, workers, loaders):
+        for part in run_parts(units, load, EmbedWorker, kwargs, workers, loaders, meter):
             advance(part["images"])
             images += part["images"]
             metrics.images("embed", part["images"], part["duplicates"], part["rejected"])
-            metrics.rate("embed", images / (time.monotonic() - start))
+            metrics.rate("embed", images / meter.seconds)
             budget.add(part["images"], part["rejected"], corpus, out)
     if pending_units(generations, _committed(out), options.shard_size):
         raise RecoError(f"{out}: not all of {corpus} was committed: run the command again")
@@ -201,20 +200,10 @@ def _embed_pending(
     if not counts.embedded:
         raise RecoError(f"{corpus}: none of the {counts.images} images can be used ({_first_reason(out)})")
     RejectBudget(options.max_rejected, counts.images, Counter()).add(0, counts.reasons, corpus, out)
-    seconds = time.monotonic() - start
-    summary = {
-        "counts": numbers,
-        "rejected_by_reason": counts.reasons,
-        "generation": len(generations),
-        "this_run": {
-            "images": images,
-            "seconds": round(seconds, 2),
-            "images_per_second": round(images / seconds, 2),
-            "workers": workers.count,
-            "device": workers.device,
-        },
-    }
-    storage.write_json(storage.join(out, SUMMARY), summary)
+    run = meter.run(workers, loaders or count_readers(workers))
+    speed = {"images": images, "images_per_second": round(images / max(run["seconds"], 0.01), 2)}
+    others = {"rejected_by_reason": counts.reasons, "generation": len(generations)}
+    write_summary(out, "embed", numbers, speed | run, settings, others)
     content = {
         "dim": model.embedding_dim,
         "model": model.fingerprint,

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from reco_ray import storage
-from reco_ray.cluster import plan_workers
+from reco_ray.cluster import count_readers, plan_workers
 from reco_ray.config import Settings
 from reco_ray.console import progress
 from reco_ray.corpus.index import CorpusIndex
@@ -28,6 +28,7 @@ from reco_ray.cosegmentation.parts import (
     source_of,
 )
 from reco_ray.cosegmentation.retrieve import retrieve
+from reco_ray.meter import Meter, write_summary
 from reco_ray.models import load_language_image_model
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.prompts import encode_prompts
@@ -94,6 +95,7 @@ def build_references(
     }
     load = LoadExemplars(dense.encoder.transform, settings)
     missing = {name for name, part in parts.items() if not storage.exists(part)}
+    meter = Meter()
     with progress("reference", len(names), len(names) - len(missing)) as advance:
         if missing & set(context):
             shard = pa.concat_tables(tables[name] for name in context)
@@ -103,18 +105,23 @@ def build_references(
                 ReferenceWorker,
                 kwargs,
                 plan_workers(models.device, 1, settings.placement.references),
+                meter,
             ):
                 advance(done["concepts"])
+        one_by_one = meter.work_seconds
         pending = {name: tables[name] for name in names if name in missing and name not in context}
         references = (
             np.stack([read_part(parts[n])["reference"].numpy() for n in context]) if context else None
         )
         workers = plan_workers(models.device, max(1, len(pending)), settings.placement.references)
         for done in run_shards(
-            pending, load, ReferenceWorker, {**kwargs, "context_references": references}, workers
+            pending, load, ReferenceWorker, {**kwargs, "context_references": references}, workers, meter
         ):
             advance(done["concepts"])
     assemble(writer.uri, vocabulary, context, parts, exemplars, kwargs["text_embeddings"])
+    run = {"concepts": len(missing), **meter.run(workers, count_readers(workers))}
+    run["context_seconds"] = round(one_by_one, 3)  # one worker's, which builds them in turn
+    write_summary(writer.uri, "references", {"concepts": len(names)}, run, settings)
     content = {"vocabulary": vocabulary.model_dump(), "context": context, "model": dense.fingerprint}
     counts = {"concepts": len(vocabulary.concepts), "exemplars": exemplars.num_rows}
     return writer.commit(counts, content), True

@@ -7,7 +7,7 @@ import pyarrow as pa
 import torch
 
 from reco_ray import storage
-from reco_ray.cluster import plan_workers
+from reco_ray.cluster import count_readers, plan_workers
 from reco_ray.config import Settings
 from reco_ray.console import progress
 from reco_ray.corpus.load import load_images, pixels_of
@@ -15,6 +15,7 @@ from reco_ray.corpus.read import list_images
 from reco_ray.corpus.stage import write_rejected
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.errors import RecoError
+from reco_ray.meter import Meter, write_summary
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, encode_png, mask_names, regions
@@ -62,8 +63,9 @@ def segment_images(
     workers = plan_workers(settings.models.device, max(1, len(pending)), settings.placement.segment)
     kwargs = {"settings": settings, "bank_uri": bank.uri, "out": writer.uri}
     load = LoadWhole(dense.encoder.transform, settings, dense.encoder.stride)
+    meter = Meter()
     with progress("segment", listing.table.num_rows, done) as advance:
-        for shard in run_shards(pending, load, SegmentWorker, kwargs, workers):
+        for shard in run_shards(pending, load, SegmentWorker, kwargs, workers, meter):
             advance(shard["images"])
     rejected = _rejected(writer.uri)
     counts = {
@@ -75,6 +77,8 @@ def segment_images(
         raise RecoError(
             f"{images}: none of the {len(rejected)} images can be used (the first: {rejected[0]['reason']})"
         )
+    run = {"images": listing.table.num_rows - done, **meter.run(workers, count_readers(workers))}
+    write_summary(writer.uri, "segment", counts, run, settings)
     labels = label_names(bank, settings.segment)
     colours = palette(len(labels), background=has_background(bank, settings.segment)).tolist()
     return writer.commit(counts, {"labels": labels, "palette": colours, "references": bank.uri}), True

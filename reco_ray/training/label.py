@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from reco_ray import storage
-from reco_ray.cluster import plan_workers
+from reco_ray.cluster import count_readers, plan_workers
 from reco_ray.config import Settings
 from reco_ray.console import progress
 from reco_ray.corpus.read import list_images
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.errors import RecoError
+from reco_ray.meter import Meter, write_summary
 from reco_ray.models.dense import DenseModels
 from reco_ray.segmentation.calibration import Calibration
 from reco_ray.segmentation.targets import has_background, label_names
@@ -59,11 +60,13 @@ def label_images(
     frames_writer.finished()
     finished = {name: writer.finished() for name, writer in writers.items()}
     pending_sets = {name: sets[name] for name, manifest in finished.items() if manifest is None}
+    run: dict[str, Any] = {}
     if pending_sets:
+        meter = Meter()
         compared = {n: one for n, one in pending_sets.items() if calibrated(banks[n], settings)}
         load = LoadFrames(dense.encoder.transform, settings, dense.encoder.stride)
         calibrations = calibrate(compared, listing.table, load, settings)
-        _run(pending_sets, calibrations, frames_writer.uri, listing.table, load, settings)
+        run = _run(pending_sets, calibrations, frames_writer.uri, listing.table, load, settings, meter)
     total = listing.table.num_rows
     if not storage.exists(storage.join(frames_writer.uri, storage.MANIFEST)):
         footers = storage.read_footers(storage.join(frames_writer.uri, "frames"))
@@ -74,7 +77,7 @@ def label_images(
     return {
         name: (manifest, False)
         if (manifest := finished[name])
-        else (_commit(writer, banks[name], frames_writer.uri, settings), True)
+        else (_commit(writer, banks[name], frames_writer.uri, settings, run), True)
         for name, writer in writers.items()
     }
 
@@ -101,7 +104,9 @@ def _run(
     listing: pa.Table,
     load: LoadFrames,
     settings: Settings,
-) -> None:
+    meter: Meter,
+) -> dict[str, Any]:
+    """Labels what is not committed; what that took."""
     folders = [storage.join(frames, "frames"), *(storage.join(one.out, "labels") for one in sets.values())]
     there = [set(storage.list_names(folder, ".parquet")) for folder in folders]
     shards = cut(listing, settings.segment.shard_size)
@@ -110,12 +115,18 @@ def _run(
     workers = plan_workers(settings.models.device, max(1, len(pending)), settings.placement.label)
     kwargs = {"settings": settings, "sets": sets, "calibrations": calibrations, "frames": frames}
     with progress("label", listing.num_rows, done) as advance:
-        for shard in run_shards(pending, load, LabelWorker, kwargs, workers):
+        for shard in run_shards(pending, load, LabelWorker, kwargs, workers, meter):
             advance(shard["images"])
+    run = meter.run(workers, count_readers(workers))
+    return {"images": listing.num_rows - done, "sets": len(sets), **run}
 
 
 def _commit(
-    writer: storage.ArtifactWriter, bank: ReferenceBank, frames: str, settings: Settings
+    writer: storage.ArtifactWriter,
+    bank: ReferenceBank,
+    frames: str,
+    settings: Settings,
+    run: dict[str, Any],
 ) -> storage.Manifest:
     names = label_names(bank, settings.segment)
     footers = storage.read_footers(storage.join(writer.uri, "labels"))
@@ -133,4 +144,5 @@ def _commit(
     }
     images = sum(footer.num_rows for footer in footers.values())
     counts = {"images": images, "labels": len(names), "ignored_pixels": int(pixels[IGNORE])}
+    write_summary(writer.uri, "label", counts, run, settings)
     return writer.commit(counts, content)

@@ -7,6 +7,7 @@ person is ever opened.
 
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from reco_ray.training.pseudo_labels import IGNORE
 from reco_ray.training.records import Records
 from reco_ray.training.samples import SOFT_PIXELS, Frames, order, split
 
+TIMING = "timing.json"  # steps that the last start of a run took, and their seconds; until it is committed
 FEEDERS = {"cpu": 1, "cuda": 4}  # of a worker: enough that it does not wait for crops
 
 
@@ -151,7 +153,8 @@ class _Training:
             world=self.world,
             feeders=FEEDERS[self.device.type],
         )
-        for step in range(state.step, options.steps):
+        started, first = time.monotonic(), state.step
+        for step in range(first, options.steps):
             losses.append(self._step(step, batches))
             state.step = step + 1
             if state.step % options.checkpoint_every == 0 or state.step == options.steps:
@@ -161,6 +164,8 @@ class _Training:
                 records.progress(state.step, options.steps, losses[-1], state.best)
         if self.rank == 0:
             self._write_results()
+            timing = {"steps": options.steps - first, "seconds": round(time.monotonic() - started, 3)}
+            storage.write_json(storage.join(self.job.out, TIMING), timing)
             records.close()
 
     def _step(self, step: int, batches: Iterator[dict[str, np.ndarray]]) -> float:

@@ -15,10 +15,12 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from reco_ray import storage
+from reco_ray.cluster import Workers, plan_runs
 from reco_ray.config import Settings
 from reco_ray.errors import RecoError, reason
+from reco_ray.meter import Meter, write_summary
 from reco_ray.training.live import live_table
-from reco_ray.training.loop import Job, train_worker
+from reco_ray.training.loop import TIMING, Job, train_worker
 from reco_ray.training.network import build_network
 from reco_ray.training.pseudo_labels import LABELS_KIND
 from reco_ray.training.records import tracking_environment
@@ -26,7 +28,6 @@ from reco_ray.training.samples import Frames, split
 from reco_ray.training.segmenter import KIND
 from reco_ray.vocabulary import Vocabulary
 
-WORKER_SHARE = 0.75  # of their cores: the rest decodes for them
 POLL_SECONDS = 1.0
 
 
@@ -61,7 +62,8 @@ def train_segmenters(
             first ones, before any training starts.
     """
     jobs, writers = {}, {}
-    resources, environment = _resources(len(labels), settings), tracking_environment()
+    workers, at_once = plan_runs(len(labels), settings, ray.cluster_resources(), _largest_node())
+    environment = tracking_environment()
     for name, uri in labels.items():
         manifest = storage.read_manifest(uri, LABELS_KIND)
         try:
@@ -69,7 +71,7 @@ def train_segmenters(
         except RecoError as error:
             yield Outcome(name, storage.absolute(outs[name]), error=str(error))
             continue
-        jobs[name] = _job(name, manifest, uri, outs[name], settings, resources.threads, environment)
+        jobs[name] = _job(name, manifest, uri, outs[name], settings, workers.threads, environment)
         writers[name] = storage.ArtifactWriter(outs[name], KIND, _made_from(manifest, uri, settings))
     _require_network(settings)
     finished = {name: writer.finished() for name, writer in writers.items()}
@@ -78,13 +80,13 @@ def train_segmenters(
             yield Outcome(name, writers[name].uri, done, new=False)
     pending = {name: jobs[name] for name, done in finished.items() if done is None}
     with live_table({name: job.out for name, job in pending.items()}, settings.train.steps) as table:
-        for name, problem in _run(pending, resources, table.refresh):
+        for name, problem, meter in _run(pending, workers, at_once, table.refresh):
             if problem is not None:
                 table.end(name, "failed")
                 yield Outcome(name, writers[name].uri, error=problem)
                 continue
             table.end(name, "done")
-            yield Outcome(name, writers[name].uri, _commit(writers[name], jobs[name]))
+            yield Outcome(name, writers[name].uri, _commit(writers[name], jobs[name], workers, meter))
 
 
 # --- before -------------------------------------------------------------------------------------------------
@@ -152,59 +154,40 @@ def _job(
 # --- meanwhile ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Resources:
-    """Of one run's workers. at_once: runs side by side."""
-
-    cpus: float
-    gpus: float
-    threads: int
-    at_once: int
+def _largest_node() -> int:
+    """Cores of the node that has most."""
+    return max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
 
 
-def _resources(runs: int, settings: Settings) -> _Resources:
-    """A GPU a worker where there are any; else the cores shared evenly among the runs, none across nodes."""
-    workers = settings.train.workers
-    total = ray.cluster_resources()
-    cores, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
-    on_gpus = gpus > 0 and settings.models.device != "cpu"
-    if workers > (gpus if on_gpus else cores):
-        has = f"{gpus} GPUs" if on_gpus else f"{cores} CPUs"
-        raise RecoError(f"train.workers={workers}: the cluster has only {has}: lower it, or add nodes")
-    if on_gpus:
-        return _Resources(1.0, 1.0, 1, max(1, gpus // workers))
-    if settings.models.device.startswith("cuda"):
-        raise RecoError("device 'cuda' was asked for, but the cluster has no GPU: use --device cpu or auto")
-    node = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
-    threads = max(1, min(node, cores // (min(runs, cores) * workers)))
-    return _Resources(threads * WORKER_SHARE, 0.0, threads, max(1, cores // (threads * workers)))
-
-
-def _run(jobs: dict[str, Job], resources: _Resources, refresh: Any) -> Iterator[tuple[str, str | None]]:
-    """Runs jobs, `at_once` of them at a time; yields the name and the error, if any, of each as it ends."""
+def _run(
+    jobs: dict[str, Job], workers: Workers, at_once: int, refresh: Any
+) -> Iterator[tuple[str, str | None, Meter]]:
+    """Runs jobs, `at_once` of them at a time; yields the name, the error, if any, and the meter of each as it ends."""
     waiting = list(jobs.values())
     running: dict[ray.ObjectRef, str] = {}
+    meters: dict[str, Meter] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < resources.at_once:
+            while waiting and len(running) < at_once:
                 job = waiting.pop(0)
                 storage.remove(storage.join(job.out, "failed.json"))
-                running[_run_one.remote(job, resources)] = job.name
+                meters[job.name] = Meter()
+                running[_run_one.remote(job, workers)] = job.name
             ready, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             refresh()
             for reference in ready:
                 name = running.pop(reference)
                 try:
-                    yield name, ray.get(reference)
+                    yield name, ray.get(reference), meters[name]
                 except RayError as error:
-                    yield name, f"{name}: {reason(error)}"
+                    yield name, f"{name}: {reason(error)}", meters[name]
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
 
 
 @ray.remote(num_cpus=0, max_retries=3, retry_exceptions=[RayActorError])  # type: ignore[call-overload]
-def _run_one(job: Job, resources: _Resources) -> str | None:
+def _run_one(job: Job, workers: Workers) -> str | None:
     """Waits for one Ray Train run; returns why it failed, if it did. A run of the same name goes on.
 
     A lost node takes this task and Ray Train's controller with it, or the controller alone is lost: then it runs again.
@@ -214,10 +197,9 @@ def _run_one(job: Job, resources: _Resources) -> str | None:
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
-            num_workers=options.workers,
-            use_gpu=resources.gpus > 0,
-            resources_per_worker={"CPU": resources.cpus}
-            | ({"GPU": resources.gpus} if resources.gpus else {}),
+            num_workers=workers.count,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
         ),
         run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees Ray Train's first version
             name="checkpoints",
@@ -248,7 +230,7 @@ def _last_line(error: Exception) -> str:
 # --- after --------------------------------------------------------------------------------------------------
 
 
-def _commit(writer: storage.ArtifactWriter, job: Job) -> storage.Manifest:
+def _commit(writer: storage.ArtifactWriter, job: Job, workers: Workers, meter: Meter) -> storage.Manifest:
     curve = storage.read_table(storage.join(job.out, "curve.parquet")).to_pylist()
     best = max(curve, key=lambda entry: entry["agreement"])
     labels = storage.read_manifest(job.labels_uri, LABELS_KIND)
@@ -265,4 +247,10 @@ def _commit(writer: storage.ArtifactWriter, job: Job) -> storage.Manifest:
     trained, held_out = split(sizes, job.settings.train.held_out, job.settings.seed)
     storage.remove(storage.join(job.out, "progress.json"))
     counts = {"steps": curve[-1]["step"], "images": len(trained), "held_out": len(held_out)}
+    trained_now = json.loads(storage.read_bytes(storage.join(job.out, TIMING)))
+    storage.remove(storage.join(job.out, TIMING))
+    for _ in range(workers.count):
+        meter.add(0.0, 0.0, trained_now["seconds"])
+    run = {"steps": trained_now["steps"], **meter.run(workers, readers=0)}
+    write_summary(writer.uri, "train", counts, run, job.settings)
     return writer.commit(counts, content)

@@ -161,7 +161,9 @@ def test_failed_trials_stop_no_other_and_say_why(labelled: Finished, folder: Pat
     assert not (labelled.out / "manifest.json").exists()
 
 
-def run_here(shards: dict, load: Callable, worker: type, kwargs: dict, workers: object) -> Iterator[dict]:
+def run_here(
+    shards: dict, load: Callable, worker: type, kwargs: dict, workers: object, meter: object
+) -> Iterator[dict]:
     """`run_shards` in this process: starting more of them would take longer than the work."""
     here = worker(threads=1, device="cpu", **kwargs)
     return (here(name, load(shard)) for name, shard in shards.items())

@@ -12,6 +12,8 @@ Shards stay apart: they are searched side by side and their answers merged. Noth
 ever holds the whole index, and what was committed before a kill is never touched again.
 """
 
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,6 +22,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reco_ray import storage
+from reco_ray.cluster import Workers
 from reco_ray.config import IndexSettings
 from reco_ray.console import progress
 from reco_ray.corpus.index.choice import Plan, Shard, plan_index
@@ -34,6 +37,7 @@ from reco_ray.corpus.index.tasks import (
     trained_fingerprint,
 )
 from reco_ray.errors import RecoError
+from reco_ray.meter import Meter, write_summary
 
 _RETRIES = 5
 
@@ -68,7 +72,7 @@ def build_index(
     writer = storage.ArtifactWriter(out, KIND, made_from)
     if manifest := writer.finished():
         return manifest, False
-    records = _build(embeddings, writer.uri, plan)
+    records, took = _build(embeddings, writer.uri, plan)
     counted = sum(record["images"] for record in records)
     if counted != plan.images or any(
         r["images"] != s.rows for r, s in zip(records, plan.shards, strict=True)
@@ -84,45 +88,65 @@ def build_index(
         "shards": records,
         **_measured(writer.uri, plan),
     }
-    return writer.commit({"images": counted}, content), True
+    counts = {"images": counted}
+    write_summary(writer.uri, "index", counts, took, {"index.kind": plan.kind, "dim": plan.dim})
+    return writer.commit(counts, content), True
 
 
-def _build(embeddings: str, out: str, plan: Plan) -> list[dict[str, Any]]:
-    """Trains, unless that is done, and adds all shards that are missing; their records in order."""
+def _build(embeddings: str, out: str, plan: Plan) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Trains, unless that is done, and adds all shards that are missing; their records in order, and what it took."""
+    meter, training = Meter(), 0.0
     fingerprint = trained_fingerprint(out)
     if fingerprint is None:
         fingerprint = _train(embeddings, out, plan)
+        training = meter.seconds
     records = {shard.name: record_of(out, shard, fingerprint) for shard in plan.shards}
     pending = [shard for shard in plan.shards if records[shard.name] is None]
     done = plan.images - sum(shard.rows for shard in pending)
     with progress("index", plan.images, done) as advance:
-        for record in _add(embeddings, out, plan, pending, fingerprint):
+        for record in _add(embeddings, out, plan, pending, fingerprint, meter):
             records[record["name"]] = record
             advance(record["images"])
-    return [record for record in records.values() if record is not None]
+    cores, tasks = _room(plan, len(pending))
+    run = meter.run(Workers(tasks, 1.0, 0.0, 1, "cpu"), readers=0)
+    took = {"images": plan.images - done, **run, "train_seconds": round(training, 3), "train_cores": cores}
+    return [record for record in records.values() if record is not None], took
+
+
+def _room(plan: Plan, shards: int) -> tuple[int, int]:
+    """The cores that train, 0 where a GPU does, and how many tasks add shards at a time."""
+    if not plan.needs_cluster:
+        return os.cpu_count() or 1, 1
+    largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
+    tasks = max(1, min(shards, int(ray.cluster_resources().get("CPU", 1))))
+    return 0 if _trains_on_gpu() else int(largest), tasks
+
+
+def _trains_on_gpu() -> bool:
+    return hasattr(load_faiss(), "StandardGpuResources") and ray.cluster_resources().get("GPU", 0) > 0
 
 
 def _train(embeddings: str, out: str, plan: Plan) -> str:
     if not plan.needs_cluster:
         return train(embeddings, out, plan)
-    faiss = load_faiss()
-    gpus = ray.cluster_resources().get("GPU", 0) if hasattr(faiss, "StandardGpuResources") else 0
     # k-means takes all cores of the node it lands on, the largest one if it lives: nothing else runs meanwhile.
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     largest = max(nodes, key=lambda node: node["Resources"]["CPU"])
     task = _remote_train.options(
-        num_gpus=1 if gpus else 0,
+        num_gpus=1 if _trains_on_gpu() else 0,
         scheduling_strategy=NodeAffinitySchedulingStrategy(largest["NodeID"], soft=True),
     )
     return _unwrap(ray.get(task.remote(embeddings, out, plan)))
 
 
 def _add(
-    embeddings: str, out: str, plan: Plan, pending: list[Shard], fingerprint: str
+    embeddings: str, out: str, plan: Plan, pending: list[Shard], fingerprint: str, meter: Meter
 ) -> Iterator[dict[str, Any]]:
     if not plan.needs_cluster:
         for shard in pending:
-            yield add_shard(embeddings, out, plan, shard, fingerprint)
+            record, seconds = _timed(embeddings, out, plan, shard, fingerprint)
+            meter.add(0.0, 0.0, seconds)
+            yield record
         return
     # A shard is in memory while it is added, and once more while it is written. Never ask for more than a node has:
     # the task would wait for ever.
@@ -133,7 +157,17 @@ def _add(
     waiting = [task.remote(embeddings, out, light, shard, fingerprint) for shard in pending]
     while waiting:
         ready, waiting = ray.wait(waiting)
-        yield _unwrap(ray.get(ready[0]))
+        record, seconds = _unwrap(ray.get(ready[0]))
+        meter.add(0.0, 0.0, seconds)
+        yield record
+
+
+def _timed(
+    embeddings: str, out: str, plan: Plan, shard: Shard, fingerprint: str
+) -> tuple[dict[str, Any], float]:
+    """Adds a shard; its record and the seconds that took."""
+    start = time.perf_counter()
+    return add_shard(embeddings, out, plan, shard, fingerprint), time.perf_counter() - start
 
 
 def _measured(out: str, plan: Plan) -> dict[str, Any]:
@@ -180,6 +214,6 @@ def _remote_train(embeddings: str, out: str, plan: Plan) -> dict[str, Any]:
 @ray.remote(num_cpus=1, max_retries=_RETRIES)
 def _remote_add(embeddings: str, out: str, plan: Plan, shard: Shard, fingerprint: str) -> dict[str, Any]:
     try:
-        return {"result": add_shard(embeddings, out, plan, shard, fingerprint), "error": None}
+        return {"result": _timed(embeddings, out, plan, shard, fingerprint), "error": None}
     except RecoError as error:
         return {"result": None, "error": str(error)}

@@ -1,6 +1,7 @@
 """Which index fits a corpus, what it costs, and how the work is cut: decided before anything is built."""
 
 import math
+import re
 from dataclasses import dataclass
 
 from reco_ray import storage
@@ -14,6 +15,7 @@ SCALAR_UP_TO = 100_000_000  # one byte a dimension: 50-80 GB, mapped from one di
 FLAT_CENTROIDS_UP_TO = 16_384  # more of them are themselves searched through a graph
 FEWEST_FOR_LISTS = 1000  # of fewer, recall cannot be measured
 SAMPLE_A_CENTROID = 64  # FAISS asks for 39 at least and uses 256 at most
+KMEANS_ITERATIONS = 10  # FAISS's for inverted lists
 SHARD_SIZE = 1_000_000
 MOST_SHARDS = 64  # each one costs a search: a larger corpus has larger shards
 
@@ -51,6 +53,16 @@ class Plan:
     def needs_cluster(self) -> bool:
         """One flat shard is copied in seconds: starting Ray would take longer."""
         return not self.exact or len(self.shards) > 1
+
+    @property
+    def training_operations(self) -> float:
+        """Of k-means for the lists, which compares every vector of the sample with every centroid."""
+        return 2.0 * KMEANS_ITERATIONS * self.sample * self.centroids * self.dim
+
+    @property
+    def kind(self) -> str:
+        """The factory without the number of lists: what an added vector costs hardly depends on it."""
+        return re.sub(r"(?<=IVF)\d+", "", self.factory)
 
     @property
     def expected_recall(self) -> float | None:

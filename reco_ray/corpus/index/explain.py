@@ -34,11 +34,9 @@ def _why(plan: Plan) -> str:
 def _training(plan: Plan) -> str:
     if plan.exact:
         return "none"
-    iterations = 10  # FAISS's k-means for inverted lists
-    operations = 2 * iterations * plan.sample * plan.centroids * plan.dim
     return (
         f"{plan.centroids:,} centroids of {plan.sample:,} vectors: {_size(4 * plan.sample * plan.dim)} of memory, "
-        f"{operations / 1e12:,.1f} Tflop, in one task"
+        f"{plan.training_operations / 1e12:,.1f} Tflop, in one task"
     )
 
 

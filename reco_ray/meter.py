@@ -1,0 +1,130 @@
+"""What a run of a stage took, noted in its artifact's summary.json, from which `reco-ray rate` tells its rate.
+
+Nothing is compared with a summary, so it may say where the stage ran; the manifest does not.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reco_ray import storage
+from reco_ray.cluster import Workers
+from reco_ray.config import Settings
+
+SUMMARY = "summary.json"
+
+_DENSE = (
+    "models.retrieval",
+    "models.language",
+    "models.encoder",
+    "models.affinity",
+    "models.window",
+    "models.window_step",
+    "models.precision",
+)
+_SCORED = ("segment.image_size", "segment.use", "segment.refine", "segment.prefilter")
+# The settings on which time and bytes an item depend most: a rate holds for no others.
+_DECISIVE = {
+    "embed": ("models.retrieval", "models.precision"),
+    "references": (
+        *_DENSE,
+        "references.exemplars",
+        "references.image_size",
+        "references.pairing",
+        "references.prototypes",
+        "references.language_attention",
+        "references.context_elimination",
+    ),
+    "segment": (*_DENSE, *_SCORED, "segment.overlays"),
+    "label": (*_DENSE, *_SCORED, "train.image_size", "train.calibrate"),
+    "train": (
+        "models.precision",
+        "train.segmenter",
+        "train.calibrate",
+        "train.image_size",
+        "train.batch_size",
+        "train.accumulate",
+        "train.crop",
+        "train.encoder_learning_rate",
+        "train.checkpoint_every",
+        "train.workers",
+    ),
+}
+
+
+def decisive(stage: str, settings: Settings) -> dict[str, Any]:
+    """The settings that decide how fast a stage is, by name; None where they say nothing in particular."""
+    found = {}
+    for name in _DECISIVE[stage]:
+        section, _, key = name.partition(".")
+        found[name] = getattr(getattr(settings, section), key)
+    return found
+
+
+@dataclass
+class Meter:
+    """Sums up what the parts of a run took, over all readers and workers.
+
+    read_seconds, read_cpu_seconds: of the tasks that read and decode, by the clock and of their processors.
+    work_seconds: of the workers, by the clock, without waiting.
+    """
+
+    parts: int = 0
+    read_seconds: float = 0.0
+    read_cpu_seconds: float = 0.0
+    work_seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, read: float, read_cpu: float, work: float) -> None:
+        """Counts one part."""
+        self.parts += 1
+        self.read_seconds += read
+        self.read_cpu_seconds += read_cpu
+        self.work_seconds += work
+
+    @property
+    def seconds(self) -> float:
+        """By the clock, since the run began."""
+        return time.monotonic() - self.started
+
+    def run(self, workers: Workers, readers: int) -> dict[str, Any]:
+        """What is noted of the run, which ends now."""
+        return {
+            "seconds": round(self.seconds, 2),
+            "parts": self.parts,
+            "read_seconds": round(self.read_seconds, 3),
+            "read_cpu_seconds": round(self.read_cpu_seconds, 3),
+            "work_seconds": round(self.work_seconds, 3),
+            "readers": readers,
+            "workers": workers.count,
+            "threads": workers.threads,
+            "gpus_per_worker": workers.gpus,
+            "device": workers.device,
+        }
+
+
+def write_summary(
+    out: str,
+    stage: str,
+    counts: Mapping[str, int],
+    run: Mapping[str, Any],
+    settings: Settings | Mapping[str, Any],
+    others: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes the summary of an artifact, before it is committed.
+
+    Args:
+        counts: of what is there. run: what this run took (`Meter.run`), and how many items it made.
+        settings: those of the run, or what decides its speed. others: further entries.
+    """
+    summary = {
+        "stage": stage,
+        "counts": dict(counts),
+        **(others or {}),
+        "this_run": dict(run),
+        "settings": decisive(stage, settings) if isinstance(settings, Settings) else dict(settings),
+    }
+    if isinstance(settings, Settings):
+        summary["preset"] = settings.preset
+    storage.write_json(storage.join(out, SUMMARY), summary)

@@ -1,0 +1,193 @@
+"""What a stage takes on some nodes: arithmetic that one can do by hand.
+
+    seconds of work     = items x compute seconds / (workers x threads, or workers x share of a GPU)
+    seconds of reading  = items x reader seconds / readers, or x their processor's seconds / free CPUs of a GPU cluster
+    hours               = (fixed seconds + the longer of the two) / 3600
+    GPU-hours           = hours x workers x share of a GPU
+    storage             = fixed bytes + items x bytes an item; of an index, what its kind says
+
+docs/planning.md says what this leaves out.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reco_ray.cluster import READER_CPUS, Workers, count_readers, plan_runs, plan_workers
+from reco_ray.config import StagePlacement
+from reco_ray.corpus.index.choice import MOST_SHARDS, SHARD_SIZE, Plan, make_plan
+from reco_ray.corpus.index.vectors import Part
+from reco_ray.errors import RecoError
+from reco_ray.meter import decisive
+from reco_ray.planning.nodes import Nodes, place, total
+from reco_ray.planning.rates import ITEMS, Rate
+from reco_ray.planning.work import Work
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one stage. items, workers, hours, gpu_hours, gigabytes: None where no rate tells them. bottleneck: what takes
+    longest ("workers", "readers", "k-means", "fixed"), or what is missing."""
+
+    name: str
+    items: int | None
+    workers: int | None
+    hours: float | None
+    gpu_hours: float | None
+    gigabytes: float | None
+    bottleneck: str
+
+
+def estimate(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int) -> Estimate:
+    """What a stage takes for a number of images.
+
+    Raises:
+        RecoError: its workers ask for what no node has.
+    """
+    if work.stage not in ITEMS:
+        return Estimate(work.name, None, None, None, None, None, f"no rates of {work.stage}")
+    try:
+        if work.stage == "index":
+            return _index(work, rates, nodes, images)
+        if work.stage == "train":
+            return _train(work, rates, nodes)
+        return _pool(work, rates, nodes, images)
+    except RecoError as error:
+        raise RecoError(f"stage {work.name}: {error}") from error
+
+
+def _pool(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int) -> Estimate:
+    """Of a stage whose parts are read by tasks and computed by a pool of workers."""
+    settings = work.settings
+    items = work.concepts if work.stage == "references" else images * work.sets
+    part = {"embed": settings.embed.shard_size, "references": 1}.get(work.stage, settings.segment.shard_size)
+    most = max(1, math.ceil((items - work.context) / part))
+    placement: StagePlacement = getattr(settings.placement, work.stage)
+    workers = plan_workers(
+        settings.models.device, most, placement, [each.has for each in nodes for _ in range(each.count)]
+    )
+    count, free = _placed(workers, nodes)
+    readers = count_readers(workers, free)
+    if not readers:
+        asked = {"CPU": READER_CPUS, **workers.reader_resources}
+        raise RecoError(f"no node has room for a reader, which asks for {_named(asked)}, beside the workers")
+    rate, sized, missing = _find(work.stage, decisive(work.stage, settings), workers.device, rates)
+    size = None if sized is None else (sized.fixed_bytes + items * sized.bytes_per_item) / 1e9
+    if rate is None:
+        return Estimate(work.name, items, count, None, None if workers.gpus else 0.0, size, missing)
+    power = workers.gpus if workers.device == "cuda" else workers.threads
+    seconds = {
+        "workers": rate.compute_seconds * (work.context + (items - work.context) / count) / power,
+        "readers": rate.reader_seconds * items / readers,
+        "fixed": rate.fixed_seconds * (work.sets if work.stage == "references" else 1),
+    }
+    if workers.device == "cuda":  # elsewhere the time that reading takes from the workers is in their rate
+        cpus = max(0.01, sum(each.get("CPU", 0.0) for each in free))
+        seconds["readers"] = max(seconds["readers"], rate.reader_cpu_seconds * items / cpus)
+    hours = (seconds["fixed"] + max(seconds["workers"], seconds["readers"])) / 3600
+    note = "" if count == workers.count else f"; {count} of {workers.count} workers fit"
+    slowest = max(seconds, key=seconds.__getitem__)
+    return Estimate(work.name, items, count, hours, hours * count * workers.gpus, size, slowest + note)
+
+
+def _index(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int) -> Estimate:
+    """Of the index that is chosen for so many images: trained in one task, filled by a task a shard."""
+    retrieval = work.settings.models.retrieval
+    dims = {r.dim for r in rates if r.stage == "embed" and r.settings.get("models.retrieval") == retrieval}
+    dim = next((dim for dim in dims if dim is not None), None)
+    if dim is None:
+        return Estimate(
+            work.name, images, None, None, None, None, f"no rate of embed with {retrieval}: dim unknown"
+        )
+    size = work.settings.index.shard_size or max(SHARD_SIZE, -(-images // MOST_SHARDS))
+    rows = [min(size, images - start) for start in range(0, images, size)]
+    plan = make_plan(images, dim, work.settings.index, [Part(f"{n}", each) for n, each in enumerate(rows)])
+    wanted = {"index.kind": plan.kind, "dim": dim}
+    rate, _, missing = _find("index", wanted, "cpu", rates)
+    cpus = total(nodes).get("CPU", 0.0)
+    if cpus < 1:
+        raise RecoError("a task asks for CPU=1, which no node has")
+    tasks = min(len(plan.shards), int(cpus)) if plan.needs_cluster else 1
+    bytes_ = _index_bytes(plan, rates)
+    # The lists of every kind are trained alike.
+    trained = [r.training_core_seconds for r in rates if r.stage == "index" and r.settings.get("dim") == dim]
+    training = next((seconds for seconds in trained if seconds is not None), None)
+    if rate is None or (plan.centroids and training is None):
+        return Estimate(
+            work.name, images, tasks, None, 0.0, bytes_, missing or f"no rate of training {plan.kind}"
+        )
+    cores = max(node.has.get("CPU", 0.0) for node in nodes)
+    seconds = {
+        "k-means": plan.training_operations / 1e12 * (training or 0.0) / cores,
+        "workers": images * rate.compute_seconds / tasks,
+        "fixed": rate.fixed_seconds,
+    }
+    slowest = max(seconds, key=seconds.__getitem__)
+    return Estimate(work.name, images, tasks, sum(seconds.values()) / 3600, 0.0, bytes_, slowest)
+
+
+def _index_bytes(plan: Plan, rates: Sequence[Rate]) -> float | None:
+    """GB of codes and centroids as the kind has them, and of the table of images, which is alike for all kinds."""
+    tables = [rate.bytes_per_item for rate in rates if rate.stage == "index"]
+    if not tables:
+        return None
+    return (plan.images * (plan.bytes_a_vector + max(tables)) + plan.fixed_bytes) / 1e9
+
+
+def _train(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes]) -> Estimate:
+    """Of segmenters, some side by side, as many rounds as it takes."""
+    settings = work.settings
+    largest = int(max(node.has.get("CPU", 0.0) for node in nodes))
+    workers, at_once = plan_runs(work.sets, settings, total(nodes), largest)
+    steps, at_once = settings.train.steps, min(at_once, work.sets)
+    _placed(workers, nodes)
+    rate, sized, missing = _find("train", decisive("train", settings), workers.device, rates)
+    size = None if sized is None else work.sets * sized.fixed_bytes / 1e9
+    items, count = steps * work.sets, workers.count * at_once
+    if rate is None:
+        return Estimate(work.name, items, count, None, None if workers.gpus else 0.0, size, missing)
+    # More threads than were measured are not taken to help: a batch is small.
+    power = workers.gpus if workers.device == "cuda" else min(workers.threads, rate.threads)
+    rounds = math.ceil(work.sets / at_once)
+    seconds = {
+        "workers": rounds * steps * rate.compute_seconds / (workers.count * power),
+        "fixed": rounds * rate.fixed_seconds,
+    }
+    hours = sum(seconds.values()) / 3600
+    slowest = max(seconds, key=seconds.__getitem__)
+    return Estimate(work.name, items, count, hours, hours * count * workers.gpus, size, slowest)
+
+
+def _placed(workers: Workers, nodes: Sequence[Nodes]) -> tuple[int, list[dict[str, float]]]:
+    """How many workers fit on the nodes, and what they leave."""
+    asked = {"CPU": workers.cpus, "GPU": workers.gpus, **workers.resources}
+    count, free = place(nodes, asked, workers.count)
+    if not count:
+        raise RecoError(f"no node has room for a worker, which asks for {_named(asked)}")
+    return count, free
+
+
+def _named(asked: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}={amount:g}" for name, amount in asked.items() if amount)
+
+
+def _find(
+    stage: str, wanted: dict[str, Any], device: str, rates: Sequence[Rate]
+) -> tuple[Rate | None, Rate | None, str]:
+    """The rate of a stage with these settings; one that tells its bytes, which no device changes; what is missing."""
+    known = [rate for rate in rates if rate.stage == stage]
+    fitting = [rate for rate in known if rate.settings == wanted]
+    found = next((rate for rate in fitting if rate.device == device), None)
+    sized = found or next(iter(fitting), None)
+    if found:
+        return found, sized, ""
+    if fitting:
+        return None, sized, f"no rate on {device}, only on {fitting[0].device}"
+    if not known:
+        return None, None, f"no rate of {stage}"
+    differing = [[n for n in wanted if rate.settings.get(n) != wanted[n]] for rate in known]
+    closest = min(differing, key=len)
+    measured = known[differing.index(closest)].settings
+    shown = [f"{n}={wanted[n]} (measured: {measured.get(n)})" for n in closest[:2]]
+    return None, None, f"no rate with {', '.join(shown)}{', ...' if len(closest) > 2 else ''}"

@@ -1,0 +1,188 @@
+"""Rates told from finished artifacts: their summaries say what the run that made them took."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from reco_ray import checksums, storage
+from reco_ray.errors import RecoError
+from reco_ray.meter import SUMMARY
+from reco_ray.planning.rates import ITEMS, Rate
+
+# The stage that makes artifacts of a kind.
+_STAGES = {
+    "embeddings": "embed",
+    "index": "index",
+    "references": "references",
+    "masks": "segment",
+    "pseudo-labels": "label",
+    "segmenter": "train",
+}
+
+
+class _Run(BaseModel):
+    """`this_run` of a summary, as `Meter.run` notes it; `items` under the name of what is counted."""
+
+    items: int
+    parts: int
+    seconds: float
+    read_seconds: float
+    read_cpu_seconds: float
+    work_seconds: float
+    readers: int
+    workers: int
+    threads: int
+    gpus_per_worker: float
+    device: str
+    sets: int = 1
+    context_seconds: float = 0.0
+    train_seconds: float = 0.0
+    train_cores: int = 0
+
+    def fixed_seconds(self, training: float) -> float:
+        """What is left of the run's time without the work that grows with it, as `training` may."""
+        before = self.context_seconds + training
+        work = (self.work_seconds - self.context_seconds) / self.workers
+        read = self.read_seconds / self.readers if self.readers else 0.0
+        return max(0.0, self.seconds - before - max(work, read))
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """An artifact and its run. total: items of the artifact, which may have taken several runs. size: bytes."""
+
+    stage: str
+    preset: str | None
+    settings: dict[str, Any]
+    run: _Run
+    total: int
+    size: int
+    dim: int | None
+    training: float | None
+    made: str
+
+    @property
+    def fixed(self) -> float:
+        """Seconds that do not grow. Where k-means tells no rate, training counts as such: rotations and codes are
+        learnt from as many vectors in every corpus, and take far longer than the lists of a small one."""
+        return self.run.fixed_seconds(0.0 if self.training is None else self.run.train_seconds)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Runs that tell the same rate together."""
+        return self.stage, str(self.preset), self.run.device, json.dumps(self.settings, sort_keys=True)
+
+
+def measure(artifacts: Iterable[str], machine: str | None = None) -> list[Rate]:
+    """The rates of the runs that made some artifacts; those of the same stage, settings and device are taken together.
+
+    Raises:
+        RecoError: not an artifact of a stage that has rates, unfinished, or made by a run that tells none.
+    """
+    groups: dict[tuple[str, ...], list[_Measured]] = {}
+    for artifact in artifacts:
+        one = _read(artifact)
+        groups.setdefault(one.key, []).append(one)
+    return [_rate(group, machine) for group in groups.values()]
+
+
+def _rate(runs: list[_Measured], machine: str | None) -> Rate:
+    first = runs[0]
+    items, total = sum(one.run.items for one in runs), sum(one.total for one in runs)
+    cpu = first.run.device == "cpu"
+    compute = sum(r.run.work_seconds * (r.run.threads if cpu else r.run.gpus_per_worker) for r in runs)
+    size = sum(one.size for one in runs)
+    training = [one.training for one in runs if one.training is not None]
+    grows = first.stage != "train"  # a segmenter is as large after any number of steps
+    return Rate(
+        stage=first.stage,
+        preset=first.preset,
+        device=first.run.device,
+        settings=first.settings,
+        compute_seconds=_rounded(compute / items),
+        threads=max(one.run.threads for one in runs),
+        reader_seconds=_rounded(sum(one.run.read_seconds for one in runs) / items),
+        reader_cpu_seconds=_rounded(sum(one.run.read_cpu_seconds for one in runs) / items),
+        fixed_seconds=_rounded(sum(one.fixed for one in runs) / len(runs)),
+        bytes_per_item=_rounded(size / total) if grows else 0.0,
+        fixed_bytes=0.0 if grows else _rounded(size / len(runs)),
+        dim=first.dim,
+        training_core_seconds=_rounded(sum(training) / len(training)) if training else None,
+        source="; ".join(one.made for one in runs),
+        machine=machine,
+    )
+
+
+def _read(artifact: str) -> _Measured:
+    manifest = storage.read_manifest(artifact)
+    stage = _STAGES.get(manifest.kind)
+    if stage is None:
+        raise RecoError(
+            f"{artifact}: holds {manifest.kind}: there are rates of {', '.join(_STAGES.values())} only"
+        )
+    again = "make the artifact again with this version"
+    try:
+        summary = json.loads(storage.read_bytes(storage.join(artifact, SUMMARY)))
+        items = ITEMS[stage]
+        run = _Run.model_validate({**summary["this_run"], "items": summary["this_run"][items]})
+        total = summary["counts"][items]
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise RecoError(f"{artifact}: has no {SUMMARY} that says what its run took: {again}") from error
+    if run.items < 1 or total < 1 or run.workers < 1 or run.work_seconds <= 0:
+        raise RecoError(
+            f"{artifact}: its last run had nothing left but to finish: a rate is told by a run that was not interrupted"
+        )
+    if run.sets > 1:
+        raise RecoError(f"{artifact}: was labelled together with others: measure a run with one --references")
+    if manifest.checksums is None:
+        raise RecoError(f"{artifact}: has no checksums, which tell its size: {again}")
+    workers = f"{_counted(run.workers, 'worker')} of {_counted(run.threads, 'thread')}"
+    took = f"{run.items:,} {items} in {_counted(run.parts, 'part')}, {run.seconds} s by {workers}"
+    return _Measured(
+        stage=stage,
+        preset=summary.get("preset"),
+        settings=summary["settings"],
+        run=run,
+        total=total,
+        size=_size(artifact, stage, manifest),
+        dim=manifest.content.get("dim"),
+        training=_training(stage, run, manifest),
+        made=f"{took}, {manifest.made_at}, {manifest.made_by}",
+    )
+
+
+def _size(artifact: str, stage: str, manifest: storage.Manifest) -> int:
+    """Bytes that a stage wrote; of an index the tables of images, as the codes follow from its kind."""
+    if stage == "index":
+        files = storage.read_table(storage.join(artifact, checksums.FILE)).to_pylist()
+        return sum(file["size"] for file in files if file["path"].startswith("images/"))
+    sealed = [manifest.checksums]
+    if stage == "label":
+        sealed.append(storage.read_manifest(manifest.content["frames"]).checksums)
+    return sum(each.bytes for each in sealed if each is not None)
+
+
+def _training(stage: str, run: _Run, manifest: storage.Manifest) -> float | None:
+    """Core-seconds a Tflop of k-means; None if there was none, a GPU did it, or more than lists was trained."""
+    if stage != "index" or not run.train_cores or not manifest.made_from.get("sample"):
+        return None
+    if "PQ" in manifest.content["factory"]:
+        return None
+    from reco_ray.config import IndexSettings
+    from reco_ray.corpus.index.choice import make_plan
+
+    content, sample = manifest.content, manifest.made_from["sample"]
+    settings = IndexSettings(factory=content["factory"], sample=sample)
+    plan = make_plan(manifest.counts["images"], content["dim"], settings, [])
+    return run.train_seconds * run.train_cores / (plan.training_operations / 1e12)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
