@@ -185,6 +185,15 @@ def list_folders(uri: str) -> list[str]:
     return sorted({name for name, slash, _ in inside if slash})
 
 
+def delete_folder(uri: str) -> None:
+    """Deletes a folder, if it is there, and all that is in it."""
+    filesystem, path = resolve(uri)
+    if is_flat(filesystem):
+        retried(lambda: filesystem.delete_dir_contents(path, missing_dir_ok=True), uri)
+    elif retried(lambda: filesystem.get_file_info(path), uri).type == pafs.FileType.Directory:
+        retried(lambda: filesystem.delete_dir(path), uri)
+
+
 def opened(filesystem: pafs.FileSystem, path: str) -> pa.NativeFile:
     """`open_input_file`, with the errors of opening raised now.
 

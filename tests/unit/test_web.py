@@ -120,7 +120,9 @@ def test_lists_may_hold_addresses(tmp_path):
 
 
 def test_lists_may_lie_at_addresses():
-    with serving(lambda method, path, headers, body: (200, {}, b"a.jpg\nhttp://example.org/b.jpg\n")) as server:
+    with serving(
+        lambda method, path, headers, body: (200, {}, b"a.jpg\nhttp://example.org/b.jpg\n")
+    ) as server:
         listed = list_files(f"{server.url}/photos/list.txt").table["uri"].to_pylist()
     assert listed == [f"{server.url}/photos/a.jpg", "http://example.org/b.jpg"]
 
