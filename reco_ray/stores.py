@@ -105,9 +105,8 @@ def _hub() -> pafs.FileSystem:
     """Hugging Face's hub. One for all threads: to read a file it lists the folder, and remembers that."""
     from huggingface_hub import HfFileSystem
 
-    logging.getLogger("huggingface_hub").setLevel(
-        logging.ERROR
-    )  # it tells the terminal of every request it repeats
+    # It tells the terminal of every request that it repeats.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return pafs.PyFileSystem(_Handler(HfFileSystem()))
 
 
