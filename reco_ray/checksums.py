@@ -21,6 +21,7 @@ from reco_ray.ahead import prefetched
 from reco_ray.errors import RecoError, reason
 from reco_ray.noted import Noted, noting
 from reco_ray.retries import retried
+from reco_ray.stores import delete_folder
 
 FILE = "checksums.parquet"
 FOLDER = "checksums"
@@ -84,10 +85,7 @@ def seal(uri: str) -> storage.Sealed:
 
 def forget_notes(uri: str) -> None:
     """Deletes the workers' own checksum files, once the manifest vouches for all."""
-    filesystem, root = storage.resolve(uri)
-    folder = f"{root}/{FOLDER}"
-    if retried(lambda: filesystem.get_file_info(folder), uri).type == pafs.FileType.Directory:
-        retried(lambda: filesystem.delete_dir(folder), uri)
+    delete_folder(storage.join(uri, FOLDER))
 
 
 class Difference(NamedTuple):

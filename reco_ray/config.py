@@ -1,5 +1,6 @@
 """Settings: a preset's YAML, changed by a file, changed by the command line; typed and checked once."""
 
+import re
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -71,11 +72,17 @@ class EmbedSettings(_Section):
     )
     max_rejected: str = Field(
         default="100%",
-        pattern=r"^\d+(\.\d+)?%$|^\d+$",
         coerce_numbers_to_str=True,
         description="more rejected images than this, a share or a number, make the run fail",
     )
     frames_per_second: float = Field(default=1.0, gt=0, le=1000, description="frames taken from videos")
+
+    @field_validator("max_rejected")
+    @classmethod
+    def _share_or_number(cls, allowed: str) -> str:
+        if not re.fullmatch(r"\d+(\.\d+)?%|\d+", allowed):
+            raise ValueError(f"{allowed!r}: expected a share such as 1% or a number of images")
+        return allowed
 
 
 class IndexSettings(_Section):
@@ -297,7 +304,9 @@ def load_settings(
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         unknown = first["type"] in ("extra_forbidden", "invalid_key")
-        message = "there is no such setting" if unknown else first["msg"].lower()
+        message = (
+            "there is no such setting" if unknown else first["msg"].removeprefix("Value error, ").lower()
+        )
         raise RecoError(f"setting {place}: {message}") from error
 
 

@@ -105,9 +105,8 @@ def _hub() -> pafs.FileSystem:
     """Hugging Face's hub. One for all threads: to read a file it lists the folder, and remembers that."""
     from huggingface_hub import HfFileSystem
 
-    logging.getLogger("huggingface_hub").setLevel(
-        logging.ERROR
-    )  # it tells the terminal of every request it repeats
+    # It tells the terminal of every request that it repeats.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return pafs.PyFileSystem(_Handler(HfFileSystem()))
 
 
@@ -183,6 +182,15 @@ def list_folders(uri: str) -> list[str]:
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
     inside = [info.path.removeprefix(f"{path.rstrip('/')}/").partition("/") for info in infos]
     return sorted({name for name, slash, _ in inside if slash})
+
+
+def delete_folder(uri: str) -> None:
+    """Deletes a folder, if it is there, and all that is in it."""
+    filesystem, path = resolve(uri)
+    if is_flat(filesystem):
+        retried(lambda: filesystem.delete_dir_contents(path, missing_dir_ok=True), uri)
+    elif retried(lambda: filesystem.get_file_info(path), uri).type == pafs.FileType.Directory:
+        retried(lambda: filesystem.delete_dir(path), uri)
 
 
 def opened(filesystem: pafs.FileSystem, path: str) -> pa.NativeFile:

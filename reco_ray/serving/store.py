@@ -16,7 +16,7 @@ from safetensors.torch import load as load_tensors
 from reco_ray import storage
 from reco_ray.errors import RecoError
 from reco_ray.serving.bank import part_uri
-from reco_ray.stores import list_folders
+from reco_ray.stores import delete_folder, list_folders
 from reco_ray.vocabulary import Vocabulary
 
 Status = Literal["building", "ready", "failed"]
@@ -137,8 +137,7 @@ class RecordStore:
         folder = storage.join(self.folder, record.owner, record.name)
         for key in list_folders(folder):
             if key not in keep:
-                filesystem, path = storage.resolve(storage.join(folder, key))
-                filesystem.delete_dir(path)
+                delete_folder(storage.join(folder, key))
 
     def bank_uri(self, record: Record) -> str:
         """Where a vocabulary's ReferenceBank is."""

@@ -1,20 +1,27 @@
-"""The embed stage over every kind of source: tars, videos, web lists and S3, with faults; and what is new since."""
+"""The embed stage over every kind of source: tars, web lists, S3, Google's storage, the hub; and what is new since."""
 
 import json
 import os
+import re
 import shutil
+import tarfile
+import time
+from collections import defaultdict
 from pathlib import Path
+from urllib.request import urlopen
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from artifacts import embeddings, files, rows
 from clusters import local_ray
 from images import encoded, photograph, write_photographs
-from stores import RESET, SHORT, s3_store, serving
+from stores import RESET, SHORT, google_store, hub, s3_store, serving
 
 from reco_ray import storage
 from reco_ray.config import load_settings
+from reco_ray.corpus import web
 from reco_ray.corpus.plan import embedding_files
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.corpus.stage import embed_corpus
@@ -29,10 +36,21 @@ def s3():
         yield proxy
 
 
+@pytest.fixture(scope="module")
+def dataset(photographs):
+    with hub(
+        "someone/photos", {f"train/{file.name}": file.read_bytes() for file in photographs.iterdir()}
+    ) as server:
+        yield server
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _ray(s3):
-    with local_ray(2):
-        yield
+def _ray(s3, dataset):
+    """Its workers inherit where the stores are; metrics are reported at once, not every ten seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "500")
+        with google_store("corpus"), local_ray(2):
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +80,6 @@ def counts(images: int, rejected: int = 0, duplicates: int = 0) -> dict[str, int
 
 def test_a_folder_of_tars(photographs, expected, settings, tmp_path):
     """Parts of four; a photograph in two tars; a tar that breaks off."""
-    import tarfile
-
     names = sorted(photographs.iterdir())
     (tmp_path / "tars").mkdir()
     for number, chosen in enumerate([names[:6], names[5:], names[:2]]):
@@ -144,6 +160,88 @@ def test_a_list_of_addresses(photographs, expected, settings, tmp_path):
         "cannot be read: HTTP status 404"
     ]
     assert embeddings(tmp_path / "out").keys() == embeddings(expected).keys()
+
+
+def test_hosts_of_a_list_have_a_limit_each(photographs, settings, tmp_path, monkeypatch):
+    """Whatever the list begins with, and over all loaders: two of them have room here."""
+    monkeypatch.setattr(web, "PER_HOST_LIMIT", 1)
+    names = sorted(file.name for file in photographs.iterdir())
+    with serving(
+        lambda method, path, headers, body: (200, {}, (photographs / path[1:]).read_bytes())
+    ) as server:
+        server.seconds = 0.02
+        hosts = [server.url, server.url.replace("127.0.0.1", "localhost")]
+        lines = [str(photographs / "000.jpg"), *(f"{host}/{name}" for name in names for host in hosts)]
+        (tmp_path / "urls.txt").write_text("\n".join(lines))
+        manifest, _ = embed_corpus(str(tmp_path / "urls.txt"), str(tmp_path / "out"), settings)
+        assert server.by_host == {"127.0.0.1": 1, "localhost": 1}
+    assert manifest.counts == counts(21, duplicates=11)
+
+
+# --- what is seen -------------------------------------------------------------------------------------------
+
+
+def scraped() -> dict[str, float]:
+    """What Prometheus would find: "name{stage=...,...}" without the labels that Ray adds -> sum."""
+    (node,) = ray.nodes()
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    found = defaultdict[str, float](float)
+    with urlopen(url, timeout=10) as page:
+        for line in page.read().decode().splitlines():
+            if parts := re.fullmatch(r"(ray_\w+)\{(.*)\} (\S+)", line):
+                labels = re.findall(r'\b(stage|outcome|reason)="([^"]*)"', parts[2])
+                found[" ".join([parts[1], *(value for _, value in sorted(labels))])] += float(parts[3])
+    return found
+
+
+def test_prometheus_finds_counts_rates_and_queues(photographs, settings, tmp_path):
+    """Under the names that docs/scale.md and the dashboard give them."""
+    corpus = tmp_path / "corpus"
+    shutil.copytree(photographs, corpus)
+    (corpus / "copy.jpg").write_bytes((photographs / "003.jpg").read_bytes())
+    (corpus / "empty.jpg").write_bytes(b"")
+    embed_corpus(str(corpus), str(tmp_path / "out"), settings)
+    wanted = {
+        "ray_reco_images_total done embed": 10,
+        "ray_reco_images_total duplicate embed": 1,
+        "ray_reco_images_total rejected embed": 1,
+        "ray_reco_rejected_images_total empty file embed": 1,
+        "ray_reco_images_per_second embed": 0.01,
+        "ray_data_num_external_inqueue_blocks": 0,
+    }
+    deadline = time.monotonic() + 60
+    while any((found := scraped()).get(name, -1) < least for name, least in wanted.items()):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    assert found["ray_reco_rejected_images_total empty file embed"] == 1
+
+
+# --- stores -------------------------------------------------------------------------------------------------
+
+
+def test_corpus_and_output_in_google_storage(photographs, expected, settings, tmp_path):
+    """A tar and a table; the rows go there too."""
+    names = sorted(photographs.iterdir())
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for file in names[:5]:
+            tar.add(file, file.name)
+    pq.write_table(pa.table({"bytes": [file.read_bytes() for file in names[5:]]}), tmp_path / "1.parquet")
+    for name in ("0.tar", "1.parquet"):
+        storage.write_bytes(f"gs://corpus/inside/{name}", (tmp_path / name).read_bytes())
+    manifest, _ = embed_corpus("gs://corpus/inside", "gs://corpus/out", settings)
+    assert manifest.counts == counts(10)
+    stored = storage.read_table("gs://corpus/out/embeddings").to_pylist()
+    assert {row["image_id"] for row in stored} == embeddings(expected).keys()
+    assert {read_image_bytes(row["uri"]) for row in stored} == {file.read_bytes() for file in names}
+    assert embed_corpus("gs://corpus/inside", "gs://corpus/out", settings) == (manifest, False)
+
+
+def test_a_corpus_at_the_hub(dataset, expected, settings, tmp_path):
+    corpus = "hf://datasets/someone/photos/train"
+    manifest, _ = embed_corpus(corpus, str(tmp_path / "out"), settings)
+    assert manifest.counts == counts(10)
+    assert embeddings(tmp_path / "out").keys() == embeddings(expected).keys()
+    assert all(row["uri"].startswith(f"{corpus}/") for row in rows(tmp_path / "out", "embeddings"))
 
 
 # --- S3 -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,9 +17,12 @@ from clusters import two_nodes
 from images import write_photographs
 from processes import descendants, kill_at_once, title
 from ray.cluster_utils import Cluster
+from stores import RESET, Server, s3_store
 
+from reco_ray import storage
 from reco_ray.checksums import verify
 from reco_ray.config import load_settings
+from reco_ray.corpus.plan import embedding_files
 from reco_ray.corpus.stage import embed_corpus
 
 SETTINGS = ["embed.shard_size=2", "embed.batch_size=2"]
@@ -53,7 +57,13 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def s3() -> Iterator[Server]:
+    with s3_store("bucket") as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def cluster(s3) -> Iterator[Cluster]:
     """Two nodes of one logical CPU, for all runs: a killed driver leaves its workers to the cluster."""
     with two_nodes() as nodes:
         yield nodes
@@ -67,22 +77,24 @@ def undisturbed(cluster, corpus, settings, tmp_path_factory) -> dict[str, bytes]
     return content(out)
 
 
-def content(out: Path) -> dict[str, bytes]:
+def content(out: Path | str) -> dict[str, bytes]:
     """Every file that a reader of the artifact sees, except for times."""
     return {
-        str(file.relative_to(out)): file.read_bytes()
+        f"{folder}/{name}": storage.read_bytes(f"{out}/{folder}/{name}")
         for folder in ("listing", "embeddings", "rejected", "duplicates")
-        for file in sorted((out / folder).glob("*"))
-        if not file.name.endswith(".tmp")
+        for name in storage.list_names(f"{out}/{folder}")
+        if not name.endswith(".tmp")
     }
 
 
 @contextmanager
-def running(cluster: Cluster, corpus: Path, out: Path, before: str = "") -> Iterator[subprocess.Popen]:
+def running(
+    cluster: Cluster, corpus: Path, out: Path | str, before: str = "", *words: str
+) -> Iterator[subprocess.Popen]:
     """The command in a process of its own, which is killed at the end; `before` runs in it first."""
-    command = [sys.executable, "-c", f"{before}\nfrom reco_ray.cli import main; main()", "embed"]
+    command = [sys.executable, "-c", f"{before}\nfrom reco_ray.cli import main; main()", "embed", *words]
     command += ["--corpus", str(corpus), "--out", str(out), *(f"--set={setting}" for setting in SETTINGS)]
-    with Path(f"{out}.log").open("ab") as log:
+    with Path(f"{corpus}.log").open("ab") as log:
         environment = {**os.environ, "RAY_ADDRESS": cluster.address}
         driver = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
@@ -164,3 +176,69 @@ def test_a_node_killed_in_the_middle(cluster, corpus, settings, undisturbed, tmp
     assert any(name.startswith("ray::") for name in killed)
     assert manifest.counts == COUNTS
     assert content(out) == undisturbed
+
+
+# --- in an object store, and what is new since --------------------------------------------------------------
+
+
+@contextmanager
+def holding(s3: Server, at: str, after: int, outcome: str | None) -> Iterator[threading.Event]:
+    """The upload to `at`, after so many others, begins, and waits until the block ends: then it is lost or arrives."""
+    begun, let_go, uploads = threading.Event(), threading.Event(), []
+
+    def fault(method: str, path: str, before: int) -> str | None:
+        if method != "PUT" or at not in path:
+            return None
+        uploads.append(path)
+        if len(uploads) <= after:
+            return None
+        begun.set()
+        let_go.wait(60)
+        return outcome
+
+    s3.fault = fault
+    try:
+        yield begun
+    finally:
+        let_go.set()
+        wait_until(lambda: not s3.busy.total())
+        s3.fault = lambda method, path, before: None
+
+
+@pytest.mark.timeout(900)
+def test_a_driver_killed_while_it_writes_to_a_store_and_while_it_follows(
+    s3, cluster, corpus, settings, tmp_path
+):
+    """In the first part of a run and before its manifest, then the same in what came to the source since."""
+    growing, out, local = tmp_path / "corpus", "s3://bucket/out", tmp_path / "out"
+    growing.mkdir()
+    tars = sorted(corpus.iterdir())
+    for tar in tars[:3]:
+        shutil.copy(tar, growing)
+
+    def killed(at: str, after: int, outcome: str | None, *words: str) -> None:
+        with holding(s3, at, after, outcome) as begun, running(cluster, growing, out, "", *words) as driver:
+            wait_until(begun.is_set, driver)
+
+    killed("/out/embeddings/", 2, None)
+    assert not storage.exists(f"{out}/manifest.json")
+    killed("/out/manifest.json", 0, RESET)
+    assert not storage.exists(f"{out}/manifest.json")
+    first, new = embed_corpus(str(growing), out, settings)
+    assert new
+    embed_corpus(str(growing), str(local), settings)
+    assert content(out) == content(local)
+
+    for tar in tars[3:]:
+        shutil.copy(tar, growing)
+    for at, after, outcome in (("/out/embeddings/", 2, RESET), ("/out/manifest.json", 0, None)):
+        before = [storage.read_bytes(file) for file in embedding_files(out, first)]
+        killed(at, after, outcome, "--follow")
+        assert [storage.read_bytes(file) for file in embedding_files(out, first)] == before
+    embed_corpus(str(growing), out, settings, follow=True)
+    manifest, _ = embed_corpus(str(growing), str(local), settings, follow=True)
+    assert manifest.counts == COUNTS
+    assert content(out) == content(local)
+    stored = storage.read_manifest(out, "embeddings")
+    assert (stored.counts, stored.content) == (manifest.counts, manifest.content)
+    assert verify(out).differences == []

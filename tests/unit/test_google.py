@@ -16,6 +16,7 @@ from reco_ray.corpus.read import list_images, read_image_bytes
 from reco_ray.errors import RecoError
 from reco_ray.retries import StoreUnavailable
 from reco_ray.storage import ArtifactWriter, read_manifest
+from reco_ray.stores import delete_folder, list_folders
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,16 @@ def test_images_files_and_containers_are_listed_and_read(store, tmp_path):
     assert len(uris) == 4
     contents = [encoded(photograph(7)), *(file.read_bytes() for file in photographs)]
     assert sorted(map(read_image_bytes, uris)) == sorted(contents)
+
+
+def test_folders_are_listed_and_deleted_though_nobody_made_them(store):
+    for name in ("a/b/x", "a/y", "c/z", "file"):
+        storage.write_bytes(f"gs://bucket/tree/{name}", b"data")
+    assert list_folders("gs://bucket/tree") == ["a", "c"]
+    delete_folder("gs://bucket/tree/a")
+    delete_folder("gs://bucket/tree/nothing")
+    assert list_folders("gs://bucket/tree") == ["c"]
+    assert storage.list_names("gs://bucket/tree") == ["file"]
 
 
 def test_an_artifact(store):

@@ -1,0 +1,42 @@
+"""What reaches the terminal: paths as they are, where rejected rows lie, and of Ray's remarks those to act on."""
+
+import pytest
+
+from reco_ray.cli.options import report
+from reco_ray.cluster import _show_remark
+from reco_ray.storage import Manifest
+
+OUT = "/photographs [2024]/:cat:/" + "x" * 120
+
+
+@pytest.fixture
+def lines(capsys):
+    return lambda: capsys.readouterr().err.splitlines()
+
+
+def test_paths_are_neither_broken_nor_read_as_markup(lines):
+    report(
+        "embed", OUT, Manifest(kind="embeddings", made_from={}, counts={"images": 1200, "rejected": 0}), True
+    )
+    (line,) = lines()
+    assert line.startswith("embed      1,200 images, 0 rejected ")
+    assert line.endswith(f" {OUT}")
+
+
+def test_what_was_rejected_is_said_with_where_to_read_it(lines):
+    content = {"rejected_by_reason": {"cannot be read": 2, "empty file": 1}}
+    manifest = Manifest(kind="embeddings", made_from={}, counts={"rejected": 3}, content=content)
+    report("embed", OUT, manifest, True)
+    assert lines()[1:] == [f"rejected   2 cannot be read, 1 empty file   {OUT}/rejected"]
+    report("embed", OUT, manifest, False)
+    assert len(lines()) == 1
+
+
+def test_raylets_remarks_are_kept_off_the_terminal_unless_memory_is_short(lines):
+    _show_remark({"lines": ["WARNING: 8 PYTHON worker processes have been started on node: x"]})
+    assert lines() == []
+    _show_remark(
+        {"lines": ["2 Workers (tasks / actors) killed due to memory pressure (OOM), 0 Workers\n\nmore"]}
+    )
+    (line,) = lines()
+    assert line.startswith("Ray: 2 Workers (tasks / actors) killed due to memory pressure")
