@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +20,8 @@ import yaml
 from clusters import BIN
 from PIL import Image
 from processes import descendants, kill_at_once, title
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.util import get_node_ip_address
 
 from reco_ray.storage import read_manifest
 
@@ -184,7 +187,7 @@ def memory_taken(share: float) -> Iterator[None]:
 # --- nodes that do not come -----------------------------------------------------------------------------------
 
 # Ray's rehearsal of a cloud: the "instances" are raylets on this machine.
-CLOUD = {
+CLOUD: dict[str, Any] = {
     "cluster_name": "rehearsal",
     "max_workers": 1,
     "provider": {
@@ -192,9 +195,11 @@ CLOUD = {
         "use_node_id_as_ip": True,
         "disable_node_updaters": True,
         "disable_launch_config_check": True,
+        "launch_multiple": True,
+        "head_node_id": FAKE_HEAD_NODE_ID,
     },
     "available_node_types": {
-        "head": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+        "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
         "model": {
             "resources": {"CPU": 1, "model": 1, "object_store_memory": 10**8},
             "node_config": {},
@@ -202,7 +207,7 @@ CLOUD = {
             "max_workers": 1,
         },
     },
-    "head_node_type": "head",
+    "head_node_type": "ray.head.default",
     "idle_timeout_minutes": 5,
     **{name: {} for name in ("auth", "docker", "file_mounts")},
     **{
@@ -221,18 +226,24 @@ CLOUD = {
 @pytest.fixture
 def autoscaled(tmp_path: Path, ray_folder: Path) -> Iterator[dict[str, str]]:
     """A head with an autoscaler that may start one node with a `model` -> the environment of who uses it."""
-    (tmp_path / "cloud.yaml").write_text(yaml.safe_dump(CLOUD))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
+    address = f"{get_node_ip_address()}:{port}"
+    cloud = CLOUD | {"provider": {**CLOUD["provider"], "gcs_address": address}}
+    (tmp_path / "cloud.yaml").write_text(yaml.safe_dump(cloud))
     environment = {
-        **os.environ,
-        "PATH": f"{BIN}:{os.environ['PATH']}",
         "RAY_TMPDIR": str(ray_folder),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "RAY_enable_autoscaler_v2": "1",
+    }
+    of_the_head = {
         "RAY_FAKE_CLUSTER": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "PATH": f"{BIN}:{os.environ['PATH']}",
     }
     words = [
         "start",
@@ -245,14 +256,14 @@ def autoscaled(tmp_path: Path, ray_folder: Path) -> Iterator[dict[str, str]]:
     words += ["--include-dashboard=false", "--dashboard-agent-listen-port=0"]
     head = subprocess.Popen(
         [str(BIN / "ray"), *words, f"--autoscaling-config={tmp_path}/cloud.yaml"],
-        env=environment,
+        env=os.environ | environment | of_the_head,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
         wait_until(lambda: answers(port), "the head does not answer")
-        yield environment | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
+        yield environment | {"RAY_ADDRESS": address}
     finally:
         kill_at_once(head.pid)
         head.wait()
@@ -292,4 +303,4 @@ def test_nodes_that_never_come_are_named_and_those_that_come_are_used(
 
 def status_of(environment: dict[str, str]) -> str:
     words = [str(BIN / "ray"), "status", "--address", environment["RAY_ADDRESS"]]
-    return subprocess.run(words, env=environment, capture_output=True, text=True).stdout
+    return subprocess.run(words, env=os.environ | environment, capture_output=True, text=True).stdout
