@@ -24,6 +24,7 @@ SETTINGS = ["embed.shard_size=1", "embed.batch_size=1"]
 COUNTS = {"images": 42, "embedded": 40, "rejected": 1, "duplicates": 1}
 
 pytestmark = [
+    pytest.mark.chaos,
     pytest.mark.usefixtures("ray_cluster"),
     pytest.mark.skipif(sys.platform != "linux", reason="finds the processes to kill in /proc"),
 ]
