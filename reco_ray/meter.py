@@ -54,7 +54,7 @@ _DECISIVE = {
 
 
 def decisive(stage: str, settings: Settings) -> dict[str, Any]:
-    """The settings that decide how fast a stage is, by name; None where they say nothing in particular."""
+    """The settings that decide how fast a stage is and how much it writes, by name."""
     found = {}
     for name in _DECISIVE[stage]:
         section, _, key = name.partition(".")
