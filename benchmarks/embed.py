@@ -225,7 +225,10 @@ def _clip_retrieval_python(venv: Path) -> Path:
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     if subprocess.run([python, "-c", "import clip_retrieval"], check=False, capture_output=True).returncode:
         subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "clip-retrieval"], check=True, stdout=sys.stderr
+            # What it imports of setuptools, pkg_resources, went with version 81.
+            [python, "-m", "pip", "install", "--quiet", "clip-retrieval", "setuptools<81"],
+            check=True,
+            stdout=sys.stderr,
         )
     return python
 
