@@ -248,7 +248,7 @@ def _clip_retrieval(python: Path, folder: Path, checkpoint: Path, batch_size: in
         done = subprocess.run([python, "-c", call], capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"clip-retrieval failed: {done.stderr.strip().splitlines()[-1:]}")
-    return float(done.stdout.strip().splitlines()[-1])
+    return float(done.stdout.split()[-1])  # behind its own remarks, which end in no new line
 
 
 # Its own command, told when each batch has its embeddings; the first one, which waits for the loader, is the warm-up.

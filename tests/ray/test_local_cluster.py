@@ -143,6 +143,7 @@ def test_without_the_token_nothing_is_taken(cluster: Rehearsal) -> None:
     assert "401" in refused.stdout or "token" in refused.stdout.lower()
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(600)
 def test_a_pipeline_is_stopped_goes_on_without_an_installation_and_then_has_nothing_to_do(
     cluster: Rehearsal, project: Path, bare: str

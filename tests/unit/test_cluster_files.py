@@ -240,7 +240,9 @@ def commands() -> set[str]:
     found = set()
     for file in (f for f in CLUSTER.rglob("*") if f.suffix in (".yaml", ".md") or f.name == "Dockerfile"):
         text = re.sub(r"\n[ #]+(?=--)", " ", file.read_text())
-        found |= {m[0].strip() for m in re.findall(r"((python jobs/\w+\.py|reco-ray \w+)[^`\n\"]*)", text)}
+        found |= {
+            m[0].strip() for m in re.findall(r"((python jobs/\w+\.py|reco-ray [a-z]\w*)[^`\n\"]*)", text)
+        }
     return found
 
 
