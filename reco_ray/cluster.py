@@ -138,9 +138,8 @@ def plan_workers(
         RecoError: "cuda" is asked for and the cluster has no GPU, or no node has a custom resource.
     """
     placement = placement or StagePlacement()
-    nodes = _nodes() if nodes is None else nodes
-    names = {name for node in nodes for name in node}
-    resources = {name: sum(node.get(name, 0.0) for node in nodes) for name in names}
+    nodes = node_resources() if nodes is None else nodes
+    resources = total_resources(nodes)
     gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1)
     awaited = placement.workers is not None and placement.gpus_per_worker is not None
     if device.startswith("cuda") and not gpus and not awaited:
@@ -184,10 +183,9 @@ def say_what_is_awaited(workers: Workers) -> None:
         "worker": {"CPU": workers.cpus, "GPU": workers.gpus, **workers.resources},
         "reader": {"CPU": READER_CPUS, **workers.reader_resources},
     }
+    nodes = node_resources()
     for who, amounts in asked.items():
-        if not any(
-            all(node.get(name, 0.0) >= amount for name, amount in amounts.items()) for node in _nodes()
-        ):
+        if not any(all(node.get(name, 0.0) >= amount for name, amount in amounts.items()) for node in nodes):
             listed = ", ".join(f"{name} {amount:g}" for name, amount in amounts.items() if amount)
             console.print(
                 f"waiting    no node has room for a {who} ({listed}): one must be started, and `ray status` says "
@@ -195,20 +193,26 @@ def say_what_is_awaited(workers: Workers) -> None:
             )
 
 
-def _nodes() -> list[dict[str, float]]:
-    """What each node has, whether it is in use or not."""
+def node_resources() -> list[dict[str, float]]:
+    """What each node of the connected cluster has, whether it is in use or not."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def total_resources(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What all nodes have together."""
+    names = {name for node in nodes for name in node}
+    return {name: sum(node.get(name, 0.0) for node in nodes) for name in names}
+
+
 def plan_runs(
-    runs: int, settings: Settings, total: Mapping[str, float], largest_node: int
+    runs: int, settings: Settings, nodes: Sequence[Mapping[str, float]] | None = None
 ) -> tuple[Workers, int]:
     """Chooses the workers of training runs: a GPU each where there are any, else cores shared evenly among the runs.
 
     No worker has cores of two nodes.
 
     Args:
-        total: resources of the cluster. largest_node: cores of the node that has most.
+        nodes: as `plan_workers`.
 
     Returns:
         The workers of one run, and how many runs go on side by side.
@@ -217,6 +221,8 @@ def plan_runs(
         RecoError: more workers than the cluster can have, or a GPU is asked for and there is none.
     """
     count = settings.train.workers
+    nodes = node_resources() if nodes is None else nodes
+    total, largest = total_resources(nodes), max(int(node.get("CPU", 1)) for node in nodes)
     cores, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
     on_gpus = gpus > 0 and settings.models.device != "cpu"
     if count > (gpus if on_gpus else cores):
@@ -226,7 +232,7 @@ def plan_runs(
         return Workers(count, 1.0, 1.0, 1, "cuda"), max(1, gpus // count)
     if settings.models.device.startswith("cuda"):
         raise RecoError("device 'cuda' was asked for, but the cluster has no GPU: use --device cpu or auto")
-    threads = max(1, min(largest_node, cores // (min(runs, cores) * count)))
+    threads = max(1, min(largest, cores // (min(runs, cores) * count)))
     workers = Workers(count, threads * _WORKER_SHARE, 0.0, threads, "cpu")
     return workers, max(1, cores // (threads * count))
 

@@ -162,9 +162,9 @@ def _embed_pending(
     parts = sum(unit.num_rows for unit in units)
     most = max(1, parts) if total is not None else None
     workers = plan_workers(settings.models.device, most, settings.placement.embed)
-    loaders, requests_per_host = None, 1
+    readers, loaders, requests_per_host = count_readers(workers), None, 1
     if any(generation.web for generation in generations):
-        loaders, requests_per_host = web.shares(min(parts, count_readers(workers)))
+        loaders, requests_per_host = web.shares(min(parts, readers))
     load = LoadParts(
         out,
         generations,
@@ -200,7 +200,7 @@ def _embed_pending(
     if not counts.embedded:
         raise RecoError(f"{corpus}: none of the {counts.images} images can be used ({_first_reason(out)})")
     RejectBudget(options.max_rejected, counts.images, Counter()).add(0, counts.reasons, corpus, out)
-    run = meter.run(workers, loaders or count_readers(workers))
+    run = meter.run(workers, loaders or readers)
     speed = {"images": images, "images_per_second": round(images / max(run["seconds"], 0.01), 2)}
     others = {"rejected_by_reason": counts.reasons, "generation": len(generations)}
     write_summary(out, "embed", numbers, speed | run, settings, others)

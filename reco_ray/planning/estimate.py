@@ -20,7 +20,7 @@ from reco_ray.corpus.index.choice import MOST_SHARDS, SHARD_SIZE, Plan, make_pla
 from reco_ray.corpus.index.vectors import Part
 from reco_ray.errors import RecoError
 from reco_ray.meter import decisive
-from reco_ray.planning.nodes import Nodes, place, total
+from reco_ray.planning.nodes import Nodes, one_by_one, place
 from reco_ray.planning.rates import ITEMS, Rate
 from reco_ray.planning.work import Work
 
@@ -64,9 +64,7 @@ def _pool(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int
     part = {"embed": settings.embed.shard_size, "references": 1}.get(work.stage, settings.segment.shard_size)
     most = max(1, math.ceil((items - work.context) / part))
     placement: StagePlacement = getattr(settings.placement, work.stage)
-    workers = plan_workers(
-        settings.models.device, most, placement, [each.has for each in nodes for _ in range(each.count)]
-    )
+    workers = plan_workers(settings.models.device, most, placement, one_by_one(nodes))
     count, free = _placed(workers, nodes)
     readers = count_readers(workers, free)
     if not readers:
@@ -105,7 +103,7 @@ def _index(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes], images: in
     plan = make_plan(images, dim, work.settings.index, [Part(f"{n}", each) for n, each in enumerate(rows)])
     wanted = {"index.kind": plan.kind, "dim": dim}
     rate, _, missing = _find("index", wanted, "cpu", rates)
-    cpus = total(nodes).get("CPU", 0.0)
+    cpus = sum(each.count * each.has.get("CPU", 0.0) for each in nodes)
     if cpus < 1:
         raise RecoError("a task asks for CPU=1, which no node has")
     tasks = min(len(plan.shards), int(cpus)) if plan.needs_cluster else 1
@@ -138,8 +136,7 @@ def _index_bytes(plan: Plan, rates: Sequence[Rate]) -> float | None:
 def _train(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes]) -> Estimate:
     """Of segmenters, some side by side, as many rounds as it takes."""
     settings = work.settings
-    largest = int(max(node.has.get("CPU", 0.0) for node in nodes))
-    workers, at_once = plan_runs(work.sets, settings, total(nodes), largest)
+    workers, at_once = plan_runs(work.sets, settings, one_by_one(nodes))
     steps, at_once = settings.train.steps, min(at_once, work.sets)
     _placed(workers, nodes)
     rate, sized, missing = _find("train", decisive("train", settings), workers.device, rates)

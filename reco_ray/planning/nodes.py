@@ -34,10 +34,9 @@ def parse_nodes(text: str) -> Nodes:
     return Nodes(count, found)
 
 
-def total(nodes: Sequence[Nodes]) -> dict[str, float]:
-    """Resources of all nodes together."""
-    names = {name for node in nodes for name in node.has}
-    return {name: sum(node.count * node.has.get(name, 0.0) for node in nodes) for name in sorted(names)}
+def one_by_one(nodes: Sequence[Nodes]) -> list[Mapping[str, float]]:
+    """Resources of each node, as a connected cluster lists them."""
+    return [node.has for node in nodes for _ in range(node.count)]
 
 
 def place(

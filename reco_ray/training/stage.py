@@ -62,7 +62,7 @@ def train_segmenters(
             first ones, before any training starts.
     """
     jobs, writers = {}, {}
-    workers, at_once = plan_runs(len(labels), settings, ray.cluster_resources(), _largest_node())
+    workers, at_once = plan_runs(len(labels), settings)
     environment = tracking_environment()
     for name, uri in labels.items():
         manifest = storage.read_manifest(uri, LABELS_KIND)
@@ -152,11 +152,6 @@ def _job(
 
 
 # --- meanwhile ----------------------------------------------------------------------------------------------
-
-
-def _largest_node() -> int:
-    """Cores of the node that has most."""
-    return max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
 
 
 def _run(

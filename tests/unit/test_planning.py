@@ -9,14 +9,14 @@ from documents import ROOT
 
 from reco_ray import storage
 from reco_ray.cli import main
-from reco_ray.cluster import Workers, count_readers
+from reco_ray.cluster import Workers, count_readers, total_resources
 from reco_ray.config import load_settings
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.meter import Meter, decisive, write_summary
 from reco_ray.pipeline import read_pipeline
 from reco_ray.planning.estimate import estimate
 from reco_ray.planning.measure import measure
-from reco_ray.planning.nodes import Nodes, parse_nodes, place, total
+from reco_ray.planning.nodes import Nodes, one_by_one, parse_nodes, place
 from reco_ray.planning.rates import ITEMS, Rate, as_yaml, read_rates
 from reco_ray.planning.table import as_table
 from reco_ray.planning.work import Work, works
@@ -38,7 +38,7 @@ def rate(stage: str, settings=None, **values: object) -> Rate:
 def test_nodes_are_read_and_added_up() -> None:
     nodes = [parse_nodes("4xCPU=8"), parse_nodes(" 8 x CPU=16, GPU=1,l4=0.5 "), parse_nodes("CPU=2")]
     assert [node.count for node in nodes] == [4, 8, 1]
-    assert total(nodes) == {"CPU": 162.0, "GPU": 8.0, "l4": 4.0}
+    assert total_resources(one_by_one(nodes)) == {"CPU": 162.0, "GPU": 8.0, "l4": 4.0}
 
 
 @pytest.mark.parametrize(

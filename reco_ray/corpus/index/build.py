@@ -22,7 +22,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reco_ray import storage
-from reco_ray.cluster import Workers
+from reco_ray.cluster import Workers, node_resources, total_resources
 from reco_ray.config import IndexSettings
 from reco_ray.console import progress
 from reco_ray.corpus.index.choice import Plan, Shard, plan_index
@@ -117,8 +117,9 @@ def _room(plan: Plan, shards: int) -> tuple[int, int]:
     """The cores that train, 0 where a GPU does, and how many tasks add shards at a time."""
     if not plan.needs_cluster:
         return os.cpu_count() or 1, 1
-    largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
-    tasks = max(1, min(shards, int(ray.cluster_resources().get("CPU", 1))))
+    nodes = node_resources()
+    largest = max(node.get("CPU", 1) for node in nodes)
+    tasks = max(1, min(shards, int(total_resources(nodes).get("CPU", 1))))
     return 0 if _trains_on_gpu() else int(largest), tasks
 
 
@@ -151,7 +152,7 @@ def _add(
     # A shard is in memory while it is added, and once more while it is written. Never ask for more than a node has:
     # the task would wait for ever.
     needed = 2 * plan.bytes_a_vector * max((shard.rows for shard in pending), default=0)
-    most = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+    most = max(node.get("memory", 0) for node in node_resources())
     task = _remote_add.options(memory=int(min(needed, most / 2)))
     light = replace(plan, shards=())  # a task needs its own files' names only
     waiting = [task.remote(embeddings, out, light, shard, fingerprint) for shard in pending]
