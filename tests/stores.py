@@ -22,6 +22,7 @@ import pytest
 from huggingface_hub import constants
 
 import reco_ray.stores as of_reco_ray
+from reco_ray import storage
 
 RESET, SHORT = "reset", "short"
 
@@ -172,6 +173,16 @@ def s3_store(bucket: str) -> Iterator[Server]:
             yield proxy
         finally:
             store.stop()
+
+
+def assert_written_is_read_back(uri: str) -> None:
+    """In a folder that is not there yet: once, and again over what is there."""
+    assert not storage.exists(uri)
+    storage.write_bytes(uri, b"one")
+    storage.write_bytes(uri, b"two")
+    assert storage.read_bytes(uri) == b"two"
+    folder, _, name = uri.rpartition("/")
+    assert storage.list_names(folder) == [name]
 
 
 _GOOGLE = """

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,6 +45,14 @@ def kill_at_once(root: int) -> None:
         _send(pid, signal.SIGKILL)
     while any(_runs(pid) for pid in stopped):
         time.sleep(0.01)
+
+
+def wait_until(happened: Callable[[], object], otherwise: str) -> None:
+    """Looks again and again, for two minutes."""
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.05)
 
 
 def _send(pid: int, number: signal.Signals) -> None:

@@ -6,9 +6,8 @@ import re
 import subprocess
 import sys
 import sysconfig
-import time
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 from clusters import BIN, ROOT, Rehearsal, rehearsal
 from images import write_photographs
 from PIL import Image
-from processes import descendants, title
+from processes import descendants, title, wait_until
 
 from reco_ray.pipeline import read_pipeline
 from reco_ray.storage import read_manifest
@@ -179,13 +178,6 @@ def test_a_pipeline_is_stopped_goes_on_without_an_installation_and_then_has_noth
     # An evaluation is measured again: its references are there.
     assert done.stdout.count("nothing to do, made before") == len(STAGES) - 1
     assert read_manifest(str(project / "embeddings"), "embeddings") == embeddings
-
-
-def wait_until(happened: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + 120
-    while not happened():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.05)
 
 
 def workers_of(cluster: Rehearsal) -> list[str]:

@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ import pytest
 import yaml
 from clusters import BIN
 from PIL import Image
-from processes import descendants, kill_at_once, title
+from processes import descendants, kill_at_once, title, wait_until
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.util import get_node_ip_address
+from servers import free_port
 
 from reco_ray.storage import read_manifest
 
@@ -75,13 +75,6 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
     """Its status and lines."""
     printed, _ = process.communicate(timeout=240)
     return process.returncode, printed.splitlines()
-
-
-def wait_until(happened: Callable[[], object], otherwise: str) -> None:
-    deadline = time.monotonic() + 120
-    while not happened():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.05)
 
 
 def embed(corpus: Path, out: Path, shard_size: int = 300, *words: str) -> list[object]:
@@ -226,9 +219,7 @@ CLOUD: dict[str, Any] = {
 @pytest.fixture
 def autoscaled(tmp_path: Path, ray_folder: Path) -> Iterator[dict[str, str]]:
     """A head with an autoscaler that may start one node with a `model` -> the environment of who uses it."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     address = f"{get_node_ip_address()}:{port}"
     cloud = CLOUD | {"provider": {**CLOUD["provider"], "gcs_address": address}}
     (tmp_path / "cloud.yaml").write_text(yaml.safe_dump(cloud))

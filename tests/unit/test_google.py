@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from images import encoded, photograph, write_photographs
-from stores import RESET, google_store, proxy_to, serving
+from stores import RESET, assert_written_is_read_back, google_store, proxy_to, serving
 
 from reco_ray import storage
 from reco_ray.checksums import verify
@@ -36,11 +36,7 @@ def refusing(store, monkeypatch):
 @pytest.mark.parametrize("name", ["plain.bin", "with space.bin", "with#hash?.bin", "100%.bin", "фото.bin"])
 def test_what_is_written_is_read_back(store, name):
     uri = f"gs://bucket/folder of {name}/{name}"
-    assert not storage.exists(uri)
-    storage.write_bytes(uri, b"one")
-    storage.write_bytes(uri, b"two")
-    assert storage.read_bytes(uri) == b"two"
-    assert storage.list_names(uri.rpartition("/")[0]) == [name]
+    assert_written_is_read_back(uri)
     with pytest.raises(OSError, match="too large: more than 2 bytes"):
         storage.read_bytes(uri, limit=2)
     storage.remove(uri)

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 import pytest
-from stores import RESET, SHORT, s3_store
+from stores import RESET, SHORT, assert_written_is_read_back, s3_store
 
 from reco_ray import storage
 from reco_ray.corpus.listing import list_files
@@ -27,11 +27,7 @@ def s3(store):
 @pytest.mark.parametrize("name", ["plain.bin", "with space.bin", "with#hash.bin", "100%.bin", "фото.bin"])
 def test_what_is_written_is_read_back(s3, name):
     uri = f"s3://bucket/folder of {name}/{name}"
-    assert not storage.exists(uri)
-    storage.write_bytes(uri, b"one")
-    storage.write_bytes(uri, b"two")
-    assert storage.read_bytes(uri) == b"two"
-    assert storage.list_names(uri.rpartition("/")[0]) == [name]
+    assert_written_is_read_back(uri)
     assert s3.asked["PUT", next(path for method, path in s3.asked if method == "PUT")] == 2
 
 
