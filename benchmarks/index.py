@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--minutes", type=float, default=10, help="kinds not begun by then are left out")
     parser.add_argument("--latency-queries", type=int, default=200)
-    parser.add_argument("--factories", nargs="*", help="default: those the stage chooses among")
+    parser.add_argument(
+        "--factories", nargs="*", help="default: the stage's choices and product quantisation"
+    )
     parser.add_argument("--autofaiss", help="the Python of an environment with autofaiss")
     options = parser.parse_args()
     begin = time.monotonic()
@@ -56,9 +58,9 @@ def main() -> None:
     codes = options.dim // 4
     factories = options.factories or [
         f"IVF{lists},SQ8",
+        f"RR{options.dim},IVF{lists},RaBitQ2",
         f"IVF{lists},PQ{codes}np",
         f"OPQ{codes},IVF{lists},PQ{codes}np",
-        f"IVF{lists},PQ{codes // 2}np",
     ]
     with session(), tempfile.TemporaryDirectory() as folder:
         embeddings = write_vectors(f"{folder}/embeddings", options.vectors, options.dim)

@@ -93,5 +93,5 @@ def test_the_plan_is_printed_for_a_billion(
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert rows["references"].split()[1:3] == ["6", "1"]
     assert "workers" in rows["embed"]
-    assert "no rate with index.kind=OPQ96,IVF_HNSW32,PQ96np (measured: Flat)" in rows["index"]
+    assert "no rate with index.kind=RR384,IVF_HNSW32,RaBitQ2 (measured: Flat)" in rows["index"]
     assert rows["total"].endswith("without index")

@@ -18,6 +18,7 @@ SAMPLE_A_CENTROID = 64  # FAISS asks for 39 at least and uses 256 at most
 KMEANS_ITERATIONS = 10  # FAISS's for inverted lists
 SHARD_SIZE = 1_000_000
 MOST_SHARDS = 64  # each one costs a search: a larger corpus has larger shards
+CODE_BITS = 2  # a dimension, beyond SCALAR_UP_TO
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,11 @@ class Plan:
 
 
 def choose_factory(images: int, dim: int) -> str:
-    """Flat while exact search is cheap, then inverted lists of bytes, then of product-quantised codes.
+    """Flat while exact search is cheap, then inverted lists of bytes, then of two bits a dimension.
 
-    The number of lists is the power of two next to 4 sqrt(images), as the FAISS guidelines have it.
+    The number of lists is the power of two next to 4 sqrt(images), as the FAISS guidelines have it. Two bits are
+    RaBitQ's (Gao et al., SIGMOD 2024 and 2025) after a random rotation: product quantisation in nearly as many bytes
+    finds fewer neighbours, more slowly, and has to be trained (docs/results.md).
     """
     if images <= FLAT_UP_TO:
         return "Flat"
@@ -88,9 +91,7 @@ def choose_factory(images: int, dim: int) -> str:
     lists = f"IVF{centroids}" + ("_HNSW32" if centroids > FLAT_CENTROIDS_UP_TO else "")
     if images <= SCALAR_UP_TO:
         return f"{lists},SQ8"
-    codes = max(1, dim // 4)
-    rotation = f"OPQ{codes}" if dim % codes == 0 else f"OPQ{codes}_{4 * codes}"
-    return f"{rotation},{lists},PQ{codes}np"
+    return f"RR{dim},{lists},RaBitQ{CODE_BITS}"
 
 
 def plan_index(embeddings: str, settings: IndexSettings) -> Plan:

@@ -29,7 +29,7 @@ def empty_index(factory: str, dim: int) -> Any:
     """An untrained index by inner product that takes explicit 64-bit ids.
 
     Args:
-        factory: "Flat", or an inverted file in FAISS's notation, such as "IVF4096,SQ8" or "OPQ64,IVF65536_HNSW32,PQ64".
+        factory: "Flat", or an inverted file in FAISS's notation: "IVF4096,SQ8", "RR512,IVF65536_HNSW32,RaBitQ2".
 
     Raises:
         RecoError: FAISS cannot make this of vectors of `dim`, or it is of another kind.
