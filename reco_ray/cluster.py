@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ def session(address: str | None = None) -> Iterator[None]:
             yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    setattr(ray_worker, "print_to_stdstream", _show_remark)  # noqa: B010 - it is declared as that very function
+    setattr(ray_worker, "print_to_stdstream", _Remarks())  # noqa: B010 - it is declared as that very function
     try:
         require_listener(address or "")
         with waiting(f"connecting to {address}" if address else "starting Ray"), _silent_descriptor():
@@ -59,13 +60,22 @@ def session(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _show_remark(data: Mapping[str, Any], **_: Any) -> None:
-    """In the place of Ray's own, which has no switch: it prints what raylets remark, e.g. on the number of processes,
-    to standard output, where results belong. Shown is what users must act on; logs have the rest.
+class _Remarks:
+    """In the place of Ray's own printer, which has no switch: it prints what raylets remark, e.g. on the number of
+    processes, to standard output, where results belong. Shown is what users must act on, once in a while, as Ray says
+    it of every worker that it kills; logs have the rest.
     """
-    for line in "\n".join(data["lines"]).splitlines():
-        if "memory pressure" in line or "low on memory" in line:
-            console.print(f"Ray: {line.strip()}")
+
+    SECONDS = 60.0
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, data: Mapping[str, Any], **_: Any) -> None:
+        for line in "\n".join(data["lines"]).splitlines():
+            if ("memory pressure" in line or "low on memory" in line) and time.monotonic() >= self._next:
+                self._next = time.monotonic() + self.SECONDS
+                console.print(f"Ray: {line.strip()}")
 
 
 @contextmanager

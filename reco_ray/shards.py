@@ -85,7 +85,8 @@ def run_parts(
     context.target_max_block_size = 1  # every part is a block of its own: it is one row, which is never split
     with DataContext.current(context):
         dataset = (
-            ray.data.from_arrow(units)
+            # Not from_arrow: it has every unit's size measured by a task, 15 seconds for 2,000 units.
+            ray.data.from_blocks(units)
             .map_batches(
                 _Loaded(load),
                 batch_size=None,

@@ -3,7 +3,7 @@
 import pytest
 
 from reco_ray.cli.options import report
-from reco_ray.cluster import _show_remark
+from reco_ray.cluster import _Remarks
 from reco_ray.storage import Manifest
 
 OUT = "/photographs [2024]/:cat:/" + "x" * 120
@@ -32,11 +32,13 @@ def test_what_was_rejected_is_said_with_where_to_read_it(lines):
     assert len(lines()) == 1
 
 
-def test_raylets_remarks_are_kept_off_the_terminal_unless_memory_is_short(lines):
-    _show_remark({"lines": ["WARNING: 8 PYTHON worker processes have been started on node: x"]})
+def test_raylets_remarks_are_kept_off_the_terminal_unless_memory_is_short_and_then_shown_once(lines):
+    show = _Remarks()
+    show({"lines": ["WARNING: 8 PYTHON worker processes have been started on node: x"]})
     assert lines() == []
-    _show_remark(
-        {"lines": ["2 Workers (tasks / actors) killed due to memory pressure (OOM), 0 Workers\n\nmore"]}
-    )
+    killed = {"lines": ["2 Workers (tasks / actors) killed due to memory pressure (OOM), 0 Workers\n\nmore"]}
+    show(killed)
     (line,) = lines()
     assert line.startswith("Ray: 2 Workers (tasks / actors) killed due to memory pressure")
+    show(killed)  # Ray says it of every worker, until memory is there again
+    assert lines() == []
