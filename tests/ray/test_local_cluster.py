@@ -237,7 +237,7 @@ def test_a_working_directory_that_is_too_large_is_refused(cluster: Rehearsal, tm
     (tmp_path / "large.bin").write_bytes(os.urandom(110 * 2**20))
     done = submit(cluster, "true", folder=tmp_path)
     assert done.returncode != 0
-    assert "Request Entity Too Large" in done.stdout, done.stdout
+    assert "Maximum request body size 104857600 exceeded" in done.stdout, done.stdout
     (tmp_path / ".rayignore").write_text("large.bin\n")
     done = submit(cluster, "true", folder=tmp_path)
     assert done.returncode == 0, done.stdout
