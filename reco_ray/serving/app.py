@@ -21,7 +21,8 @@ _MOST_LANES = 4
 # glibc gives large blocks back to the kernel as soon as they are free, so that every pass of a network pays for some
 # 10,000 page faults, 3 to 12 % of its time. Kept instead, in one heap for all threads; set before the process starts.
 # Blocks of 32 MB, which is the most that glibc accepts, and more still come and go: between small ones that stay, they
-# would leave gaps that nothing fits into, and the heap would grow by some 20 MB a minute.
+# would leave gaps that nothing fits into, and the heap would grow by some 20 MB a minute. What gaps there are, `heap`
+# gives back.
 _KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),

@@ -25,6 +25,7 @@ from reco_ray.segmentation.targets import targets_of
 from reco_ray.serving.bank import open_bank
 from reco_ray.serving.batcher import Batcher
 from reco_ray.serving.calls import telling
+from reco_ray.serving.heap import give_back_regularly
 from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.metrics import ModelMetrics
 from reco_ray.serving.options import ServeOptions
@@ -47,6 +48,7 @@ class Models:
         self._settings: Settings = settings
         self._device = str(resolve_runtime(settings.models.device).device)
         torch.set_num_threads(options.scale.threads)
+        give_back_regularly()
         self._dense = DenseModels.load(settings.models, device=self._device, seed=settings.seed)
         self._retrieval = (
             self._dense.language

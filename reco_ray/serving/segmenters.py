@@ -18,6 +18,7 @@ from reco_ray.segmentation.segment import BACKGROUND, Segmentation, Targets, lab
 from reco_ray.serving.answers import PixelsFor
 from reco_ray.serving.batcher import Batcher
 from reco_ray.serving.calls import telling
+from reco_ray.serving.heap import give_back_regularly
 from reco_ray.serving.metrics import ModelMetrics
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.work import TOO_LATE, Labelled, Refused, Work
@@ -35,6 +36,7 @@ class Segmenters:
         self._precision = settings.models.precision
         self._device = str(resolve_runtime(settings.models.device).device)
         torch.set_num_threads(options.scale.threads)
+        give_back_regularly()
         self._limit = options.scale.segmenter_bytes
         self._metrics = ModelMetrics()
         self._batcher = Batcher(self._label_all, _kind, largest=options.scale.batch, lanes=lanes)
