@@ -60,7 +60,7 @@ def main() -> None:
         f"IVF{lists},SQ8",
         f"RR{options.dim},IVF{lists},RaBitQ2",
         f"IVF{lists},PQ{codes}np",
-        f"OPQ{codes},IVF{lists},PQ{codes}np",
+        f"RR{options.dim},IVF{lists},PQ{codes}np",
     ]
     with session(), tempfile.TemporaryDirectory() as folder:
         embeddings = write_vectors(f"{folder}/embeddings", options.vectors, options.dim)
