@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument(
         "--factories", nargs="*", help="default: the stage's choices and product quantisation"
     )
+    parser.add_argument("--out", help="folder where vectors and indexes stay, e.g. for `reco-ray rate`")
     parser.add_argument("--autofaiss", help="the Python of an environment with autofaiss")
     options = parser.parse_args()
     begin = time.monotonic()
@@ -62,7 +63,8 @@ def main() -> None:
         f"IVF{lists},PQ{codes}np",
         f"RR{options.dim},IVF{lists},PQ{codes}np",
     ]
-    with session(), tempfile.TemporaryDirectory() as folder:
+    with session(), tempfile.TemporaryDirectory() as scratch:
+        folder = options.out or scratch
         embeddings = write_vectors(f"{folder}/embeddings", options.vectors, options.dim)
         queries = draw_queries(
             embeddings, list_parts(embeddings, storage.read_manifest(embeddings)), seed=7

@@ -69,6 +69,21 @@ def test_faiss_makes_every_choice_of_every_usual_dimension(dim):
         assert sum(shard.rows for shard in plan.shards) == 10**6 * len(parts)
 
 
+@pytest.mark.parametrize(
+    ("images", "settings", "recall"),
+    [
+        (1000, {}, 1.0),
+        (10**6, {}, 0.95),
+        (10**6, {"nprobe": 8}, None),
+        (10**9, {}, 0.8),
+        (10**9, {"target_recall": 0.7}, 0.7),
+        (10**6, {"factory": "IVF4096,PQ64"}, None),
+    ],
+)
+def test_recall_is_expected_only_where_it_was_measured(images, settings, recall):
+    assert make_plan(images, 512, IndexSettings(**settings), [Part("a", images)]).expected_recall == recall
+
+
 def test_shards_are_whole_files_and_join_without_a_gap():
     parts = [Part(str(n), rows) for n, rows in enumerate([30, 0, 50, 40, 200, 10, 0])]
     plan = make_plan(330, 8, IndexSettings(shard_size=100), parts)
