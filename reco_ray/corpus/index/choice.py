@@ -85,7 +85,7 @@ def choose_factory(images: int, dim: int) -> str:
 
     The number of lists is the power of two next to 4 sqrt(images), as the FAISS guidelines have it. Two bits are
     RaBitQ's (Gao et al., SIGMOD 2024 and 2025) after a random rotation: product quantisation in nearly as many bytes
-    finds fewer neighbours, more slowly, and has to be trained (docs/results.md).
+    finds fewer neighbours, more slowly (docs/results.md).
     """
     if images <= FLAT_UP_TO:
         return "Flat"
