@@ -3,13 +3,14 @@
 
 PYTHON ?= python3
 VENV := .venv
+SBOM := $(VENV)/sbom/bin/cyclonedx-py
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
 .PHONY: demo test chaos docs dist
 demo: $(VENV)/demo.stamp
 	$(VENV)/bin/reco-ray demo --out reco-demo
 
-test: $(VENV)/dev.stamp
+test: $(VENV)/dev.stamp $(SBOM)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -24,10 +25,10 @@ docs: $(VENV)/dev.stamp
 	$(VENV)/bin/python -m sphinx -W --keep-going -q -b html docs build/site
 	@echo build/site/index.html
 
-dist: $(VENV)/dev.stamp
+dist: $(VENV)/dev.stamp $(SBOM)
 	rm -rf dist
 	$(VENV)/bin/python -m build --no-isolation
-	$(VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o dist/reco-ray.cdx.json $(VENV)
+	$(SBOM) environment --pyproject pyproject.toml --output-reproducible -o dist/reco-ray.cdx.json $(VENV)
 	cd dist && sha256sum -- * >SHA256SUMS
 
 $(VENV)/bin/python:
@@ -42,3 +43,9 @@ $(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$(FAISS),demo,train,sweep,export,mlflow,serve,docs,dev]"
 	@touch $@
+
+# In an environment of its own: beside Ray, a parser of addresses that comes with it would be imported by each of Ray's
+# processes, for a second or two.
+$(SBOM): | $(VENV)/bin/python
+	$(VENV)/bin/python -m venv $(VENV)/sbom
+	$(VENV)/sbom/bin/python -m pip install --quiet --disable-pip-version-check "cyclonedx-bom>=5"

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -389,22 +390,26 @@ def test_a_stop_finishes_what_was_begun_and_a_start_brings_all_back(
     server: Server, anna: httpx.Client, animals: str
 ) -> None:
     before = labels_of(anna.post("/v1/segment", params={"vocabulary": animals}, content=PHOTO).json())
-    codes: list[int] = []
+    sent = threading.Semaphore(0)
 
-    def ask() -> None:
+    def trace(event: str, _: object) -> None:
+        if event == "http11.send_request_body.complete":
+            sent.release()
+
+    def ask(_: int) -> int:
         with server.client() as own:
             own.headers = anna.headers
             query = {"vocabulary": animals, "refine": "crf"}
-            codes.append(own.post("/v1/segment", params=query, content=PHOTO).status_code)
+            extensions = {"trace": trace}
+            return own.post("/v1/segment", params=query, content=PHOTO, extensions=extensions).status_code
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.2)
-    assert server.stop() == 0, server.log
-    for thread in threads:
-        thread.join()
-    assert set(codes) <= {200, 503}
+    with ThreadPoolExecutor(8) as pool:
+        codes = pool.map(ask, range(8))
+        for _ in range(8):
+            assert sent.acquire(timeout=60)
+        time.sleep(0.2)  # from the socket into the server
+        assert server.stop() == 0, server.log
+        assert set(codes) <= {200, 503}  # every request is answered
     assert "Traceback" not in server.log
     server.start()
     listed = anna.get("/v1/vocabularies").json()["vocabularies"]

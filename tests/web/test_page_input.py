@@ -39,6 +39,9 @@ def test_examples_and_pasting(page: Page, photo: Path) -> None:
     )
     width, height = Image.open(photo).size
     expect(page.locator("#photo-canvas")).to_have_attribute("width", str(width))
+    expect(page.locator("#photo-canvas")).to_have_attribute(
+        "height", str(height)
+    )  # its width the example has, too
     after = canvas_pixels(page, "#photo-canvas")
     assert after.shape == (height, width, 4)
     assert after.shape != before.shape or (after != before).any()
