@@ -29,6 +29,7 @@ def examine() -> list[Check]:
         *(_package(name) for name in ("torch", "torchvision", "timm", "open_clip_torch", "ray", "pyarrow")),
         _faiss(),
         _devices(),
+        *_slow_imports(),
     ]
     checks += [_preset(name) for name in _preset_names()]
     return [*checks, _try("Ray starts", _start_ray)]
@@ -62,6 +63,16 @@ def _faiss() -> Check:
         return f"{found[0]}, {gpus} GPUs seen"
 
     return _try("faiss", use)
+
+
+def _slow_imports() -> list[Check]:
+    """What every process that Ray starts imports for seconds, where it is: Ray imports jsonschema, and that does."""
+    try:
+        version("rfc3987-syntax")
+    except PackageNotFoundError:
+        return []
+    slow = "costs every process of Ray a second or more to import; Jupyter brings it: better an environment without"
+    return [Check("rfc3987-syntax", slow, False, needed=False)]
 
 
 def _devices() -> Check:
