@@ -14,7 +14,7 @@ test: $(VENV)/dev.stamp $(SBOM)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 # What `make test` leaves out: nodes, drivers and servers killed in the middle, some minutes a test.
 chaos: $(VENV)/dev.stamp
