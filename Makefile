@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 SBOM := $(VENV)/sbom/bin/cyclonedx-py
+# Without byte code of all that is never imported: that would take a minute.
+INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
 .PHONY: demo test chaos docs dist
@@ -36,12 +38,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch torchvision
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$(FAISS),demo]"
+	$(INSTALL) torch torchvision
+	$(INSTALL) -e ".[$(FAISS),demo]"
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$(FAISS),demo,train,sweep,export,mlflow,serve,docs,dev]"
+	$(INSTALL) -e ".[$(FAISS),demo,train,sweep,export,mlflow,serve,docs,dev]"
 	@touch $@
 
 # In an environment of its own: beside Ray, a parser of addresses that comes with it would be imported by each of Ray's

@@ -115,6 +115,7 @@ def test_a_loss_that_is_no_number_names_the_batch(labels: str, ray_cluster: None
     assert "lower train.learning_rate" in str(outcome.error)
 
 
+@pytest.mark.chaos  # for the minute they take, as the next that has it
 @pytest.mark.parametrize(("preset", "network"), [("paper", PAPER), ("modern", FROZEN)])
 def test_the_presets_recipes_train(
     preset: str, network: list[str], labels: str, ray_cluster: None, tmp_path: Path
@@ -150,6 +151,7 @@ def test_a_set_that_cannot_be_trained_on_stops_no_other(
     assert not any((tmp_path / "out" / name).exists() for name in bad)
 
 
+@pytest.mark.chaos
 def test_running_out_of_memory_says_what_to_lower(labels: str, ray_cluster: None, tmp_path: Path) -> None:
     """The worker may take 3 GB more than it has when torch is loaded; its first step needs some 12."""
     limited: list[int] = []
