@@ -16,7 +16,7 @@ test: $(VENV)/dev.stamp $(SBOM)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest
 
 # What `make test` leaves out: nodes, drivers and servers killed in the middle, some minutes a test.
 chaos: $(VENV)/dev.stamp

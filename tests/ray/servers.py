@@ -22,16 +22,14 @@ _COMMAND = (sys.executable, "-c", "from reco_ray.cli import main; main()")
 
 
 class Server:
-    """A running server, on the cluster that this process is connected to, else on one of its own."""
+    """A running server. `key`: sent with every request of `client()`."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._options = [*_COMMAND, "serve", "--port", str(self.port), *options]
         self._log = folder / f"server-{self.port}.log"
-        self._environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        if ray.is_initialized():
-            self._environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        self._environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
         self.start()
 
     def start(self) -> None:

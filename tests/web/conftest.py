@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # pytest does not, as this folder is a package
 sys.path.insert(0, str(Path(__file__).parents[1] / "ray"))  # its clusters.py and servers.py
 
 from chromium import chromium, watched_page
@@ -35,11 +34,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with local_ray(4):
         embed_corpus(corpus, embeddings, load_settings("mini", overrides=list(SMALL)))
         build_index(embeddings, index)
-    server = Server(folder, *places, *settings)
-    try:
-        yield server.url + "/"
-    finally:
-        server.kill()
+        server = Server(folder, *places, *settings)
+        try:
+            yield server.url + "/"
+        finally:
+            server.kill()
 
 
 @pytest.fixture(scope="package")
