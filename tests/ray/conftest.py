@@ -8,6 +8,6 @@ from clusters import local_ray
 
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
-    """Two logical CPUs; `session()` of the code under test joins it."""
-    with local_ray(2):
+    """`session()` of the code under test joins it. One logical CPU, so one worker: each costs seconds to start."""
+    with local_ray(1):
         yield

@@ -49,7 +49,7 @@ def _ray(s3, dataset):
     """Its workers inherit where the stores are; metrics are reported at once, not every ten seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_metrics_report_interval_ms", "500")
-        with google_store("corpus"), local_ray(2):
+        with google_store("corpus"), local_ray(1):
             yield
 
 

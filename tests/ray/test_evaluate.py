@@ -68,7 +68,7 @@ def out(data: Path) -> Path:
     """A finished evaluation on one node."""
     out = data / "out"
     words = ["--data", str(data / "data"), "--corpus", str(data / "corpus"), "--out", str(out)]
-    with local_ray(2):
+    with local_ray(1):
         main(["evaluate", "folder", *words, *(word for setting in OVERRIDES for word in ("--set", setting))])
     return out
 
@@ -167,7 +167,7 @@ def test_a_segmenter_of_other_classes_is_refused(
 ) -> None:
     segmenter = untrained(tmp_path / "segmenter", ["dog", "cat"])
     words = ["--data", str(data / "data"), "--index", str(out / "index"), "--out", str(tmp_path / "out")]
-    with local_ray(2), pytest.raises(SystemExit):
+    with local_ray(1), pytest.raises(SystemExit):
         main(["evaluate", "folder", *words, "--segmenter", segmenter])
     assert "was trained for dog, cat, ..., but folder has dog, car, sky" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
