@@ -187,7 +187,9 @@ CLOUD: dict[str, Any] = {
     "cluster_name": "rehearsal",
     "max_workers": 1,
     "provider": {
-        "type": "fake_multinode",
+        # By its module: as "fake_multinode" it wants an example file that the wheel does not have.
+        "type": "external",
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
         "use_node_id_as_ip": True,
         "disable_node_updaters": True,
         "disable_launch_config_check": True,
