@@ -124,7 +124,9 @@ def test_workers_that_ray_kills_for_memory_cost_a_pause(
     assert read_manifest(str(out), "embeddings").counts["embedded"] == IMAGES
 
 
-@pytest.mark.xfail(reason="Ray may try again without end, and no limit was found to hold (docs/operations.md)")
+@pytest.mark.xfail(
+    reason="Ray may try again without end, and no limit was found to hold (docs/operations.md)"
+)
 def test_workers_that_never_have_the_memory_end_the_run_with_a_line(
     corpus: Path, tmp_path: Path, ray_folder: Path
 ) -> None:
