@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 SBOM := $(VENV)/sbom/bin/cyclonedx-py
 # Without byte code of all that is never imported: that would take a minute.
-INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
+INSTALL := python -m pip install --quiet --disable-pip-version-check --no-compile
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
 .PHONY: demo test chaos docs dist
@@ -18,7 +18,7 @@ test: $(VENV)/dev.stamp $(SBOM)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest
 
-# What `make test` leaves out: nodes, drivers and servers killed in the middle, some minutes a test.
+# What `make test` leaves out: nodes, drivers and servers killed in the middle, and a few tests for the time they take.
 chaos: $(VENV)/dev.stamp
 	$(VENV)/bin/python -m pytest -m chaos
 
@@ -38,16 +38,16 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
-	$(INSTALL) torch torchvision
-	$(INSTALL) -e ".[$(FAISS),demo]"
+	$(VENV)/bin/$(INSTALL) torch torchvision
+	$(VENV)/bin/$(INSTALL) -e ".[$(FAISS),demo]"
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
-	$(INSTALL) -e ".[$(FAISS),demo,train,sweep,export,mlflow,serve,docs,dev]"
+	$(VENV)/bin/$(INSTALL) -e ".[$(FAISS),demo,train,sweep,export,mlflow,serve,docs,dev]"
 	@touch $@
 
 # In an environment of its own: beside Ray, a parser of addresses that comes with it would be imported by each of Ray's
 # processes, for a second or two.
 $(SBOM): | $(VENV)/bin/python
 	$(VENV)/bin/python -m venv $(VENV)/sbom
-	$(VENV)/sbom/bin/python -m pip install --quiet --disable-pip-version-check "cyclonedx-bom>=5"
+	$(VENV)/sbom/bin/$(INSTALL) "cyclonedx-bom>=5"

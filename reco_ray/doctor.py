@@ -36,20 +36,22 @@ def examine() -> list[Check]:
 
 
 def _package(name: str) -> Check:
+    found = _installed(name)
+    return Check(name, found or "not installed: pip install reco-ray", found is not None)
+
+
+def _installed(name: str) -> str | None:
+    """Its version, None where it is not."""
     try:
-        return Check(name, version(name), True)
+        return version(name)
     except PackageNotFoundError:
-        return Check(name, "not installed: pip install reco-ray", False)
+        return None
 
 
 def _faiss() -> Check:
     """Which of the two packages that provide the same module is installed; both at once break each other."""
-    found = []
-    for name in ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
+    packages = {name: _installed(name) for name in ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12")}
+    found = [f"{name} {there}" for name, there in packages.items() if there]
     if not found:
         return Check("faiss", 'not installed: pip install "reco-ray[cpu]", or [gpu] on a GPU machine', False)
     if len(found) > 1:
@@ -67,9 +69,7 @@ def _faiss() -> Check:
 
 def _slow_imports() -> list[Check]:
     """What every process that Ray starts imports for seconds, where it is: Ray imports jsonschema, and that does."""
-    try:
-        version("rfc3987-syntax")
-    except PackageNotFoundError:
+    if _installed("rfc3987-syntax") is None:
         return []
     slow = "costs every process of Ray a second or more to import; Jupyter brings it: better an environment without"
     return [Check("rfc3987-syntax", slow, False, needed=False)]

@@ -9,6 +9,7 @@ from ray.serve import Application
 
 from reco_ray.errors import RecoError
 from reco_ray.serving.bank import open_segmenter
+from reco_ray.serving.heap import KEEP_MEMORY
 from reco_ray.serving.ingress import Ingress
 from reco_ray.serving.keys import NAME, KeyRing
 from reco_ray.serving.library import Library
@@ -18,16 +19,6 @@ from reco_ray.serving.segmenters import Segmenters
 
 _deployment: Any = serve.deployment
 _MOST_LANES = 4
-# glibc gives large blocks back to the kernel as soon as they are free, so that every pass of a network pays for some
-# 10,000 page faults, 3 to 12 % of its time. Kept instead, in one heap for all threads; set before the process starts.
-# Blocks of 32 MB, which is the most that glibc accepts, and more still come and go: between small ones that stay, they
-# would leave gaps that nothing fits into, and the heap would grow by some 20 MB a minute. What gaps there are, `heap`
-# gives back.
-_KEEP_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-}
 _LOGGING = {"enable_access_log": False}  # the gate writes a line a request, which says more
 
 
@@ -54,7 +45,7 @@ def build(options: ServeOptions) -> Application:
         "ray_actor_options": {
             "num_cpus": 0.5,
             "num_gpus": 1 if gpu else 0,
-            "runtime_env": {"env_vars": _KEEP_MEMORY},
+            "runtime_env": {"env_vars": KEEP_MEMORY},
         },
         "max_ongoing_requests": 4 * options.limits.queue,
         "max_queued_requests": options.limits.queue,

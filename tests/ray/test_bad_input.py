@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from artifacts import embeddings, files, rows
-from clusters import local_ray
 from images import encoded, photograph, png_header_only, png_of_zeros, write_photographs
 from PIL import Image
 
@@ -18,13 +17,6 @@ from reco_ray.cli import main
 from reco_ray.storage import read_table
 
 SMALL = ["--set", "embed.shard_size=4", "--set", "references.image_size=64", "--set", "segment.image_size=64"]
-
-
-@pytest.fixture(scope="module")
-def ray_cluster():
-    """One worker is enough here, and each costs seconds to start."""
-    with local_ray(1):
-        yield
 
 
 @pytest.fixture(scope="module")

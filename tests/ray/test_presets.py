@@ -5,7 +5,6 @@ What they find is noise; that every model finds its place, its size and its pixe
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from clusters import local_ray
 from huggingface_hub import constants
 from images import write_photographs
 from PIL import Image
@@ -38,13 +36,6 @@ MODERN = {
     "segment.image_size": 112,
 }
 VOCABULARY = "{concepts: [dog, car, sky], context: [sky, road]}"
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """One worker is enough here, and each costs seconds to start."""
-    with local_ray(1):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import yaml
-from clusters import local_ray
 from images import write_photographs
 from PIL import Image
 
@@ -55,13 +54,6 @@ FREE = {
     "trials": 4,
     "early_stopping": {"first": 3, "factor": 2},
 }
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """One worker is enough here, and each costs seconds to start."""
-    with local_ray(1):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,7 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
+    """Two logical CPUs: a training may have two workers."""
     with local_ray(2):
         yield
 

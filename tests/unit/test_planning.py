@@ -133,9 +133,8 @@ def test_an_index_takes_the_bytes_of_the_kind_that_is_chosen() -> None:
     assert middle.hours == pytest.approx((teraflops * 16 / 8 + 1e8 * 1e-4 / 32) / 3600)
     assert large.hours is None
     assert "RR384,IVF_HNSW32,RaBitQ2" in large.bottleneck
-    assert large.gigabytes == pytest.approx(
-        1e9 * (96 + 20 + 8 + 100) / 1e9, rel=0.01
-    )  # not ten times the middle
+    # Not ten times the middle.
+    assert large.gigabytes == pytest.approx(1e9 * (96 + 20 + 8 + 100) / 1e9, rel=0.01)
 
 
 # --- what is missing ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from reco_ray.serving.app import _KEEP_MEMORY
+from reco_ray.serving.heap import KEEP_MEMORY
 
 _GAPS = """
 import resource, time
@@ -40,7 +40,7 @@ print(full - freed, full - resident(), sum(int(block.sum()) for block in kept))
 def test_gaps_between_what_stays_are_given_back():
     done = subprocess.run(
         [sys.executable, "-c", _GAPS],
-        env=os.environ | _KEEP_MEMORY,
+        env=os.environ | KEEP_MEMORY,
         capture_output=True,
         text=True,
         check=True,

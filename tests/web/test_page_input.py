@@ -38,10 +38,8 @@ def test_examples_and_pasting(page: Page, photo: Path) -> None:
         [base64.b64encode(photo.read_bytes()).decode()],
     )
     width, height = Image.open(photo).size
-    expect(page.locator("#photo-canvas")).to_have_attribute("width", str(width))
-    expect(page.locator("#photo-canvas")).to_have_attribute(
-        "height", str(height)
-    )  # its width the example has, too
+    expect(page.locator("#photo-canvas")).to_have_attribute("width", str(width))  # as the example's is, too
+    expect(page.locator("#photo-canvas")).to_have_attribute("height", str(height))
     after = canvas_pixels(page, "#photo-canvas")
     assert after.shape == (height, width, 4)
     assert after.shape != before.shape or (after != before).any()
