@@ -7,6 +7,7 @@ One JSON line. In one run, on the same images, with the same randomly initialise
 - loop:     the limit: one process, the model as reco-ray prepares it, threads that read and decode ahead; the best of
             one and two torch threads
 - ours_1, ours_2: the embed stage with one worker and with as many as the machine has cores (it commits its results)
+- int8:     the embed stage again, as many workers as cores, with models.precision=int8, which the others do not have
 - clip_retrieval: `clip-retrieval inference` in a virtual environment of its own, which is made where VENV says if it
             is not there (several GB); left out without the option
 - naive:    Ray Data as its guide shows it: read_images, float tensors, map_batches over an actor, write_parquet
@@ -100,6 +101,7 @@ def _speed(uris: list[str], options: argparse.Namespace) -> dict[str, Any]:
             "loop": lambda: max(_loop(files, options.batch_size, threads) for threads in (1, 2)),
             "ours_1": lambda: _ours(folder, options.batch_size, 1),
             "ours_2": lambda: _ours(folder, options.batch_size, None),
+            "int8": lambda: _ours(folder, options.batch_size, None, "int8"),
             "naive": lambda: _naive(files, options.batch_size),
         }
         if options.clip_retrieval:
@@ -117,12 +119,14 @@ def _speed(uris: list[str], options: argparse.Namespace) -> dict[str, Any]:
                 print(f"{name}: {rates[name][-1]:.1f} images/s", file=sys.stderr)
     medians = {name: statistics.median(found) for name, found in rates.items()}
     best = max(medians["ours_1"], medians["ours_2"])
+    others = [name for name in medians if name not in ("ours_1", "ours_2", "int8")]
     return {
         "model": SPEC,
         "images": len(uris),
         "batch_size": options.batch_size,
         "images_per_second": {name: round(rate, 1) for name, rate in medians.items()},
-        "ours_to": {name: round(best / rate, 2) for name, rate in medians.items() if "ours" not in name},
+        "ours_to": {name: round(best / medians[name], 2) for name in others},
+        "int8_to": {name: round(medians["int8"] / medians[name], 2) for name in others},
         "all": {name: [round(rate, 1) for rate in found] for name, found in rates.items()},
     }
 
@@ -153,9 +157,9 @@ def _loop(files: list[str], batch_size: int, threads: int) -> float:
     return rate
 
 
-def _ours(folder: Path, batch_size: int, count: int | None) -> float:
+def _ours(folder: Path, batch_size: int, count: int | None, precision: str = "auto") -> float:
     """Images a second once every worker has finished a part."""
-    settings = _settings(batch_size)
+    settings = _settings(batch_size, precision)
     model = load_language_image_model(SPEC)
     found = list_files(str(folder))
     with session(), tempfile.TemporaryDirectory() as out:
@@ -266,9 +270,10 @@ print(sum(count for _, count in ends[1:]) / (ends[-1][0] - ends[0][0]))
 """
 
 
-def _settings(batch_size: int) -> Settings:
+def _settings(batch_size: int, precision: str) -> Settings:
     settings = load_settings("mini", overrides=[f"embed.batch_size={batch_size}", f"embed.shard_size={PART}"])
-    return settings.model_copy(update={"models": settings.models.model_copy(update={"retrieval": SPEC})})
+    models = settings.models.model_copy(update={"retrieval": SPEC, "precision": precision})
+    return settings.model_copy(update={"models": models})
 
 
 # --- memory -------------------------------------------------------------------------------------------------

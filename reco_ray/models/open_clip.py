@@ -21,6 +21,7 @@ from reco_ray.errors import RecoError
 from reco_ray.models import weights as weight_files
 from reco_ray.models.clip_dense import ATTENTIONS, dense_features, dense_obstacle, output_stride
 from reco_ray.models.image import ImageTransform
+from reco_ray.models.int8 import int8_obstacle, int8_tower
 from reco_ray.models.prompts import require_latin
 from reco_ray.models.runtime import Runtime, fingerprint, resolve_runtime
 from reco_ray.models.sliding import fit_to_stride
@@ -45,7 +46,8 @@ class OpenClip:
         seed: int = 0,
         precision: str = "auto",
     ) -> None:
-        self.runtime: Runtime = resolve_runtime(device, precision, transformer=True)
+        int8 = precision == "int8"
+        self.runtime: Runtime = resolve_runtime(device, "fp32" if int8 else precision, transformer=True)
         # Without the attention: it changes the dense features, not the space that an index is searched in.
         self.spec = f"open_clip:{architecture}/{tag}"
         model, self._tokenize = _create(architecture, tag, weights, seed)
@@ -61,6 +63,9 @@ class OpenClip:
         self.embedding_dim: int = open_clip.get_model_config(architecture)["embed_dim"]
         self._cache = TextCache(self.fingerprint)
         self.module = self.runtime.prepare(model)
+        self._dense_tower: Any = self.module.visual
+        if int8:
+            self.module.visual = self._int8_tower()
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """One PIL image -> (3, size, size) float32."""
@@ -93,10 +98,17 @@ class OpenClip:
         """
         if self._obstacle:
             raise RecoError(f"{self.spec} has no dense features: {self._obstacle}; take a ViT or RN model")
-        visual: Any = self.module.visual
         with self.runtime.inference():
             images = fit_to_stride(images.to(self.runtime.device), self.stride)
-            return F.normalize(dense_features(visual, images, self.attention).float(), dim=1)
+            return F.normalize(dense_features(self._dense_tower, images, self.attention).float(), dim=1)
+
+    def _int8_tower(self) -> nn.Module:
+        obstacle = int8_obstacle(self._dense_tower)
+        if self.runtime.device.type != "cpu":
+            obstacle = f"int8 is for CPUs, this is {self.runtime.device}"
+        if obstacle:
+            raise RecoError(f"{self.spec} in int8: {obstacle}; take models.precision=auto")
+        return int8_tower(self._dense_tower)
 
     def _embed(self, texts: list[str]) -> torch.Tensor:
         # In float32 whatever the runtime: it is done once, and the cache serves every precision.

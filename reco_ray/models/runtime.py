@@ -35,10 +35,11 @@ class Runtime:
 
 
 def resolve_runtime(device: str = "cpu", precision: str = "auto", *, transformer: bool = False) -> Runtime:
-    """Chooses the runtime for `device` ("auto", "cpu", "cuda", "cuda:1") and `precision` ("auto", "fp32", "bf16").
+    """Chooses the runtime for `device` ("auto", "cpu", "cuda", "cuda:1") and `precision` of `models.precision`.
 
     "auto" precision is bfloat16 where the hardware multiplies it natively, else float32; for a `transformer`, whose
-    time is that of large matrix products, where it also multiplies them faster.
+    time is that of large matrix products, where it also multiplies them faster. "int8" is as "auto" here: it is
+    another form of some modules (`int8`), which they take themselves.
 
     Raises:
         RecoError: a CUDA device is asked for and there is none. Never falls back to the CPU in silence.
@@ -49,10 +50,10 @@ def resolve_runtime(device: str = "cpu", precision: str = "auto", *, transformer
         raise RecoError(
             f"device {device!r} was asked for, but torch sees no CUDA GPU: use --device cpu or auto"
         )
-    if precision not in ("auto", "fp32", "bf16"):
-        raise RecoError(f"precision {precision!r} is unknown: choose auto, fp32 or bf16")
+    if precision not in ("auto", "fp32", "bf16", "int8"):
+        raise RecoError(f"precision {precision!r} is unknown: choose auto, fp32, bf16 or int8")
     gains = has_fast_bf16_products(device) if transformer else has_native_bf16(device)
-    bf16 = precision == "bf16" or (precision == "auto" and gains)
+    bf16 = precision == "bf16" or (precision in ("auto", "int8") and gains)
     return Runtime(torch.device(device), torch.bfloat16 if bf16 else torch.float32)
 
 

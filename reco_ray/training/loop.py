@@ -282,7 +282,7 @@ def _optimizer(network: Network, rate: float, encoder_rate: float, decay: float)
 def _training_dtype(device: str, precision: str, frozen: bool) -> torch.dtype:
     """As in inference, but float32 on a CPU unless bfloat16 is asked for or the encoder is frozen: the backward pass of
     depthwise convolutions has no fast bfloat16 kernel there, a step through EfficientNet takes 1.7 times as long."""
-    if device == "cpu" and precision == "auto" and not frozen:
+    if device == "cpu" and precision in ("auto", "int8") and not frozen:
         return torch.float32
     return resolve_runtime(device, precision).dtype
 

@@ -308,6 +308,25 @@ def test_bfloat16_is_close_to_float32(name):
     assert torch.equal(exact.encode_texts(["a cat"]), quick.encode_texts(["a cat"]))
 
 
+def test_int8_is_for_whole_images_of_its_own_transformers():
+    batch = images(32, 32)
+    exact = load("Tiny-ViT/random")
+    quick = load_language_image_model(exact.spec, precision="int8")
+    cosines = (exact.encode_images(batch) * quick.encode_images(batch)).sum(dim=1)
+    assert 0.999 < cosines.min() < 1 - 1e-6
+    assert torch.equal(exact.encode_dense(batch), quick.encode_dense(batch))
+    assert torch.equal(exact.encode_texts(["a cat"]), quick.encode_texts(["a cat"]))
+    assert exact.fingerprint == quick.fingerprint  # one space: an index of one is searched with the other
+
+
+@pytest.mark.parametrize(
+    ("name", "tower"), [("RN", "ModifiedResNet"), ("timm", "TimmModel"), ("qk", "VisionTransformer")]
+)
+def test_int8_of_other_towers_is_refused(name, tower):
+    with pytest.raises(RecoError, match=f"open_clip:Tiny-{name}/random in int8: .*{tower}.*precision=auto"):
+        load_language_image_model(f"open_clip:Tiny-{name}/random", precision="int8")
+
+
 def test_folding_batch_norms_keeps_rn50():
     visual = randomize_norms(open_clip.create_model("RN50").visual).eval()
     batch = images(224, 224, batch=1)
