@@ -4,7 +4,9 @@
 PYTHON ?= python3
 VENV := .venv
 SBOM := $(VENV)/sbom/bin/cyclonedx-py
-# Without byte code of all that is never imported: that would take a minute.
+# Without byte code of all that is never imported, which would take a minute; then what is must be kept, or each of the
+# hundreds of processes that Ray starts compiles its imports again.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := python -m pip install --quiet --disable-pip-version-check --no-compile
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 
