@@ -52,7 +52,7 @@ class Int8Attention(nn.Module):
     ) -> tuple[torch.Tensor, None]:
         """(b, n, c) -> ((b, n, c), None), as the original without `need_weights`."""
         parts = self.projection(query).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(*parts, attn_mask=attn_mask)
+        mixed = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], attn_mask=attn_mask)
         return self.out(mixed.transpose(1, 2).flatten(2)), None
 
 
