@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -19,7 +20,7 @@ from reco_ray.checksums import recorded
 from reco_ray.cluster import READER_CPUS, Workers, say_what_is_awaited
 from reco_ray.errors import RecoError, out_of_memory, reason
 from reco_ray.meter import Meter
-from reco_ray.streaming import stream_context
+from reco_ray.streaming import guarded, stream_context
 
 # Ray Data tells the terminal of every plan and error; its log file in the session's directory has it all.
 for _handler in logging.getLogger("ray.data").handlers:
@@ -110,12 +111,15 @@ def run_parts(
             )
         )
         say_what_is_awaited(workers)
-        for row in dataset.iter_rows():
-            if row["error"] is not None:
-                raise RecoError(row["error"])
-            if meter is not None:
-                meter.add(*row["seconds"])
-            yield json.loads(row["result"])
+        # Ray's guard comes first where it can: it is content with any block that moves, ours waits for a whole part.
+        limit = 2 * context.execution_no_progress_timeout_s
+        with closing(guarded(iter(dataset.iter_rows()), limit)) as rows:
+            for row in rows:
+                if row["error"] is not None:
+                    raise RecoError(row["error"])
+                if meter is not None:
+                    meter.add(*row["seconds"])
+                yield json.loads(row["result"])
 
 
 _SHARD_COLUMN = "__shard__"

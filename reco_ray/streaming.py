@@ -1,13 +1,21 @@
-"""Ray Data as all our pipelines run it: silent, and without its scheduler spinning."""
+"""Ray Data as all our pipelines run it: silent, without its scheduler spinning, and never stuck for ever."""
 
 import copy
+import queue
+import threading
 import time
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import Any, TypeVar
 
+from ray._private import auto_init_hook
 from ray.data import DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data.exceptions import ExecutionTimeoutError
+
+Item = TypeVar("Item")
 
 STEP_SECONDS = 0.02
+_END: Any = object()
 
 
 def stream_context() -> DataContext:
@@ -30,3 +38,58 @@ class Unhurried(ExecutionCallback):
     def on_execution_step(self, executor: Any) -> None:
         """Called by Ray after each step of the scheduler."""
         time.sleep(STEP_SECONDS)
+
+
+def guarded(rows: Iterator[Item], seconds: float) -> Generator[Item]:
+    """The same rows, pulled by a thread of their own, so that whoever waits for one does not wait for ever.
+
+    Ray's own guard (`execution_no_progress_timeout_s`) is part of its scheduler's loop. That loop also asks actors of
+    Ray's, and stands still with them: where memory never suffices, they are killed as well.
+
+    Args:
+        rows: what a pipeline yields; closed by the thread when the caller stops, to end the pipeline.
+        seconds: without any row, after which to give up; negative for never.
+
+    Raises:
+        ExecutionTimeoutError: no row came in time.
+    """
+    found: queue.Queue[tuple[Item, BaseException | None]] = queue.Queue(maxsize=1)
+    stopped = threading.Event()
+
+    def put(row: Item, error: BaseException | None = None) -> None:
+        while not stopped.is_set():
+            try:
+                return found.put((row, error), timeout=0.1)
+            except queue.Full:
+                continue
+
+    def pull() -> None:
+        try:
+            for row in rows:
+                put(row)
+                if stopped.is_set():
+                    break
+            put(_END)
+        except BaseException as error:
+            put(_END, error)
+        finally:
+            rows.close()  # type: ignore[attr-defined]
+
+    thread = threading.Thread(target=pull, daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                row, error = found.get(timeout=seconds if seconds >= 0 else None)
+            except queue.Empty:
+                # What still stands there when the session has ended would start a Ray of its own with its next call.
+                auto_init_hook.enable_auto_connect = False
+                raise ExecutionTimeoutError(f"no row in {seconds:.0f} seconds") from None
+            if error is not None:
+                raise error
+            if row is _END:
+                return
+            yield row
+    finally:
+        stopped.set()
+        thread.join(timeout=10)  # until the pipeline has ended, unless it is the one that stands still

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import resource
 import secrets
 import socket
@@ -124,9 +125,6 @@ def test_workers_that_ray_kills_for_memory_cost_a_pause(
     assert read_manifest(str(out), "embeddings").counts["embedded"] == IMAGES
 
 
-@pytest.mark.xfail(
-    reason="Ray may try again without end, and no limit was found to hold (docs/operations.md)"
-)
 def test_workers_that_never_have_the_memory_end_the_run_with_a_line(
     corpus: Path, tmp_path: Path, ray_folder: Path
 ) -> None:
@@ -140,7 +138,8 @@ def test_workers_that_never_have_the_memory_end_the_run_with_a_line(
     *remarks, line = lines
     assert status == 1
     assert "nothing was finished for 0.5 minutes" in line or "Ray killed workers" in line
-    assert all(remark.startswith("Ray: ") and "low on memory" in remark for remark in remarks)
+    for remark in remarks:
+        assert re.match("Ray: .*(low on memory|memory pressure)", remark), remark
     assert len(remarks) <= 5  # one a minute
 
 
