@@ -37,7 +37,9 @@ class DenseModels:
     @classmethod
     def load(cls, models: ModelSettings, *, device: str = "cpu", seed: int = 0) -> "DenseModels":
         """Loads both models of the settings; errors as for the registry."""
-        options = {"weights": models.weights, "device": device, "seed": seed, "precision": models.precision}
+        # Eight bits are for whole images; of `paper`'s language model, a ResNet, they would be refused.
+        precision = "auto" if models.precision == "int8" else models.precision
+        options = {"weights": models.weights, "device": device, "seed": seed, "precision": precision}
         language = load_language_image_model(models.language or models.retrieval, **options)  # type: ignore[arg-type]
         return cls(language, load_dense_encoder(models.encoder, **options), models)  # type: ignore[arg-type]
 

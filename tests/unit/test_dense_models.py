@@ -9,6 +9,7 @@ from reco_ray.errors import RecoError
 from reco_ray.models import load_dense_encoder, load_language_image_model
 from reco_ray.models.affinity import pool_by_affinity
 from reco_ray.models.dense import DenseModels
+from reco_ray.models.int8 import Int8Linear
 
 NAMES = {"retrieval": "open_clip:ViT-S-32/random@clearclip", "encoder": "timm:test_vit/random@layer=0"}
 PIXELS = torch.randint(0, 256, (2, 96, 128, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -85,6 +86,11 @@ def test_the_fingerprint_covers_all_that_changes_features(pair):
 def test_windows_that_leave_gaps_are_refused(changes):
     with pytest.raises(RecoError, match="window_step must not exceed window"):
         load_settings("mini", overrides=changes)
+
+
+def test_eight_bits_are_for_whole_images_only():
+    language = DenseModels.load(ModelSettings(**NAMES, precision="int8")).language
+    assert not any(isinstance(layer, Int8Linear) for layer in language.module.modules())
 
 
 def test_settings_name_each_model_once():
