@@ -15,12 +15,14 @@ import time
 from pathlib import Path
 
 import requests
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, ViewportSize, sync_playwright
 
 # Only photographs that may be passed on: CC0, and NASA's astronaut in the public domain.
 EXAMPLES = ("skimage-chelsea.png", "skimage-coffee.png", "skimage-rocket.jpg", "skimage-astronaut.png")
 CONCEPTS = ("cat", "dog", "cup")
 VOCABULARY = ("dog", "cat", "bird", "beetle", "car", "motorcycle", "cup", "strawberry", "building")
+VIEWPORT: ViewportSize = {"width": 1280, "height": 900}
+SCALE = 1.5
 START = 600  # seconds, until anything must be there
 
 
@@ -57,7 +59,11 @@ def main() -> None:
         try:
             url = f"http://127.0.0.1:{port}/"
             wait_until_ready(url, server)
-            take_picture(url, options.demo / "photographs" / EXAMPLES[0], options.out, options.chromium)
+            with sync_playwright() as playwright:
+                arguments = ["--no-sandbox", "--disable-gpu"]
+                browser = playwright.chromium.launch(executable_path=options.chromium, args=arguments)
+                take_picture(browser, url, options.demo / "photographs" / EXAMPLES[0], options.out)
+                browser.close()
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(timeout=60)
@@ -78,28 +84,26 @@ def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
     sys.exit(f"the server is not ready after {START} s")
 
 
-def take_picture(url: str, photograph: Path, out: Path, chromium: str) -> None:
-    """What a visitor does: a photograph, words, and a look at what was found."""
+def take_picture(browser: Browser, url: str, photograph: Path, out: Path) -> None:
+    """What a visitor does: a photograph, words, and a look at what was found. The suite does it, too (tests/web)."""
     vocabulary = {"concepts": VOCABULARY}  # its concepts are suggested
     requests.put(f"{url}v1/vocabularies/demo", json=vocabulary, timeout=START).raise_for_status()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900}, device_scale_factor=1.5)
-        page.set_default_timeout(START * 1000)
-        page.goto(url)
-        page.wait_for_selector("html[data-ready=true]")
-        page.wait_for_selector("#suggestions li")
-        page.set_input_files("#file", photograph)
-        page.check("#background")
-        for concept in CONCEPTS:
-            page.fill("#concept", concept)
-            page.press("#concept", "Enter")
-        page.click("#go")
-        page.wait_for_selector("#legend li")
-        page.wait_for_selector("#go:enabled")
-        page.hover("#layers", position={"x": 330, "y": 190})
-        page.screenshot(path=out, type="jpeg", quality=80)
-        browser.close()
+    page = browser.new_page(viewport=VIEWPORT, device_scale_factor=SCALE)
+    page.set_default_timeout(START * 1000)
+    page.goto(url)
+    page.wait_for_selector("html[data-ready=true]")
+    page.wait_for_selector("#suggestions li")
+    page.set_input_files("#file", photograph)
+    page.check("#background")
+    for concept in CONCEPTS:
+        page.fill("#concept", concept)
+        page.press("#concept", "Enter")
+    page.click("#go")
+    page.wait_for_selector("#legend li")
+    page.wait_for_selector("#go:enabled")
+    page.hover("#layers", position={"x": 330, "y": 190})
+    page.screenshot(path=out, type="jpeg", quality=80)
+    page.close()
 
 
 if __name__ == "__main__":
