@@ -4,7 +4,7 @@ import copy
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any, TypeVar
 
 from ray._private import auto_init_hook
@@ -40,11 +40,11 @@ class Unhurried(ExecutionCallback):
         time.sleep(STEP_SECONDS)
 
 
-def guarded(rows: Iterator[Item], seconds: float) -> Generator[Item]:
+def guarded(rows: Generator[Item], seconds: float) -> Generator[Item]:
     """The same rows, pulled by a thread of their own, so that whoever waits for one does not wait for ever.
 
-    Ray's own guard (`execution_no_progress_timeout_s`) is part of its scheduler's loop. That loop also asks actors of
-    Ray's, and stands still with them: where memory never suffices, they are killed as well.
+    Ray's own guard (`execution_no_progress_timeout_s`) is checked by its scheduler's loop. Where memory never suffices
+    and Ray kills workers again and again, it was seen not to speak long after its time (Ray 2.60).
 
     Args:
         rows: what a pipeline yields; closed by the thread when the caller stops, to end the pipeline.
@@ -73,7 +73,7 @@ def guarded(rows: Iterator[Item], seconds: float) -> Generator[Item]:
         except BaseException as error:
             put(_END, error)
         finally:
-            rows.close()  # type: ignore[attr-defined]
+            rows.close()
 
     thread = threading.Thread(target=pull, daemon=True)
     thread.start()
