@@ -2,7 +2,6 @@
 
 import os
 import random
-import re
 import resource
 import secrets
 import socket
@@ -139,7 +138,8 @@ def test_workers_that_never_have_the_memory_end_the_run_with_a_line(
     assert status == 1
     assert "nothing was finished for 0.5 minutes" in line or "Ray killed workers" in line
     for remark in remarks:
-        assert re.match("Ray: .*(low on memory|memory pressure)", remark), remark
+        assert remark.startswith("Ray: "), remark
+        assert "low on memory" in remark
     assert len(remarks) <= 5  # one a minute
 
 

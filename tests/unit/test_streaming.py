@@ -52,9 +52,8 @@ def test_nothing_is_waited_for_without_end(monkeypatch):
     monkeypatch.setattr(auto_init_hook, "enable_auto_connect", True)
     forever = threading.Event()
     rows = guarded(Pipeline(forever.wait() for _ in range(1)), 0.2)
-    threading.Timer(
-        1, forever.set
-    ).start()  # the pipeline is stuck for longer than the limit, and can then be closed
+    # The pipeline is stuck for longer than the limit, and can then be closed.
+    threading.Timer(1, forever.set).start()
     with pytest.raises(ExecutionTimeoutError):
         next(rows)
     assert not auto_init_hook.enable_auto_connect  # what is stuck starts no Ray of its own
