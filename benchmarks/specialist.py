@@ -30,9 +30,10 @@ def main() -> None:
     exemplars = pq.read_table(options.run / "references" / "exemplars.parquet").to_pylist()
     relevant = [options.relevant in row["uri"] for row in exemplars]
     intersection = union = 0
-    for file in sorted((options.run / "masks" / "masks").rglob("*.png")):
-        found = decode_png(file.read_bytes()) > 0  # label 0 is the background
-        truth = np.asarray(Image.open(options.truth / file.name).convert("L")) > 127
+    regions = pq.read_table(options.run / "masks" / "regions", columns=["uri", "mask"]).to_pylist()
+    for uri, mask in sorted({(row["uri"], row["mask"]) for row in regions}):
+        found = decode_png((options.run / "masks" / mask).read_bytes()) > 0  # label 0 is the background
+        truth = np.asarray(Image.open(options.truth / f"{Path(uri).stem}.png").convert("L")) > 127
         intersection += int((found & truth).sum())
         union += int((found | truth).sum())
     print(

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from reco_ray.cosegmentation.contact_sheet import heat_overlay
 
 CORPUS = ("skimage-chelsea.png", "skimage-coffee.png", "skimage-rocket.jpg", "skimage-astronaut.png")
-CONCEPTS = {"cat": "skimage-chelsea", "cup": "skimage-coffee"}
+CONCEPTS = {"cat": "skimage-chelsea.png", "cup": "skimage-coffee.png"}
 INK, SOFT, PAGE = "#1b1f24", "#5b6470", "#f5f6f8"
 TILE, GAP, TOP = (216, 144), 14, 92
 

@@ -10,7 +10,7 @@ from reco_ray.corpus.decode import decode_image
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.pages import css_colour, data_uri, jpeg_uri, render_page
-from reco_ray.segmentation.masks import KIND, decode_png
+from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, decode_png, mask_file
 from reco_ray.segmentation.overlay import overlay
 
 MOST_IMAGES = 48  # embedded in the page, so that it opens at once however large the run
@@ -30,7 +30,8 @@ def write_report(references: str, masks: str, out: str) -> str:
     bank = ReferenceBank.open(references)
     manifest = storage.read_manifest(masks, KIND)
     colours = np.array(manifest.content["palette"], np.uint8)
-    regions = storage.read_table(storage.join(masks, "regions"))
+    columns = [name for name in REGIONS_SCHEMA.names if name not in ("mask", "rle")]
+    regions = storage.read_table(storage.join(masks, "regions"), columns)
     names = regions["name"].unique().to_pylist()
     page = render_page(
         "report.html",
@@ -74,7 +75,7 @@ def _image(masks: str, name: str, regions: pa.Table, colours: np.ndarray) -> dic
     data = read_image_bytes(rows[0]["uri"])
     photo, _, _ = decode_image(data, max_pixels=178_956_970, short_side=_WIDTH)
     photo.thumbnail((_WIDTH, _WIDTH))
-    labels = decode_png(storage.read_bytes(storage.join(masks, "masks", f"{name}.png")))
+    labels = decode_png(storage.read_bytes(storage.join(masks, mask_file(name))))
     small = np.asarray(Image.fromarray(labels).resize(photo.size, Image.Resampling.NEAREST))
     total = sum(row["area"] for row in rows)
     return {

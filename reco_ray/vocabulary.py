@@ -125,9 +125,10 @@ def load_vocabulary(uri: str) -> Vocabulary:
 
 
 def slug(index: int, name: str) -> str:
-    """A file name for a concept: its id, and what is left of its name in lower-case ASCII."""
+    """A file name for a concept: its id, and what is left of its name in lower-case ASCII, at most 100 characters."""
     ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    return f"{index:03d}-{re.sub(r'[^a-z0-9]+', '-', ascii_name.lower()).strip('-')}".rstrip("-")
+    plain = re.sub(r"[^a-z0-9]+", "-", ascii_name.lower()).strip("-")[:MAX_NAME_LENGTH]
+    return f"{index:03d}-{plain}".rstrip("-")
 
 
 def _parse_line(line: str) -> dict[str, Any]:

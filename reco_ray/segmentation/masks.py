@@ -2,6 +2,7 @@
 
 - `masks/<name>.png`: label ids; 8-bit with a palette, 16-bit grey above 256 labels
 - `overlays/<name>.jpg`: to look at
+  (`names.py` says what an image's name is: the mask of `street/x.jpg` is `masks/street/x.jpg.png`)
 - `regions/<shard>.parquet`: REGIONS_SCHEMA, a row for every label present in an image
 - `rejected/<shard>.parquet`: `uri`, `reason`
 """
@@ -14,11 +15,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 KIND = "masks"
+# uri: the image. name: without suffix, for both files. mask: the mask's file, from the artifact's directory.
 # rle: COCO's compressed run lengths (column-major), of size (height, width). area: pixels. score: mean over the region.
 REGIONS_SCHEMA = pa.schema(
     [
         ("uri", pa.string()),
         ("name", pa.string()),
+        ("mask", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("label", pa.int32()),
@@ -28,6 +31,11 @@ REGIONS_SCHEMA = pa.schema(
         ("rle", pa.string()),
     ]
 )
+
+
+def mask_file(name: str) -> str:
+    """Where the mask of that name lies, from the artifact's directory."""
+    return f"masks/{name}.png"
 
 
 def encode_png(labels: np.ndarray, colours: np.ndarray) -> bytes:
@@ -73,22 +81,3 @@ def run_lengths(labels: np.ndarray, present: list[int]) -> list[str]:
     """COCO's compressed run lengths of each label of `present`; labels: int (H, W)."""
     columns = np.asfortranarray(labels)  # once: COCO counts down the columns
     return [coco_mask.encode((columns == label).view(np.uint8))["counts"].decode() for label in present]
-
-
-def mask_names(uris: list[str], root: str) -> list[str]:
-    """File names for the masks of images, without suffix: the path below `root`; unique, and never outside a folder.
-
-    Two images that differ only in their suffix keep it in the name.
-    """
-    relative = [_below(uri, root) for uri in uris]
-    stems = [name.rpartition(".")[0] or name for name in relative]
-    counts: dict[str, int] = {}
-    for stem in stems:
-        counts[stem] = counts.get(stem, 0) + 1
-    return [stem if counts[stem] == 1 else name for stem, name in zip(stems, relative, strict=True)]
-
-
-def _below(uri: str, root: str) -> str:
-    path = uri[len(root) :] if uri.startswith(root) else uri.partition("://")[2] or uri
-    parts = [part for part in path.replace("#", "-row-").split("/") if part not in ("", ".", "..")]
-    return "/".join(parts)

@@ -18,7 +18,8 @@ from reco_ray.errors import RecoError
 from reco_ray.meter import Meter, write_summary
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.image import ImageTransform
-from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, encode_png, mask_names, regions
+from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, encode_png, mask_file, regions
+from reco_ray.segmentation.names import add_names
 from reco_ray.segmentation.overlay import overlay, with_legend
 from reco_ray.segmentation.palette import palette
 from reco_ray.segmentation.segment import segment
@@ -55,29 +56,31 @@ def segment_images(
     )
     if manifest := writer.finished():
         return manifest, False
-    names = mask_names(listing.table["uri"].to_pylist(), listing.root)
-    shards = cut(listing.table.append_column("name", pa.array(names)), settings.segment.shard_size)
+    table = add_names(listing.table, listing.root)
+    shards = cut(table, settings.segment.shard_size)
     committed = set(storage.list_names(storage.join(writer.uri, "regions"), ".parquet"))
     pending = {name: shard for name, shard in shards.items() if f"{name}.parquet" not in committed}
-    done = listing.table.num_rows - sum(shard.num_rows for shard in pending.values())
+    done = table.num_rows - sum(shard.num_rows for shard in pending.values())
     workers = plan_workers(settings.models.device, max(1, len(pending)), settings.placement.segment)
     kwargs = {"settings": settings, "bank_uri": bank.uri, "out": writer.uri}
     load = LoadWhole(dense.encoder.transform, settings, dense.encoder.stride)
     meter = Meter()
-    with progress("segment", listing.table.num_rows, done) as advance:
+    with progress("segment", table.num_rows, done) as advance:
         for shard in run_shards(pending, load, SegmentWorker, kwargs, workers, meter):
             advance(shard["images"])
     rejected = _rejected(writer.uri)
     counts = {
         "images": listing.table.num_rows,
-        "segmented": listing.table.num_rows - len(rejected),
+        "segmented": table.num_rows - len(rejected),
         "rejected": len(rejected),
     }
+    if table.num_rows < listing.table.num_rows:  # a list may name an image several times
+        counts["listed again"] = listing.table.num_rows - table.num_rows
     if not counts["segmented"]:
         raise RecoError(
             f"{images}: none of the {len(rejected)} images can be used (the first: {rejected[0]['reason']})"
         )
-    run = {"images": listing.table.num_rows - done, **meter.run(workers, count_readers(workers))}
+    run = {"images": table.num_rows - done, **meter.run(workers, count_readers(workers))}
     write_summary(writer.uri, "segment", counts, run, settings)
     labels = label_names(bank, settings.segment)
     colours = palette(len(labels), background=has_background(bank, settings.segment)).tolist()
@@ -129,13 +132,12 @@ class SegmentWorker:
         size = (row["height"], row["width"])
         result = segment(self._models, self._targets, batch, [size], self._settings)[0]
         labels, scores = result.labels.cpu().numpy(), result.scores.cpu().numpy()
-        storage.write_bytes(
-            storage.join(self._out, "masks", f"{row['name']}.png"), encode_png(labels, self._colours)
-        )
+        mask = mask_file(row["name"])
+        storage.write_bytes(storage.join(self._out, mask), encode_png(labels, self._colours))
         found = regions(labels, scores)
         if self._settings.overlays:
             self._write_overlay(row["name"], pixels, labels, found)
-        shared = {key: row[key] for key in ("uri", "name", "width", "height")}
+        shared = {"mask": mask, **{key: row[key] for key in ("uri", "name", "width", "height")}}
         return [{**shared, "concept": self._names[int(str(region["label"]))], **region} for region in found]
 
     def _write_overlay(

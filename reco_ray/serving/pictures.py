@@ -44,7 +44,9 @@ def list_examples(uri: str | None) -> dict[str, Example]:
     for each in uris[:MOST_EXAMPLES]:
         name = each.rpartition("/")[2].rpartition(".")[0] or each.rpartition("/")[2]
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "image"
-        unique = plain if plain not in examples else f"{plain}-{len(examples)}"
+        unique = plain
+        while unique in examples:  # a photograph may be called like another one with a number
+            unique = f"{unique}-{len(examples)}"
         examples[unique] = Example(unique, name, each)
     return examples
 

@@ -91,7 +91,7 @@ def test_a_preset_runs_whole(
     supports = load_file(out / "references" / "supports.safetensors")
     assert {support.shape[1:] for support in supports.values()} == {grid}
     for name in ("000", "001"):
-        labels = np.asarray(Image.open(out / "masks" / "masks" / f"{name}.png"))
+        labels = np.asarray(Image.open(out / "masks" / "masks" / f"{name}.jpg.png"))
         assert labels.shape == np.asarray(Image.open(folder / "images" / f"{name}.jpg")).shape[:2]
         assert set(np.unique(labels)) <= {0, 1, 2}
     scores = pq.read_table(out / "masks" / "regions")["score"].to_numpy()

@@ -21,6 +21,8 @@ concepts: [dog, car, bird, sky, {name: vegetation, alias: tree}]
 """
 SMALL = ["--exemplars", "3", "--set", "references.image_size=128", "--set", "segment.image_size=128"]
 
+ALIKE = ("upright.jpg", "upright.png.jpg", f"{'写' * 82}.jpg")  # file systems allow names of 255 bytes
+
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
@@ -31,6 +33,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Pat
     write_photographs(folder / "corpus", 28, long_side=200)
     write_photographs(folder / "images" / "street", 2, long_side=160)
     photograph(2, 160).rotate(90, expand=True).save(folder / "images" / "upright.png")
+    for name in ALIKE:
+        photograph(3, 80).save(folder / "images" / name, "JPEG")
     (folder / "images" / "broken.jpg").write_bytes(b"not a picture")
     (folder / "words.yaml").write_text(VOCABULARY)
     run(folder)
@@ -59,15 +63,19 @@ def test_every_stage_left_a_manifest_with_its_counts(finished: Path) -> None:
     assert counts["index"] == {"images": 28}
     # dog, car and bird, and the five context concepts, of which two are asked for by name or alias
     assert counts["references"] == {"concepts": 5, "exemplars": 8 * 3}
-    assert counts["masks"] == {"images": 4, "segmented": 3, "rejected": 1}
+    assert counts["masks"] == {"images": 7, "segmented": 6, "rejected": 1}
 
 
 def test_masks_fit_their_images_and_agree_with_the_regions(finished: Path) -> None:
     masks = finished / "out" / "masks"
     regions = pq.read_table(masks / "regions").to_pylist()
-    for name in ("street/000", "street/001", "upright"):
-        mask = Image.open(masks / "masks" / f"{name}.png")
-        rows = [row for row in regions if row["name"] == name]
+    assert len(list((masks / "masks").rglob("*.png"))) == len({row["mask"] for row in regions}) == 6
+    for file in ("street/000.jpg", "street/001.jpg", "upright.png", *ALIKE):
+        rows = [row for row in regions if row["uri"] == str(finished / "images" / file)]
+        name = rows[0]["name"]
+        assert name == file or file == ALIKE[2]
+        assert rows[0]["mask"] == f"masks/{name}.png"
+        mask = Image.open(masks / rows[0]["mask"])
         assert mask.mode == "P"
         assert mask.size == Image.open(rows[0]["uri"]).size == (rows[0]["width"], rows[0]["height"])
         labels = np.asarray(mask)
@@ -78,7 +86,7 @@ def test_masks_fit_their_images_and_agree_with_the_regions(finished: Path) -> No
             shape = coco_mask.decode({"size": list(labels.shape), "counts": row["rle"]})
             np.testing.assert_array_equal(shape, labels == row["label"])
             assert 0 < row["score"] < 1
-        assert Image.open(masks / "overlays" / f"{name}.jpg").width >= 128
+        assert Image.open(masks / "overlays" / f"{name}.jpg").width >= 80
     rejected = pq.read_table(masks / "rejected").to_pylist()
     assert [Path(row["uri"]).name for row in rejected] == ["broken.jpg"]
     assert "not an image" in rejected[0]["reason"]
@@ -116,7 +124,7 @@ def test_the_report_is_one_file_that_shows_everything(finished: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")
     for text in ("dog", "vegetation", "street/000", "upright", "1 rejected"):
         assert text in page
-    assert page.count("data:image/jpeg;base64,") == 5 + 2 * 3
+    assert page.count("data:image/jpeg;base64,") == 5 + 2 * 6
 
 
 def test_the_same_command_again_does_nothing_and_says_so(
@@ -150,6 +158,6 @@ def test_crf_and_plain_masks_differ_only_in_refinement(finished: Path, tmp_path:
     labels = {}
     for method in ("none", "crf"):
         main([*common, "--refine", method, "--out", str(tmp_path / method)])
-        labels[method] = np.asarray(Image.open(tmp_path / method / "masks" / "000.png"))
+        labels[method] = np.asarray(Image.open(tmp_path / method / "masks" / "000.jpg.png"))
     assert labels["none"].shape == labels["crf"].shape
     assert 0.5 < (labels["none"] == labels["crf"]).mean() < 1

@@ -29,7 +29,7 @@ def test_the_tutorial_leads_to_a_segmenter(
         _follow(block)
     assert (tmp_path / "first" / "report" / "index.html").stat().st_size > 1000
     assert list((tmp_path / "second" / "references" / "sheets").iterdir())
-    assert [f.name for f in (tmp_path / "second" / "masks" / "overlays").iterdir()] == ["000.jpg"]
+    assert [f.name for f in (tmp_path / "second" / "masks" / "overlays").iterdir()] == ["000.jpg.jpg"]
     assert "['cat', 'dog', 'bird'] (" in capsys.readouterr().out
     assert "files" in _verified(tmp_path, capsys)
 

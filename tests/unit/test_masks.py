@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from reco_ray.segmentation.masks import decode_png, encode_png, mask_names, regions
+from reco_ray.segmentation.masks import decode_png, encode_png, regions
 from reco_ray.segmentation.overlay import overlay, with_legend
 from reco_ray.segmentation.palette import palette
 
@@ -42,18 +42,6 @@ def test_regions_say_area_score_and_shape() -> None:
     assert second["score"] == pytest.approx(0.6)
     decoded = coco_mask.decode({"size": [2, 3], "counts": second["rle"]})
     np.testing.assert_array_equal(decoded, labels == 2)
-
-
-def test_mask_names_follow_the_source_and_stay_unique_and_inside() -> None:
-    uris = [
-        "/data/a/x.jpg",
-        "/data/a/x.png",
-        "/data/b/x.jpg",
-        "/data/../../etc/passwd.jpg",
-        "s3://other/y.jpg",
-    ]
-    assert mask_names(uris, "/data") == ["a/x.jpg", "a/x.png", "b/x", "etc/passwd", "other/y"]
-    assert mask_names(["/t.parquet#3", "/t.parquet#4"], "/t.parquet") == ["-row-3", "-row-4"]
 
 
 def test_overlay_colours_regions_and_draws_their_border() -> None:
