@@ -1,6 +1,7 @@
 """Settings: a preset's YAML, changed by a file, changed by the command line; typed and checked once."""
 
 import re
+from collections.abc import Collection
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -253,6 +254,11 @@ class Settings(_Section):
     segment: SegmentSettings = SegmentSettings()
     train: TrainSettings = TrainSettings()
     placement: PlacementSettings = PlacementSettings()
+
+    def named(self, section: str, *, without: Collection[str] = ()) -> dict[str, Any]:
+        """The fields of a section by the names that `--set` takes: "references.exemplars"; values as in JSON."""
+        values = getattr(self, section).model_dump(mode="json", exclude=set(without))
+        return {f"{section}.{field}": value for field, value in values.items()}
 
 
 def preset_names() -> list[str]:

@@ -42,7 +42,7 @@ def write_report(references: str, masks: str, out: str) -> str:
         made_by=manifest.made_by,
         made_at=manifest.made_at,
         model=bank.model,
-        refine=manifest.made_from["refine"],
+        refine=manifest.made_from["segment.refine"],
         background="background" in manifest.content["labels"],
     )
     uri = storage.join(out, "index.html")

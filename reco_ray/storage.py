@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, ValidationError
 
 from reco_ray import __version__
+from reco_ray.differences import in_words
 from reco_ray.errors import RecoError, reason
 from reco_ray.noted import note
 from reco_ray.retries import retried
@@ -239,7 +240,7 @@ class ArtifactWriter:
         """
         if exists(join(self.uri, MANIFEST)):
             manifest = read_manifest(self.uri, self.kind)
-            self._require_same(manifest.made_from, "was made")
+            self._require_same(manifest.made_from, "made")
             return manifest
         if exists(join(self.uri, STARTED)):
             try:
@@ -249,7 +250,7 @@ class ArtifactWriter:
                 raise RecoError(f"{self.uri}/{STARTED}: damaged: delete the directory") from error
             if kind != self.kind:
                 raise RecoError(f"{self.uri}: holds unfinished {kind}, choose another --out")
-            self._require_same(made_from, "was begun")
+            self._require_same(made_from, "begun")
             return None
         filesystem, path = resolve(self.uri)
         with _explained(self.uri, "cannot be written"):
@@ -279,14 +280,9 @@ class ArtifactWriter:
         return manifest
 
     def _require_same(self, stored: dict[str, Any], verb: str) -> None:
-        differing = [
-            f"{key} {_short(stored.get(key))} instead of {_short(self.made_from.get(key))}"
-            for key in sorted(set(stored) | set(self.made_from))
-            if stored.get(key) != self.made_from.get(key)
-        ]
-        if differing:
+        if stored != self.made_from:
             raise RecoError(
-                f"{self.uri}: {verb} from something else ({'; '.join(differing[:3])}): choose another --out, "
+                f"{self.uri}: {verb} with {in_words(stored, self.made_from)}: choose another --out, "
                 "or delete it to make it anew"
             )
 
@@ -294,8 +290,3 @@ class ArtifactWriter:
 def digest(*parts: Any) -> str:
     """A short, stable digest of JSON-able values: names what a file was made from."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."

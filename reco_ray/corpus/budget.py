@@ -37,8 +37,8 @@ class RejectBudget:
         of = f" of {self._total:,}" if self._total is not None else ""
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in self._rejected.most_common(4))
         raise RecoError(
-            f"{corpus}: {count:,}{of} images were rejected ({reasons}), more than --max-rejected "
-            f"{self._allowed}: see {out}/rejected; with a larger one the run goes on"
+            f"{corpus}: {count:,}{of} images were rejected ({reasons}), more than the setting "
+            f"embed.max_rejected={self._allowed} allows: see {out}/rejected; with a larger one the run goes on"
         )
 
     def _limit(self) -> float:

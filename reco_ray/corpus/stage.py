@@ -95,9 +95,9 @@ def embed_corpus(
         {
             "corpus": storage.absolute(corpus),
             "model": model.fingerprint,
-            "shard_size": settings.embed.shard_size,
-            "max_pixels": settings.embed.max_pixels,
-            "frames_per_second": settings.embed.frames_per_second,
+            "embed.shard_size": settings.embed.shard_size,
+            "embed.max_pixels": settings.embed.max_pixels,
+            "embed.frames_per_second": settings.embed.frames_per_second,
         },
     )
     manifest = writer.finished()

@@ -65,8 +65,8 @@ def build_references(
             "index_made_at": index.manifest.made_at,
             "vocabulary": vocabulary.model_dump(),
             "models": f"{retrieval.fingerprint} + {dense.fingerprint}",
-            "templates": models.templates,
-            **settings.references.model_dump(),
+            "models.templates": models.templates,
+            **settings.named("references"),
         },
     )
     if manifest := writer.finished():

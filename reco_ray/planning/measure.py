@@ -167,14 +167,14 @@ def _size(artifact: str, stage: str, manifest: storage.Manifest) -> int:
 
 def _training(stage: str, run: _Run, manifest: storage.Manifest) -> float | None:
     """Core-seconds a Tflop of k-means; None if there was none, a GPU did it, or more than lists was trained."""
-    if stage != "index" or not run.train_cores or not manifest.made_from.get("sample"):
+    if stage != "index" or not run.train_cores or not manifest.made_from.get("index.sample"):
         return None
     if "PQ" in manifest.content["factory"]:
         return None
     from reco_ray.config import IndexSettings
     from reco_ray.corpus.index.choice import make_plan
 
-    content, sample = manifest.content, manifest.made_from["sample"]
+    content, sample = manifest.content, manifest.made_from["index.sample"]
     settings = IndexSettings(factory=content["factory"], sample=sample)
     plan = make_plan(manifest.counts["images"], content["dim"], settings, [])
     return run.train_seconds * run.train_cores / (plan.training_operations / 1e12)

@@ -41,7 +41,6 @@ def segment_images(
     dense = DenseModels.load(settings.models, seed=settings.seed)
     bank = ReferenceBank.open(references, dense.fingerprint)
     listing = list_images(images)
-    options = settings.segment.model_dump()
     writer = storage.ArtifactWriter(
         out,
         KIND,
@@ -51,7 +50,7 @@ def segment_images(
             "models": dense.fingerprint,
             "images": storage.absolute(images),
             "listing": listing.fingerprint,
-            **options,
+            **settings.named("segment"),
         },
     )
     if manifest := writer.finished():

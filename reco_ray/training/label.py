@@ -45,7 +45,10 @@ def label_images(
     dense = DenseModels.load(settings.models, seed=settings.seed)
     listing = list_images(images)
     source = {"images": storage.absolute(images), "listing": listing.fingerprint}
-    shape = {"image_size": settings.train.image_size, "shard_size": settings.segment.shard_size}
+    shape = {
+        "train.image_size": settings.train.image_size,
+        "segment.shard_size": settings.segment.shard_size,
+    }
     frames_writer = storage.ArtifactWriter(frames, FRAMES_KIND, {**source, **shape})
     banks = {name: ReferenceBank.open(one.bank, dense.fingerprint) for name, one in sets.items()}
     writers = {
@@ -86,9 +89,9 @@ def _made_from(bank: ReferenceBank, settings: Settings) -> dict[str, Any]:
     return {
         "references": bank.uri,
         "references_made_at": bank.made_at,
-        "min_score": settings.train.min_score,
-        "calibrate": settings.train.calibrate if calibrated(bank, settings) else 0,
-        **settings.segment.model_dump(exclude={"image_size", "overlays", "shard_size"}),
+        "train.min_score": settings.train.min_score,
+        "train.calibrate": settings.train.calibrate if calibrated(bank, settings) else 0,
+        **settings.named("segment", without=("image_size", "overlays", "shard_size")),
     }
 
 

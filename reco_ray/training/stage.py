@@ -123,7 +123,7 @@ def _made_from(manifest: storage.Manifest, uri: str, settings: Settings) -> dict
         "labels": storage.absolute(uri),
         "labels_made_at": manifest.made_at,
         "seed": settings.seed,
-        **settings.train.model_dump(mode="json", exclude={"workers", "retries", "min_score"}),
+        **settings.named("train", without=("workers", "retries", "min_score")),
     }
 
 

@@ -195,7 +195,7 @@ def test_an_output_that_holds_something_else(reco, capsys, corpus, embedded, ind
     message = one_error(
         reco(capsys, "embed", "--corpus", corpus.parent / "corpus" / "000.jpg", "--out", embedded)
     )
-    assert "was made from something else" in message
+    assert "made with corpus = " in message
     assert files(index) == before
 
 

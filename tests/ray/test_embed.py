@@ -142,10 +142,10 @@ class TestOnOneCluster:
 
     def test_another_corpus_or_other_settings_are_refused_untouched(self, corpus, listed, made, settings):
         before = files(made)
-        with pytest.raises(RecoError, match=r"was made from something else \(corpus .* instead of .*\)"):
+        with pytest.raises(RecoError, match=r"made with corpus = .*, now .*: choose another"):
             embed_corpus(str(corpus), str(made), settings)
         other = load_settings("mini", overrides=["embed.shard_size=5", "embed.batch_size=3"])
-        with pytest.raises(RecoError, match=r"shard_size 4 instead of 5"):
+        with pytest.raises(RecoError, match=r"made with embed\.shard_size = 4, now 5:"):
             embed_corpus(str(listed[0] / "list.txt"), str(made), other)
         assert files(made) == before
 

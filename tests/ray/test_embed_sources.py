@@ -347,7 +347,8 @@ def test_too_many_rejected_images_stop_the_run(photographs, tmp_path):
         (corpus / f"text {number}.jpg").write_text("no image")
     strict = load_settings("mini", overrides=[*OVERRIDES, "embed.max_rejected=10%"])
     with pytest.raises(
-        RecoError, match=r"of 13 images were rejected \(.* not an image.*more than --max-rejected 10%"
+        RecoError,
+        match=r"of 13 images were rejected \(.* not an image.*more than the setting embed\.max_rejected=10%",
     ):
         embed_corpus(str(corpus), str(out), strict)
     assert not (out / "manifest.json").exists()

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -206,7 +207,7 @@ def test_another_sweep_is_not_mixed_in(
     plan_of(folder, "other", LABELLED | {"sample": 3})
     with pytest.raises(SystemExit):
         main(["sweep", str(folder / "other.yaml"), "--out", str(labelled.out)])
-    assert "was begun from something else" in capsys.readouterr().err
+    assert re.search(r"begun with .*sweep\.sample = \w+, now 3", capsys.readouterr().err)
 
 
 # --- without labels -----------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ def test_a_share_of_a_known_corpus():
     with pytest.raises(RecoError) as caught:
         spend(budget, 100, gone=1)
     assert str(caught.value) == (
-        "/corpus: 11 of 1,000 images were rejected (10 damaged, 1 gone), more than --max-rejected 1%: "
-        "see /out/rejected; with a larger one the run goes on"
+        "/corpus: 11 of 1,000 images were rejected (10 damaged, 1 gone), more than the setting "
+        "embed.max_rejected=1% allows: see /out/rejected; with a larger one the run goes on"
     )
 
 

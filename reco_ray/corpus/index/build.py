@@ -63,12 +63,17 @@ def build_index(
     plan = plan or plan_index(embeddings, settings)
     made_from: dict[str, Any] = {
         "embeddings": embeddings,
-        "made_at": source.made_at,
+        "embeddings_made_at": source.made_at,
         "model": source.content["model"],
     }
     if plan.needs_cluster:  # else nothing that can be set changes the content
-        made_from |= {"factory": plan.factory, "sample": plan.sample, "shards": len(plan.shards)}
-        made_from |= settings.model_dump(include={"nprobe", "target_recall"})
+        made_from |= {
+            "index.factory": plan.factory,
+            "index.sample": plan.sample,
+            "index.nprobe": settings.nprobe,
+            "index.target_recall": settings.target_recall,
+            "shards": len(plan.shards),
+        }
     writer = storage.ArtifactWriter(out, KIND, made_from)
     if manifest := writer.finished():
         return manifest, False
