@@ -20,6 +20,7 @@ from reco_ray.corpus.index import build_index
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.cosegmentation.stage import build_references
 from reco_ray.evaluation.benchmark import open_benchmark
+from reco_ray.evaluation.check import require_countable
 from reco_ray.evaluation.compare import Variant
 from reco_ray.evaluation.metrics import scores
 from reco_ray.evaluation.protocols import choose_protocol
@@ -73,6 +74,8 @@ def main() -> None:
     if options.images and options.images < len(dataset.samples):
         chosen = np.linspace(0, len(dataset.samples) - 1, options.images).astype(int)
         dataset = dataclasses.replace(dataset, samples=[dataset.samples[n] for n in chosen])
+    protocol = choose_protocol(options.protocol, None, settings.segment)
+    require_countable(dataset, settings.segment.max_pixels, protocol.cut_truth)
     rows = [
         Row(settings.references.exemplars, attention, context, language)
         for attention in (False, True)
@@ -96,7 +99,6 @@ def main() -> None:
             build_references(index, dataset.vocabulary, references, row.settings(settings))
             use = "both" if row.language else "references"
             variants[str(row)] = Variant(references, plain.model_copy(update={"use": use}))
-        protocol = choose_protocol(options.protocol, None, settings.segment)
         measured = score(dataset, variants, protocol, settings)
         origin = provenance(settings.models.device)
 

@@ -55,19 +55,25 @@ def evaluate(
     from reco_ray.cluster import session
     from reco_ray.corpus.index import build_index
     from reco_ray.corpus.stage import embed_corpus
+    from reco_ray.evaluation.benchmark import open_benchmark
+    from reco_ray.evaluation.check import require_countable
     from reco_ray.evaluation.protocols import choose_protocol
     from reco_ray.evaluation.stage import evaluate as run_evaluation
+    from reco_ray.evaluation.stage import trained_for
     from reco_ray.evaluation.table import as_table
     from reco_ray.models.weights import prefetch
 
-    prefetch(chosen.models.specs, chosen.models.weights)
     way = choose_protocol(protocol, short_side, chosen.segment)
+    dataset = open_benchmark(benchmark, absolute(data))
+    require_countable(dataset, chosen.segment.max_pixels, way.cut_truth)
+    trained = trained_for(segmenter, dataset) if segmenter else None
+    prefetch(chosen.models.specs, chosen.models.weights)
     with session(address):
         if corpus is not None:
             embeddings, index = join(out, "embeddings"), join(out, "index")
             report("embed", embeddings, *embed_corpus(corpus, embeddings, chosen))
             report("index", index, *build_index(embeddings, index, chosen.index))
-        results = run_evaluation(benchmark, data, str(index), out, chosen, way, segmenter)
+        results = run_evaluation(dataset, data, str(index), out, chosen, way, trained)
     print(as_table(results))
     console.print(f"report     {join(absolute(out), 'report', 'index.html')}")
     console.print(f"results    {join(absolute(out), 'results.json')}")

@@ -1,14 +1,13 @@
 """What a benchmark is to the evaluation: classes, and pairs of an image and how to read its truth."""
 
-import io
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from PIL import Image
 
 from reco_ray import storage
 from reco_ray.errors import RecoError, reason
+from reco_ray.evaluation.label_file import read_ids, read_mask
 from reco_ray.evaluation.metrics import IGNORE
 from reco_ray.vocabulary import Vocabulary
 
@@ -52,30 +51,37 @@ class Dataset:
             size: (height, width) of its image.
 
         Raises:
-            RecoError: the file is missing, damaged, of another size, or holds an id that the benchmark does not know.
+            RecoError: the file is missing, damaged, no label file (`read_ids`), of another size, or holds an id
+                that the benchmark does not know.
         """
         try:
-            image = Image.open(io.BytesIO(storage.read_bytes(sample.label)))
-            ids = np.asarray(image if sample.binary_of is None else image.convert("L"))
-        except (OSError, SyntaxError) as error:
+            data = storage.read_bytes(sample.label)
+            ids = read_mask(data) if sample.binary_of is not None else read_ids(data, self.first_channel)
+        except OSError as error:
             raise RecoError(f"{sample.label}: the label file cannot be read: {reason(error)}") from error
-        if ids.shape[:2] != size:
+        except RecoError as error:
+            raise RecoError(f"{sample.label}: {error}") from error
+        if ids.shape != size:
             found = f"{ids.shape[1]} x {ids.shape[0]}"
             raise RecoError(f"{sample.label}: {found} pixels, but its image has {size[1]} x {size[0]}")
         if sample.binary_of is not None:
-            return np.where(ids > 127, sample.binary_of, IGNORE).astype(np.uint8)
-        channels = 1 if ids.ndim == 2 else ids.shape[2]
-        if channels != (3 if self.first_channel else 1):
-            raise RecoError(
-                f"{sample.label}: {channels} channels, label files of {self.name} have {4 - channels}"
-            )
-        ids = ids[..., 0] if self.first_channel else ids
-        if ids.size and not 0 <= ids.min() <= ids.max() < len(self._table):
-            raise RecoError(f"{sample.label}: label id {int(ids.max())} is none of {self.name}")
-        truth = self._table[ids.astype(np.int64)]
+            return np.where(ids, sample.binary_of, IGNORE).astype(np.uint8)
+        inside = (ids >= 0) & (ids < len(self._table))
+        truth = np.where(inside, self._table[ids.clip(0, len(self._table) - 1)], -1)
         if (truth < 0).any():
-            raise RecoError(f"{sample.label}: label id {int(ids[truth < 0].min())} is none of {self.name}")
+            raise RecoError(
+                f"{sample.label}: label id {int(ids[truth < 0].min())} is none of {self.name} ({self.ids_in_words})"
+            )
         return truth.astype(np.uint8)
+
+    @property
+    def ids_in_words(self) -> str:
+        """Which ids label files may hold, for messages."""
+        counted = sorted(number for number, one in self.label_ids.items() if one != IGNORE)
+        ignored = sorted(number for number, one in self.label_ids.items() if one == IGNORE)
+        few = [f"{number} = {self.classes[self.label_ids[number]]}" for number in counted[:3]]
+        words = ", ".join(few) + (f", ... {counted[-1]}" if len(counted) > 3 else "")
+        return words + (f"; {', '.join(map(str, ignored[-3:]))} = not counted" if ignored else "")
 
     @cached_property
     def _table(self) -> np.ndarray:

@@ -11,6 +11,7 @@ import pyarrow.fs as pafs
 from pydantic import BaseModel, ConfigDict
 
 from reco_ray import storage
+from reco_ray.corpus.listing import IMAGE_SUFFIXES
 from reco_ray.errors import RecoError, reason
 from reco_ray.storage import join
 
@@ -80,7 +81,7 @@ def _files(data: str, pattern: str) -> dict[Fields, str]:
     for info in sorted(filesystem.get_file_info(selector), key=lambda info: info.path):
         relative = info.path[len(root) :].lstrip("/")
         match = re.fullmatch(expression, relative)
-        if not match or info.type != pafs.FileType.File:
+        if not match or info.type != pafs.FileType.File or not _is_meant(relative, pattern):
             continue
         fields = tuple(sorted(match.groupdict().items()))
         if fields in found:
@@ -89,6 +90,12 @@ def _files(data: str, pattern: str) -> dict[Fields, str]:
             )
         found[fields] = join(folder, relative)
     return found
+
+
+def _is_meant(relative: str, pattern: str) -> bool:
+    """Whether a file that fits a pattern is an image at all: not what systems and programs leave beside images."""
+    name = relative.rpartition("/")[2]
+    return not name.startswith("._") and (not pattern.endswith(".*") or name.lower().endswith(IMAGE_SUFFIXES))
 
 
 def _folder(pattern: str) -> str:

@@ -8,10 +8,10 @@ IGNORE = 255
 
 
 class Figures(TypedDict):
-    """All in [0, 1]; `iou` by class."""
+    """All in [0, 1]; `iou` by class. None: there is nothing to count."""
 
-    miou: float
-    pixel_accuracy: float
+    miou: float | None
+    pixel_accuracy: float | None
     iou: list[float | None]
 
 
@@ -32,16 +32,20 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> 
 
 
 def scores(confusion: np.ndarray) -> Figures:
-    """`miou`: mean IoU over the classes that occur in truth or prediction; `pixel_accuracy`; `iou`: per class, None
-    where a class does not occur. All in [0, 1]."""
+    """What a confusion matrix says.
+
+    `miou`: mean IoU over the classes that have labelled pixels. `iou`: per class, None where a class has no labelled
+    pixel; what is predicted as it counts against the true classes.
+    """
     classes = len(confusion)
     correct = np.diag(confusion[:, :classes]).astype(np.float64)
-    union = confusion.sum(axis=1) + confusion[:, :classes].sum(axis=0) - correct
-    occurs = union > 0
+    labelled = confusion.sum(axis=1)
+    union = labelled + confusion[:, :classes].sum(axis=0) - correct
+    occurs = labelled > 0
     iou = np.divide(correct, union, out=np.zeros(classes), where=occurs)
     total = confusion.sum()
     return {
-        "miou": float(iou[occurs].mean()) if occurs.any() else 0.0,
-        "pixel_accuracy": float(correct.sum() / total) if total else 0.0,
+        "miou": float(iou[occurs].mean()) if total else None,
+        "pixel_accuracy": float(correct.sum() / total) if total else None,
         "iou": [float(value) if there else None for value, there in zip(iou, occurs, strict=True)],
     }

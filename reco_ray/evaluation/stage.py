@@ -19,7 +19,6 @@ from reco_ray.console import progress
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.stage import build_references
 from reco_ray.errors import RecoError
-from reco_ray.evaluation.benchmark import open_benchmark
 from reco_ray.evaluation.compare import Comparer, LoadSamples, Trained, Variant
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.jaccard import cosegmentation_jaccard
@@ -52,19 +51,21 @@ def variants(settings: SegmentSettings) -> dict[str, SegmentSettings]:
 
 
 def evaluate(
-    benchmark: str,
+    dataset: Dataset,
     data: str,
     index: str,
     out: str,
     settings: Settings,
     protocol: Protocol,
-    segmenter: str | None = None,
+    segmenter: Trained | None = None,
 ) -> dict[str, Any]:
     """Builds references for a benchmark's classes from an unlabelled corpus, scores every variant, writes a report.
 
     Args:
-        data: the benchmark's folder. index: the index artifact of the corpus. segmenter: URI of one that was trained
-            for the same classes, to be scored beside them.
+        dataset: the benchmark, opened and checked (`require_countable`).
+        data: its folder, to be noted in the results.
+        index: the index artifact of the corpus.
+        segmenter: `trained_for` the same classes, to be scored beside the variants.
 
     Returns:
         What is also written to `results.json`: settings, model, counts, where it all came from and, per variant,
@@ -73,11 +74,9 @@ def evaluate(
         predicted class.
 
     Raises:
-        RecoError: the data set is not in its official layout, a label file does not match its image, or the segmenter
-            has other labels than the benchmark.
+        RecoError: an image cannot be used, or a label file does not match it.
     """
-    dataset = open_benchmark(benchmark, storage.absolute(data))
-    trained = {RECO_PLUS: _trained(segmenter, dataset)} if segmenter else {}
+    trained = {RECO_PLUS: segmenter} if segmenter else {}
     out = storage.absolute(out)
     references = storage.join(out, "references")
     build_references(index, dataset.vocabulary, references, settings)
@@ -88,7 +87,7 @@ def evaluate(
     compared |= trained
     measured = score(dataset, compared, protocol, settings)
     results: dict[str, Any] = {
-        "benchmark": benchmark,
+        "benchmark": dataset.name,
         "images": len(dataset.samples),
         "protocol": asdict(protocol),
         "data": storage.absolute(data),
@@ -115,7 +114,15 @@ def evaluate(
     return results
 
 
-def _trained(segmenter: str, dataset: Dataset) -> Trained:
+def trained_for(segmenter: str, dataset: Dataset) -> Trained:
+    """A segmenter to be scored beside the variants.
+
+    Args:
+        segmenter: its URI.
+
+    Raises:
+        RecoError: there is none, or it has other labels than the benchmark.
+    """
     labels = Segmenter.from_artifact(segmenter).labels
     names = dataset.vocabulary.names
     expected = ["background", *names] if dataset.vocabulary.background else names

@@ -39,7 +39,11 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
+def _of_class(value: float | None) -> str:
+    return "absent" if value is None else percent(value)
+
+
 def _by_class(figure: str, columns: dict[str, dict[str, float | None]]) -> list[str]:
     classes = next(iter(columns.values()))
-    rows = [[name, *(percent(column[name]) for column in columns.values())] for name in classes]
+    rows = [[name, *(_of_class(column[name]) for column in columns.values())] for name in classes]
     return markdown([figure, *columns], rows)

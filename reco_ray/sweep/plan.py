@@ -20,6 +20,7 @@ from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.read import list_images
 from reco_ray.errors import RecoError, reason
 from reco_ray.evaluation.benchmark import open_benchmark
+from reco_ray.evaluation.check import require_countable
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.vocabulary import Vocabulary, load_vocabulary
 
@@ -198,6 +199,8 @@ def open_plan(uri: str) -> Plan:
             dataset = open_benchmark(sweep.benchmark, _path(folder, str(sweep.data)))
         vocabularies = _vocabularies(sweep, folder, dataset)
         images, dataset = _ordered(sweep, folder, dataset)
+        if dataset is not None:
+            require_countable(dataset, base.segment.max_pixels)
         source = [*images, *_corpus(sweep, folder)]
     except RecoError as error:
         raise RecoError(f"{uri}: {error}") from error

@@ -151,7 +151,11 @@ def _report(plan: Plan, rung: Rung) -> None:
 def _undefined(plan: Plan, rung: Rung) -> str:
     if not rung.used:
         return f"none of the first {rung.images} images can be used"
-    needs = {"seed_agreement": "two exemplars", "prediction_entropy": "two concepts"}
+    needs = {
+        "miou": "one pixel that counts",
+        "seed_agreement": "two exemplars",
+        "prediction_entropy": "two concepts",
+    }
     return f"{plan.objective}: needs at least {needs.get(plan.objective, 'one image')}"
 
 

@@ -8,8 +8,10 @@ import pytest
 from images import encoded, photograph
 from PIL import Image
 
+from reco_ray.cli import main
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.benchmark import benchmark_names, load_benchmark, open_benchmark
+from reco_ray.evaluation.check import require_countable
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.metrics import IGNORE
 
@@ -298,7 +300,9 @@ def label_of(data: Path) -> Path:
 
 def test_an_unknown_label_id_is_named(tmp_path: Path) -> None:
     write_label(label_of(tmp_path), columns([0, 3, 7]))
-    assert error_of("folder", tmp_path) == f"{tmp_path}/labels/a.png: label id 3 is none of folder"
+    assert error_of("folder", tmp_path) == (
+        f"{tmp_path}/labels/a.png: label id 3 is none of folder (0 = dog, 1 = car, 2 = sky; 255 = not counted)"
+    )
 
 
 def test_ids_of_more_than_a_byte_are_unknown_too(tmp_path: Path) -> None:
@@ -323,6 +327,136 @@ def test_a_damaged_label_file_is_named(tmp_path: Path) -> None:
     assert error_of("folder", tmp_path).startswith(f"{tmp_path}/labels/a.png: ")
     label.write_bytes(b"no image")
     assert error_of("folder", tmp_path).startswith(f"{tmp_path}/labels/a.png: ")
+
+
+@pytest.mark.parametrize(
+    ("mode", "bits"), [("L", 8), ("L", 4), ("L", 2), ("P", 8), ("P", 2), ("I;16", 16), ("LA", 8), ("PA", 8)]
+)
+def test_files_of_one_number_a_pixel_are_read_however_they_are_saved(
+    mode: str, bits: int, tmp_path: Path
+) -> None:
+    ids = columns([0, 2, 1])
+    image = Image.fromarray(ids.astype(np.uint16 if mode == "I;16" else np.uint8))
+    if mode in ("P", "PA"):
+        image.putpalette([0, 0, 0, 200, 10, 10, 10, 200, 10])
+    if mode in ("LA", "PA"):
+        image = image.convert(mode)
+    options = {"bits": bits} if bits < 8 else {}
+    image.save(label_of(tmp_path), "TIFF" if mode == "PA" else "PNG", **options)
+    (truth,) = truths(open_benchmark("folder", str(tmp_path)))
+    np.testing.assert_array_equal(truth, ids)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_grey_that_was_saved_as_colours_is_read(mode: str, tmp_path: Path) -> None:
+    ids = columns([0, 1, 255])
+    Image.fromarray(ids.astype(np.uint8)).convert(mode).save(label_of(tmp_path))
+    (truth,) = truths(open_benchmark("folder", str(tmp_path)))
+    np.testing.assert_array_equal(truth, ids)
+
+
+def test_one_bit_holds_two_classes(tmp_path: Path) -> None:
+    Image.fromarray(columns([0, 1]).astype(bool)).save(label_of(tmp_path))
+    assert set(np.unique(truths(open_benchmark("folder", str(tmp_path)))[0])) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "words"),
+    [
+        ("LA", "PNG", "has transparent pixels (LA)"),
+        ("RGBA", "PNG", "has transparent pixels (RGBA)"),
+        ("L", "JPEG", "is JPEG, which changes numbers"),
+        ("F", "TIFF", "is of mode F"),
+    ],
+)
+def test_other_files_are_told_what_label_files_are(mode: str, kind: str, words: str, tmp_path: Path) -> None:
+    label = label_of(tmp_path)
+    image = Image.fromarray(columns([0, 1]).astype(np.uint8)).convert(mode)
+    if mode.endswith("A"):
+        image.putalpha(Image.new("L", image.size, 0))
+    image.save(label, kind)
+    assert words in error_of("folder", tmp_path)
+
+
+def test_what_systems_leave_beside_images_asks_for_no_label(tmp_path: Path) -> None:
+    write_benchmark("folder", tmp_path)
+    for name in (
+        "images/Thumbs.db",
+        "images/.DS_Store",
+        "images/._a.jpg",
+        "images/desktop.ini",
+        "images/a.json",
+    ):
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("labels/._a.png", "labels/Thumbs.db"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [Path(s.image).name for s in open_benchmark("folder", str(tmp_path)).samples] == ["a.jpg", "b.jpg"]
+
+
+# --- before anything is built ----------------------------------------------------------------------------------
+
+
+def checked(data: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What is said of a folder benchmark, or why it is refused."""
+    try:
+        require_countable(open_benchmark("folder", str(data)), 10**6)
+    except RecoError as error:
+        return str(error)
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("classes", "ids", "words"),
+    [
+        ("background\ndog\n", [0, 255], "show background and no other class, 600 pixels do not count"),
+        ("background\ndog\n", [255], "no pixel that counts"),
+        ("dog\n", [0], "dog is the only class"),
+        ("dog\ncat\n", [1], "show cat and no other class"),
+        (
+            "dog\ncat\ncow\nhen\n",
+            [0, 2],
+            "2 of 4 classes have no labelled pixel and are not in the mean: cat, hen",
+        ),
+        ("dog\ncat\n", [0, 7], "label id 7 is none of folder (0 = dog, 1 = cat; 255 = not counted)"),
+    ],
+)
+def test_figures_that_would_be_none_are_known_before_anything_is_built(
+    classes: str, ids: list[int], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_label(label_of(tmp_path), columns(ids))
+    (tmp_path / "classes.txt").write_text(classes)
+    assert words in checked(tmp_path, capsys)
+
+
+def test_the_command_ends_before_it_makes_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_label(label_of(tmp_path), columns([0, 255]))
+    (tmp_path / "classes.txt").write_text("background\ndog\n")
+    words = ["--data", str(tmp_path), "--corpus", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", "folder", *words])
+    assert caught.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: folder: its label files (1) show background and no other class")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_said_of_labels_that_show_every_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_benchmark("folder", tmp_path)
+    write_label(tmp_path / "labels" / "a.png", columns([0, 1, 2, 255]))
+    assert checked(tmp_path, capsys) == ""
+
+
+def test_images_that_cannot_be_used_are_known_before_anything_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label_of(tmp_path)
+    image = tmp_path / "images" / "a.jpg"
+    image.write_bytes(image.read_bytes()[:300])
+    assert checked(tmp_path, capsys).startswith(f"{image}: ")
 
 
 def test_two_images_of_one_name_are_named(tmp_path: Path) -> None:

@@ -22,6 +22,17 @@ def test_by_hand() -> None:
     assert figures["pixel_accuracy"] == pytest.approx(3 / 5)
 
 
+def test_a_class_without_labelled_pixels_is_absent_and_what_is_taken_for_it_is_wrong() -> None:
+    figures = scores(confusion_matrix(np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1]), 3))
+    assert figures["iou"] == [0.5, 1.0, None]
+    assert figures["miou"] == 0.75
+
+
+def test_nothing_to_count_gives_no_figure() -> None:
+    figures = scores(confusion_matrix(np.array([IGNORE]), np.array([0]), 2))
+    assert figures == {"miou": None, "pixel_accuracy": None, "iou": [None, None]}
+
+
 @given(st.integers(2, 6), st.integers(0, 2**32 - 1))
 def test_agrees_with_torchmetrics(classes: int, seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -27,7 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = folder / "labelled" / "labels"
     labels.mkdir(parents=True)
     for file in write_photographs(folder / "labelled" / "images", 10):
-        Image.fromarray(np.zeros(Image.open(file).size[::-1], np.uint8)).save(labels / f"{file.stem}.png")
+        ids = np.zeros(Image.open(file).size[::-1], np.uint8)
+        ids[0] = 1
+        Image.fromarray(ids).save(labels / f"{file.stem}.png")
     (folder / "labelled" / "classes.txt").write_text("dog\ncar\n")
     (folder / "words.txt").write_text("dog\ncar\n")
     (folder / "synonyms.txt").write_text("dog: hound\ncar: automobile\n")

@@ -1,0 +1,80 @@
+"""Label files -> label ids, whatever kind of image people saved them as. Pillow and numpy only."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from reco_ray.errors import RecoError, reason
+
+_FORMATS = ("PNG", "TIFF", "BMP", "GIF")  # which keep every number
+_LOSSY = ("JPEG", "WEBP")
+_PLAIN = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_WITH_ALPHA = ("LA", "PA", "RGBA")
+
+
+def read_mask(data: bytes) -> np.ndarray:
+    """A binary mask, bool (H, W): True where it is bright.
+
+    Raises:
+        RecoError: it cannot be read; without the file's name.
+    """
+    return np.asarray(_open(data, (*_FORMATS, *_LOSSY))[0].convert("L")) > 127
+
+
+def read_ids(data: bytes, first_channel: bool = False) -> np.ndarray:
+    """Label ids, int (H, W).
+
+    Grey files of 1 to 16 bits, files with a palette (its numbers count, not its colours), and what programs save grey
+    as: RGB with three equal channels, an alpha channel that is opaque.
+
+    Args:
+        first_channel: the ids are the red channel of RGB files.
+
+    Raises:
+        RecoError: colours, transparent pixels, a format that changes numbers, damage; without the file's name.
+    """
+    image, stored = _open(data, _FORMATS)
+    if image.mode in _WITH_ALPHA:
+        if np.asarray(image.getchannel("A")).min() < 255:
+            raise RecoError(
+                f"has transparent pixels ({image.mode}), which are of no class: save it without an alpha channel"
+            )
+        channels = [image.getchannel(band) for band in image.getbands()[:-1]]
+    elif image.mode in _PLAIN:
+        channels = [image]
+    elif image.mode == "RGB":
+        channels = list(image.split())
+    else:
+        raise RecoError(f"is of mode {image.mode}: label files hold whole numbers, one a pixel")
+    if stored.endswith(";16B") and image.mode not in _PLAIN:
+        raise RecoError(f"has 16 bits a channel and {len(image.getbands())} channels: save it as 16-bit grey")
+    values = [np.asarray(channel) for channel in channels]
+    if first_channel:
+        if len(values) != 3:
+            raise RecoError(f"{len(values)} channel, but its ids are expected in the red channel of three")
+        return values[0]
+    if any((value != values[0]).any() for value in values[1:]):
+        raise RecoError(
+            f"{len(values)} channels of colours ({image.mode}): label files hold the number of a class a pixel, "
+            "as 8-bit or 16-bit grey or with a palette"
+        )
+    scale = {"L;2": 85, "L;4": 17}.get(stored, 1)  # Pillow stretches grey of 2 and 4 bits to 0-255
+    return values[0].astype(np.int64) // scale
+
+
+def _open(data: bytes, formats: tuple[str, ...]) -> tuple[Image.Image, str]:
+    """The decoded file, and Pillow's name for how it holds its pixels, `L;4`."""
+    if not data:
+        raise RecoError("the label file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=(*_FORMATS, *_LOSSY))
+        if image.format not in formats:
+            raise RecoError(f"the label file is {image.format}, which changes numbers: save it as PNG")
+        stored = image.tile[0].args if image.tile else ""  # a name, or a tuple that begins with it
+        image.load()
+        return image, stored[0] if isinstance(stored, tuple) else str(stored)
+    except RecoError:
+        raise
+    except Exception as error:  # Pillow's plugins raise a dozen kinds
+        raise RecoError(f"the label file cannot be read: {reason(error)}") from error
