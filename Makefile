@@ -45,7 +45,7 @@ $(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
-	$(VENV)/bin/$(INSTALL) -e ".[$(FAISS),demo,train,sweep,export,mlflow,serve,docs,dev]"
+	$(VENV)/bin/$(INSTALL) -e ".[$(FAISS),demo,heic,train,sweep,export,mlflow,serve,docs,dev]"
 	@touch $@
 
 # In an environment of its own: beside Ray, a parser of addresses that comes with it would be imported by each of Ray's

@@ -21,9 +21,10 @@ from urllib.parse import quote
 
 import numpy as np
 import requests
-from PIL import Image, ImageOps
+from PIL import Image
 from pycocotools import mask as coco_mask
 
+from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.errors import RecoError, reason
 
 UNLABELLED = -1
@@ -95,9 +96,16 @@ class Segmentation:
         return labels
 
     def overlay(self, opacity: float = OPACITY) -> Image.Image:
-        """The photograph, RGB of size (width, height), with the concepts' colours over it."""
-        with Image.open(io.BytesIO(self.image)) as opened:
-            photo = ImageOps.exif_transpose(opened).convert("RGB").resize((self.width, self.height))
+        """The photograph, RGB of size (width, height), with the concepts' colours over it.
+
+        Raises:
+            RecoError: it is HEIC, and the extra `heic` is not installed here.
+        """
+        try:
+            picture, _, _ = decode_image(self.image, max_pixels=Image.MAX_IMAGE_PIXELS or 178_956_970)
+        except DecodeError as error:
+            raise RecoError(f"the photograph that was sent cannot be shown: {error}") from error
+        photo = picture.resize((self.width, self.height))
         mixed = np.asarray(photo).astype(np.float32)
         for concept in self.concepts:
             rgb = np.array([int(concept.colour[place : place + 2], 16) for place in (1, 3, 5)], np.float32)

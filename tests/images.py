@@ -7,6 +7,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 _PHOTOGRAPHS = {
@@ -53,6 +54,19 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def heic(image: Image.Image, exif: Image.Exif | None = None) -> bytes:
+    """The image as telephones store it: the orientation is a property of the container, and in EXIF once more."""
+    import pillow_heif  # writes HEIC; the package itself reads with pi_heif, which cannot
+
+    file = pillow_heif.HeifFile()
+    frame = file.add_frombytes(image.mode, image.size, image.tobytes())
+    if exif is not None:
+        frame.info["exif"] = exif.tobytes()
+    buffer = io.BytesIO()
+    file.save(buffer, quality=90)
+    return buffer.getvalue()
+
+
 def write_photographs(folder: Path, count: int, long_side: int = 96) -> list[Path]:
     """Writes `count` different photographs; beyond the 28 there are, mirrored ones."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,3 +99,19 @@ def png_header_only(width: int, height: int) -> bytes:
     """A PNG that claims a size and then ends: whoever decodes it finds no pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return _PNG_SIGNATURE + _png_chunk(b"IHDR", header) + _png_chunk(b"IDAT", b"")
+
+
+def png_of_samples(samples: np.ndarray, significant_bits: int | None = None) -> bytes:
+    """uint16 (H, W, 1 to 4) -> a PNG of 16 bits a channel, which Pillow itself cannot write in colour.
+
+    Args:
+        significant_bits: what a chunk sBIT says of every channel.
+    """
+    height, width, channels = samples.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    chunks = _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    if significant_bits is not None:
+        chunks += _png_chunk(b"sBIT", bytes([significant_bits] * channels))
+    chunks += _png_chunk(b"IDAT", zlib.compress(rows)) + _png_chunk(b"IEND", b"")
+    return _PNG_SIGNATURE + chunks

@@ -15,11 +15,11 @@ import pyarrow.fs as pafs
 
 from reco_ray import storage, stores
 from reco_ray.ahead import prefetched
-from reco_ray.corpus import tables, video
+from reco_ray.corpus import heic, tables, video
 from reco_ray.errors import RecoError, reason
 from reco_ray.retries import retried
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+IMAGE_SUFFIXES = tuple(".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif".split()) + heic.SUFFIXES
 LIST_SUFFIXES = (".txt", ".lst")
 COMPRESSED_TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 CONTAINER_SUFFIXES = (".tar", ".parquet", *video.SUFFIXES)
@@ -86,6 +86,8 @@ def list_files(uri: str) -> Listing:
     is_list = is_list or table.num_rows != found
     if not pc.any(pc.not_equal(table["images"], 0)).as_py():
         raise RecoError(f"{uri}: no images here (looked for {' '.join(IMAGE_SUFFIXES + CONTAINER_SUFFIXES)})")
+    if not heic.available() and pc.all(pc.match_substring_regex(table["uri"], heic.PATTERN)).as_py():
+        raise RecoError(f"{uri}: all {table.num_rows:,} images are HEIC. {heic.MISSING}")
     if not is_list:
         table = table.sort_by([("size", "ascending"), ("uri", "ascending")])
     return Listing(table, root, fingerprint(table))

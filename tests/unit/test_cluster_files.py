@@ -26,7 +26,7 @@ CLUSTER = ROOT / "cluster"
 PLACEMENT = CLUSTER / "placement.yaml"
 RAY = "2.60.0"
 OVERLAYS = ("cpu", "gpu", "serve")
-IMAGE_EXTRAS = {"cpu", "gpu", "serve", "train", "sweep", "video"}
+IMAGE_EXTRAS = {"cpu", "gpu", "serve", "train", "sweep", "video", "heic"}
 STAGES = ("embed", "references", "segment", "label", "evaluate")
 
 

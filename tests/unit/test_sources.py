@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from images import encoded, photograph, write_photographs
+from images import encoded, heic, photograph, write_photographs
 from PIL import Image
 
+from reco_ray.corpus import heic as heic_format
 from reco_ray.corpus.listing import UNKNOWN, list_files
 from reco_ray.corpus.read import list_images, read_image_bytes, read_members
 from reco_ray.errors import RecoError
@@ -155,3 +156,30 @@ def test_a_damaged_video_is_one_error(tmp_path):
     assert str(error).startswith("damaged video: ")
     with pytest.raises(OSError, match="damaged video"):
         read_image_bytes(f"{clip}#t=1")
+
+
+# --- HEIC ---------------------------------------------------------------------------------------------------
+
+
+def test_heic_is_listed_in_folders_and_in_tars(tmp_path):
+    data = heic(photograph(0))
+    for name in ("a.heic", "B.HEIC", "c.heif", "d.hif"):
+        (tmp_path / name).write_bytes(data)
+    assert len(list_files(str(tmp_path)).table) == 4
+    assert len(list_files(str(tmp_path / "*.heic")).table) == 1
+    assert read_image_bytes(str(tmp_path / "B.HEIC")) == data
+    tar = write_tar(tmp_path / "t.tar", {"a.heic": data, "b.HEIF": data})
+    assert [found for _, found in streamed(tar)] == [data, data]
+
+
+def test_only_heic_and_no_package_for_it_ends_before_the_work_begins(tmp_path, monkeypatch):
+    (tmp_path / "a.heic").write_bytes(b"x")
+    (tmp_path / "b.HEIF").write_bytes(b"xx")
+    list_files(str(tmp_path))
+    monkeypatch.setattr(heic_format, "_PACKAGES", ())
+    with pytest.raises(
+        RecoError, match=r'all 2 images are HEIC\. HEIC needs the extra heic: pip install "reco-ray\[heic\]"$'
+    ):
+        list_files(str(tmp_path))
+    (tmp_path / "c.jpg").write_bytes(b"xxx")
+    assert len(list_files(str(tmp_path)).table) == 3
