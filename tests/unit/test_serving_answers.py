@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from images import encoded, photograph, png_header_only, png_of_zeros
+from images import encoded, heic, photograph, png_header_only, png_of_zeros
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -98,6 +98,12 @@ def test_an_upload_is_shrunk_for_the_models_and_answered_at_its_own_size() -> No
     assert picture.photo is not None
     assert picture.photo.shape[:2] == picture.size
     assert max(decode(encoded(photograph(0, 96)), WANTED, 10**6, 48, with_photo=False).size) == 48
+
+
+def test_uploads_may_be_heic_and_lack_their_last_bytes() -> None:
+    for data in (heic(photograph(0, 96)), encoded(photograph(0, 96))[:-4]):
+        picture = decode(data, WANTED, 10**6, None, with_photo=True)
+        assert picture.size == picture.photo.shape[:2] == photograph(0, 96).size[::-1]
 
 
 @pytest.mark.parametrize(
