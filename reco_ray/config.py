@@ -247,6 +247,11 @@ class Settings(_Section):
 
     preset: str = Field(description="chosen with --preset: models and settings that belong together")
     seed: int = Field(default=0, description="of everything drawn by chance")
+    image_column: str | None = Field(
+        default=None,
+        min_length=1,
+        description="column of Parquet tables with encoded images, paths or addresses; None = found by name and type",
+    )
     models: ModelSettings
     embed: EmbedSettings = EmbedSettings()
     index: IndexSettings = IndexSettings()

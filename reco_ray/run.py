@@ -24,7 +24,9 @@ def run_all(
     Raises:
         RecoError: as the stages do; what was finished before stays.
     """
-    list_images(images)  # before hours of embedding: are there any at all?
+    list_images(
+        images, image_column=settings.image_column
+    )  # before hours of embedding: are there any at all?
     embeddings, index = join(out, "embeddings"), join(out, "index")
     references, masks = join(out, "references"), join(out, "masks")
     yield "embed", embeddings, *embed_corpus(corpus, embeddings, settings)

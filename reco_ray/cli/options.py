@@ -1,5 +1,6 @@
 """Options that several commands share, and what they become."""
 
+import json
 from typing import Annotated
 
 import typer
@@ -29,6 +30,12 @@ Set = Annotated[
 ]
 Exemplars = Annotated[
     int | None, typer.Option(help="images retrieved a concept; short for --set references.exemplars=")
+]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="column of Parquet tables that holds the images or names them; short for --set image_column="
+    ),
 ]
 Refine = Annotated[str | None, typer.Option(help="none, pamr or crf; short for --set segment.refine=")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda; short for --set models.device=")]
@@ -63,9 +70,11 @@ def settings_of(
     device: str | None = None,
     weights: str | None = None,
     max_rejected: str | None = None,
+    image_column: str | None = None,
 ) -> Settings:
     short = {
         "embed.max_rejected": max_rejected,
+        "image_column": None if image_column is None else json.dumps(image_column),
         "references.exemplars": exemplars,
         "segment.refine": refine,
         "models.device": device,

@@ -12,6 +12,7 @@ from reco_ray.cli.options import (
     Corpus,
     Device,
     Exemplars,
+    ImageColumn,
     Images,
     MaxRejected,
     Out,
@@ -37,6 +38,7 @@ def run(
     out: Out,
     concepts: Concepts = None,
     vocabulary: VocabularyFile = None,
+    image_column: ImageColumn = None,
     preset: Preset = "mini",
     settings: SettingsFile = None,
     set_: Set = None,
@@ -49,7 +51,14 @@ def run(
     """The whole job: embed the corpus, index it, build references, segment the images, write a report."""
     words = vocabulary_of(concepts, vocabulary)
     chosen = settings_of(
-        preset, settings, set_, exemplars=exemplars, refine=refine, device=device, weights=weights
+        preset,
+        settings,
+        set_,
+        exemplars=exemplars,
+        refine=refine,
+        device=device,
+        weights=weights,
+        image_column=image_column,
     )
     from reco_ray.cluster import session
     from reco_ray.models.weights import prefetch
@@ -68,6 +77,7 @@ def embed(
     out: Out,
     follow: Annotated[bool, typer.Option("--follow", help="embed what is new in the corpus since")] = False,
     max_rejected: MaxRejected = None,
+    image_column: ImageColumn = None,
     preset: Preset = "mini",
     settings: SettingsFile = None,
     set_: Set = None,
@@ -76,7 +86,15 @@ def embed(
     address: Address = None,
 ) -> None:
     """Embeds every image of a corpus once."""
-    chosen = settings_of(preset, settings, set_, device=device, weights=weights, max_rejected=max_rejected)
+    chosen = settings_of(
+        preset,
+        settings,
+        set_,
+        device=device,
+        weights=weights,
+        image_column=image_column,
+        max_rejected=max_rejected,
+    )
     from reco_ray.cluster import session
     from reco_ray.corpus.stage import embed_corpus
 
@@ -144,6 +162,7 @@ def segment(
     references: Annotated[str, typer.Option(help="a references artifact")],
     images: Images,
     out: Out,
+    image_column: ImageColumn = None,
     preset: Preset = "mini",
     settings: SettingsFile = None,
     set_: Set = None,
@@ -153,7 +172,9 @@ def segment(
     address: Address = None,
 ) -> None:
     """Segments images with references that were built before."""
-    chosen = settings_of(preset, settings, set_, refine=refine, device=device, weights=weights)
+    chosen = settings_of(
+        preset, settings, set_, refine=refine, device=device, weights=weights, image_column=image_column
+    )
     from reco_ray.cluster import session
     from reco_ray.segmentation.stage import segment_images
 

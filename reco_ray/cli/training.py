@@ -10,6 +10,7 @@ from reco_ray.cli.options import (
     Address,
     Device,
     Exemplars,
+    ImageColumn,
     Out,
     Preset,
     Refine,
@@ -30,6 +31,7 @@ def label(
     references: Annotated[list[str], typer.Option(help="a references artifact; repeatable")],
     images: Annotated[str, typer.Option(help="unlabelled images to train on, same forms as --corpus")],
     out: Out,
+    image_column: ImageColumn = None,
     preset: Preset = "mini",
     settings: SettingsFile = None,
     set_: Set = None,
@@ -39,7 +41,9 @@ def label(
     address: Address = None,
 ) -> None:
     """Writes pseudo-labels to train on: `segment` with scores beside the labels, and unsure pixels ignored."""
-    chosen = settings_of(preset, settings, set_, refine=refine, device=device, weights=weights)
+    chosen = settings_of(
+        preset, settings, set_, refine=refine, device=device, weights=weights, image_column=image_column
+    )
     from reco_ray.cluster import session
     from reco_ray.training.label import label_images
     from reco_ray.training.label_worker import LabelSet
@@ -64,6 +68,7 @@ def train(
         typer.Option(help="pseudo-labels that `label` made, in place of --index and --images"),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="short for --set train.steps=")] = None,
+    image_column: ImageColumn = None,
     preset: Preset = "mini",
     settings: SettingsFile = None,
     set_: Set = None,
@@ -76,7 +81,14 @@ def train(
     """Trains a segmenter a vocabulary on pseudo-labels (ReCo+), many side by side; goes on where it stopped."""
     overrides = [*(set_ or []), *([f"train.steps={steps}"] if steps is not None else [])]
     chosen = settings_of(
-        preset, settings, overrides, exemplars=exemplars, refine=refine, device=device, weights=weights
+        preset,
+        settings,
+        overrides,
+        exemplars=exemplars,
+        refine=refine,
+        device=device,
+        weights=weights,
+        image_column=image_column,
     )
     if labels and (index or images):
         raise UsageError("give either --labels or --index with --images")

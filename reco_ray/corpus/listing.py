@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -51,11 +52,14 @@ def is_container(uri: str) -> bool:
     return uri.lower().endswith(CONTAINER_SUFFIXES)
 
 
-def list_files(uri: str) -> Listing:
+def list_files(uri: str, image_column: str | None = None) -> Listing:
     """Lists a folder (recursively), a glob, a list (one URI a line), Parquet, tars, videos, or one image.
 
     In a glob, `*` and `?` stay inside one folder and `**/` spans any number. A folder is its images; if it has
     none, its tars and tables; if none of those either, its videos.
+
+    Args:
+        image_column: the column of tables that holds the images or names them, where the user says so.
 
     Raises:
         RecoError: nothing is there, or it holds no images.
@@ -82,7 +86,7 @@ def list_files(uri: str) -> Listing:
     else:
         table = _folder(uri)
     found = table.num_rows
-    table = _opened(table)
+    table = _opened(table, image_column)
     is_list = is_list or table.num_rows != found
     if not pc.any(pc.not_equal(table["images"], 0)).as_py():
         raise RecoError(f"{uri}: no images here (looked for {' '.join(IMAGE_SUFFIXES + CONTAINER_SUFFIXES)})")
@@ -128,12 +132,13 @@ def _folder(uri: str) -> pa.Table:
     return table.slice(0, 0)
 
 
-def _opened(table: pa.Table) -> pa.Table:
+def _opened(table: pa.Table, image_column: str | None) -> pa.Table:
     """Looks into the tables: those of images get their number of rows, those of URIs are replaced by them."""
     if pc.any(pc.match_substring_regex(table["uri"], video.PATTERN)).as_py():
         video.require_av()
     places = pc.indices_nonzero(pc.ends_with(table["uri"], ".parquet", ignore_case=True)).to_pylist()
-    rows = list(prefetched(tables.count_rows, table["uri"].take(pa.array(places, pa.int64())).to_pylist()))
+    count_rows = partial(tables.count_rows, image_column=image_column)
+    rows = list(prefetched(count_rows, table["uri"].take(pa.array(places, pa.int64())).to_pylist()))
     if not places:
         return table
     images = table["images"].to_numpy().copy()
@@ -143,13 +148,16 @@ def _opened(table: pa.Table) -> pa.Table:
         return table
     parts, start = [], 0
     for place in (place for place, count in zip(places, rows, strict=True) if count is None):
-        parts += [table.slice(start, place - start), _table(_uris_of(table["uri"][place].as_py()))]
+        parts += [
+            table.slice(start, place - start),
+            _table(_uris_of(table["uri"][place].as_py(), image_column)),
+        ]
         start = place + 1
     return pa.concat_tables([*parts, table.slice(start)])
 
 
-def _uris_of(table: str) -> Iterator[tuple[str, int]]:
-    return ((_beside(table, name), -1) for name in tables.read_uris(table))
+def _uris_of(table: str, image_column: str | None) -> Iterator[tuple[str, int]]:
+    return ((tables.beside(table, name), -1) for name in tables.read_uris(table, image_column))
 
 
 def _walk(uri: str) -> Iterator[tuple[str, int]]:
@@ -196,9 +204,6 @@ def _read_list(uri: str) -> Iterator[tuple[str, int]]:
         lines = storage.read_bytes(uri).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RecoError(f"{uri}: the list of images cannot be read: {reason(error)}") from error
-    return ((_beside(uri, line), -1) for line in map(str.strip, lines) if line and not line.startswith("#"))
-
-
-def _beside(uri: str, name: str) -> str:
-    """What a list calls `name`: a URI or an absolute path, or else a path beside the list."""
-    return name if "://" in name or name.startswith("/") else storage.join(uri.rpartition("/")[0], name)
+    return (
+        (tables.beside(uri, line), -1) for line in map(str.strip, lines) if line and not line.startswith("#")
+    )

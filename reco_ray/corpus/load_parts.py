@@ -26,6 +26,7 @@ class LoadParts:
         out, generations: where the listing is written down.
         to_pixels, short_side: the model's crop, and what it is made from.
         part_size: images a part.
+        image_column: of tables, where the user names it.
         requests_per_host: the share of one loader.
     """
 
@@ -39,11 +40,13 @@ class LoadParts:
         max_pixels: int,
         part_size: int,
         frames_per_second: float,
+        image_column: str | None = None,
         requests_per_host: int = web.PER_HOST_LIMIT,
     ) -> None:
         self._out, self._generations, self._to_pixels = out, generations, to_pixels
         self._short_side, self._max_pixels, self._part_size = short_side, max_pixels, part_size
         self._frames_per_second, self._requests_per_host = frames_per_second, requests_per_host
+        self._image_column = image_column
 
     def __call__(self, unit: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         web.limit_per_host(self._requests_per_host)
@@ -66,7 +69,7 @@ class LoadParts:
         A container that has changed meanwhile may end before what is committed of it: that stays, and the rest is one
         row with an error.
         """
-        images = iterated_ahead(read_members(uri, size, self._frames_per_second))
+        images = iterated_ahead(read_members(uri, size, self._frames_per_second, self._image_column))
         following = next(images, _END)
         number, top = 0, max(done, default=-1)
         while number == 0 or following is not _END:

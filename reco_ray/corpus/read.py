@@ -13,21 +13,24 @@ from reco_ray.retries import StoreUnavailable
 MAX_BYTES = 1 << 28  # larger files are no images that anybody wants whole in memory
 
 
-def list_images(uri: str, frames_per_second: float = 1.0) -> Listing:
+def list_images(uri: str, frames_per_second: float = 1.0, image_column: str | None = None) -> Listing:
     """Lists every single image of a source, those inside tars, tables and videos too.
 
     For the small sides, such as images to segment. A corpus is listed by file (`list_files`): what is inside
     its containers is found while they are read.
 
+    Args:
+        image_column: the column of tables that holds the images, where the user names it.
+
     Raises:
         RecoError: nothing is there, or it holds no images.
     """
-    listing = list_files(uri)
+    listing = list_files(uri, image_column)
     uris, sizes = listing.table["uri"], listing.table["size"]
     names: list[str] = []
     known: list[int] = []
     for name, size in zip(uris.to_pylist(), sizes.to_pylist(), strict=True):
-        inside = _addresses(name, frames_per_second) if is_container(name) else [name]
+        inside = _addresses(name, frames_per_second, image_column) if is_container(name) else [name]
         known += [size if not is_container(name) else -1] * (len(inside))
         names += inside
     if not names:
@@ -36,19 +39,22 @@ def list_images(uri: str, frames_per_second: float = 1.0) -> Listing:
     return Listing(table, listing.root, listing.fingerprint)
 
 
-def _addresses(uri: str, frames_per_second: float) -> list[str]:
+def _addresses(uri: str, frames_per_second: float, image_column: str | None) -> list[str]:
     if uri.lower().endswith(".parquet"):
-        return [f"{uri}#{row}" for row in range(tables.count_rows(uri) or 0)]
+        return tables.addresses(uri, image_column)
     return [address for address, _ in read_members(uri, -1, frames_per_second)]
 
 
-def read_members(uri: str, size: int, frames_per_second: float) -> Iterator[tuple[str, bytes | OSError]]:
+def read_members(
+    uri: str, size: int, frames_per_second: float, image_column: str | None = None
+) -> Iterator[tuple[str, bytes | OSError]]:
     """Streams a container: (address, encoded image or why there is none), in an order that never changes.
 
     A container that cannot be opened, or that is not what was listed, is one item: itself, with an error.
 
     Args:
         size: what the listing says, bytes; -1 if it does not.
+        image_column: the column of a table that holds the images, where the user names it.
 
     Raises:
         StoreUnavailable: its store does not answer.
@@ -60,7 +66,7 @@ def read_members(uri: str, size: int, frames_per_second: float) -> Iterator[tupl
             if found != size:
                 raise OSError(f"changed since it was listed: {found:,} bytes instead of {size:,}")
         if uri.lower().endswith(".parquet"):
-            yield from tables.members(uri)
+            yield from tables.members(uri, MAX_BYTES, image_column)
         elif uri.lower().endswith(".tar"):
             yield from tars.members(uri, IMAGE_SUFFIXES, MAX_BYTES)
         else:
@@ -74,8 +80,8 @@ def read_members(uri: str, size: int, frames_per_second: float) -> Iterator[tupl
 def read_image_bytes(uri: str) -> bytes:
     """The encoded image behind a URI of a listing or an artifact.
 
-    `table.parquet#17` is a row of a table, `file.tar#name@offset+size` a member of a tar, `clip.mp4#t=12.5` a
-    frame; http and https addresses are fetched.
+    `table.parquet#17` or `table.parquet#17@column` is a row of a table, `file.tar#name@offset+size` a member of a tar,
+    `clip.mp4#t=12.5` a frame; http and https addresses are fetched.
 
     Raises:
         OSError: it cannot be read.
@@ -86,13 +92,12 @@ def read_image_bytes(uri: str) -> bytes:
             return tars.member(uri)
         if video.is_member(uri):
             return video.member(uri)
-        file, hash_sign, row = uri.rpartition("#")
-        if hash_sign and file.lower().endswith(".parquet"):
-            return tables.member(file, int(row))
+        if tables.is_member(uri):
+            return tables.member(uri, MAX_BYTES)
         if web.is_web(uri):
             return web.fetch(uri, MAX_BYTES)
         return storage.read_bytes(uri, MAX_BYTES)
     except StoreUnavailable:
         raise
-    except (RecoError, ValueError) as error:  # ValueError: no row number
+    except (RecoError, ValueError) as error:
         raise OSError(reason(error)) from error

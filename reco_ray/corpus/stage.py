@@ -85,7 +85,7 @@ def embed_corpus(
     out = storage.absolute(out)
     begun = storage.exists(storage.join(out, storage.STARTED))
     generations = read_generations(out) if begun else []
-    found = None if generations else _list(corpus)
+    found = None if generations else _list(corpus, settings.image_column)
     model = load_language_image_model(
         settings.models.retrieval, weights=settings.models.weights, seed=settings.seed
     )
@@ -94,6 +94,7 @@ def embed_corpus(
         KIND,
         {
             "corpus": storage.absolute(corpus),
+            "image_column": settings.image_column,
             "model": model.fingerprint,
             "embed.shard_size": settings.embed.shard_size,
             "embed.max_pixels": settings.embed.max_pixels,
@@ -106,7 +107,7 @@ def embed_corpus(
         generations = [record(out, found, found.table, [], settings.embed.shard_size)]
     elif manifest and manifest.content["generation"] == len(generations):
         went_on = False
-        found = _list(corpus)
+        found = _list(corpus, settings.image_column)
         if found.fingerprint == generations[-1].source:
             return manifest, False
         new, gone = _changes(found, read_recorded(out, generations))
@@ -124,9 +125,9 @@ def embed_corpus(
     return manifest, True
 
 
-def _list(corpus: str) -> Listing:
+def _list(corpus: str, image_column: str | None) -> Listing:
     with waiting(f"listing {corpus}"):
-        return list_files(corpus)
+        return list_files(corpus, image_column)
 
 
 def _changes(found: Listing, recorded: pa.Table) -> tuple[pa.Table, int]:
@@ -173,6 +174,7 @@ def _embed_pending(
         max_pixels=options.max_pixels,
         part_size=options.shard_size,
         frames_per_second=options.frames_per_second,
+        image_column=settings.image_column,
         requests_per_host=requests_per_host,
     )
     kwargs = {"models": settings.models, "seed": settings.seed, "batch_size": options.batch_size, "out": out}

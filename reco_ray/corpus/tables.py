@@ -1,7 +1,11 @@
-"""Images inside Parquet: a column of encoded bytes, read by row group; or a column that names images elsewhere."""
+"""Images inside Parquet: a column of encoded images, read by row group; or a column that says where they are.
 
+The address of a row is `table.parquet#17`, or `table.parquet#17@photo` where the user named the column.
+"""
+
+import re
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any
 
@@ -9,81 +13,121 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reco_ray import storage, stores
+from reco_ray.ahead import prefetched
+from reco_ray.corpus import web
+from reco_ray.corpus.columns import Column, NoImageColumn, find_column
 from reco_ray.errors import RecoError, reason
-from reco_ray.retries import retried
+from reco_ray.retries import StoreUnavailable, retried
 
-URI_COLUMNS = ("uri", "url", "path", "file_name")
-BYTES_COLUMNS = ("bytes", "image", "jpg", "png", "content")
+_ADDRESS = re.compile(r"(?P<table>.*?\.parquet)#(?P<row>\d+)(@(?P<column>.+))?", re.IGNORECASE | re.DOTALL)
+_NULL = "null: this row of the table holds no image"
 
 
-def count_rows(uri: str) -> int | None:
+def count_rows(uri: str, image_column: str | None = None) -> int | None:
     """How many images a table holds, None if it names images elsewhere.
 
+    Args:
+        image_column: the column that the user names; otherwise it is found by its name and type.
+
     Raises:
-        RecoError: not readable, or no column of images.
+        NoImageColumn: no column of images.
+        RecoError: not readable.
     """
     file = _open(uri)
-    schema = file.schema_arrow
-    if _bytes_column(schema):
-        return file.metadata.num_rows
-    if _uri_column(schema):
-        return None
-    raise RecoError(
-        f"{uri}: no column of images: expected a string column named {' / '.join(URI_COLUMNS)} "
-        f"or a binary one named {' / '.join(BYTES_COLUMNS)}; found {', '.join(schema.names)}"
-    )
+    column = _column(file, uri, image_column)
+    return None if column.holds == "uri" or _only_paths(file, column) else file.metadata.num_rows
 
 
-def read_uris(uri: str) -> Iterator[str]:
-    """What a table's column of URIs names, without nulls."""
+def addresses(uri: str, image_column: str | None = None) -> list[str]:
+    """The addresses of all rows of a table that holds images; raises as `count_rows`."""
+    return [_address(uri, row, image_column) for row in range(count_rows(uri, image_column) or 0)]
+
+
+def read_uris(uri: str, image_column: str | None = None) -> Iterator[str]:
+    """What a table that names images elsewhere says; of a row that names none its own address."""
     file = _open(uri)
-    column = _uri_column(file.schema_arrow)
+    column = _column(file, uri, image_column)
+    row = 0
     for group in range(file.metadata.num_row_groups):
-        yield from filter(None, _read_group(file, group, column, uri).to_pylist())
+        for value in _read_group(file, group, column.name, uri):
+            yield _place(value.as_py(), column) or _address(uri, row, image_column)
+            row += 1
 
 
-def members(uri: str) -> Iterator[tuple[str, bytes | OSError]]:
-    """(`table.parquet#17`, the image's bytes) of every row, in order; one row group is in memory at a time.
+def members(uri: str, limit: int, image_column: str | None = None) -> Iterator[tuple[str, bytes | OSError]]:
+    """(address, the image's bytes or why there are none) of every row, in order; one row group is in memory at a time.
 
-    A damaged row group costs its rows only. Raises OSError if the file itself cannot be read.
+    A damaged row group costs its rows only.
+
+    Args:
+        limit: larger images are refused, bytes; of those that lie elsewhere.
+
+    Raises:
+        OSError: the file itself cannot be read.
+        StoreUnavailable: it could not be read on.
     """
     try:
         file = _open(uri)
-        column = _bytes_column(file.schema_arrow)
-        if column is None:
-            raise RecoError("no column of images any more")
+        column = _column(file, uri, image_column)
+    except StoreUnavailable:
+        raise
     except RecoError as error:
         raise OSError(str(error).removeprefix(f"{uri}: ")) from error
     row = 0
     for group in range(file.metadata.num_row_groups):
         count = file.metadata.row_group(group).num_rows
+        addresses = [_address(uri, row + number, image_column) for number in range(count)]
         try:
-            values = _read_group(file, group, column, uri)
+            values = _read_group(file, group, column.name, uri)
         except (OSError, ValueError) as error:  # ValueError: pyarrow's for damaged pages
-            yield from ((f"{uri}#{row + number}", OSError(reason(error))) for number in range(count))
+            yield from ((address, OSError(reason(error))) for address in addresses)
         else:
-            yield from ((f"{uri}#{row + number}", _bytes(value)) for number, value in enumerate(values))
+            read = partial(_image_or_error, uri, column, limit)
+            # Only what lies elsewhere takes time.
+            images = prefetched(read, values) if column.holds != "bytes" else map(read, values)
+            yield from zip(addresses, images, strict=True)
         row += count
 
 
-def member(uri: str, row: int) -> bytes:
-    """The image in one row.
+def is_member(uri: str) -> bool:
+    """Whether this is the address of a row."""
+    return _ADDRESS.fullmatch(uri) is not None
+
+
+def member(uri: str, limit: int) -> bytes:
+    """The image at an address of a row.
+
+    Args:
+        limit: a larger one that lies elsewhere is refused, bytes.
 
     Raises:
         OSError: there is no such row, or it cannot be read.
+        StoreUnavailable: its store does not answer.
     """
+    parts = _ADDRESS.fullmatch(uri)
+    if parts is None:
+        raise OSError("no address of a row: expected table.parquet#17")
+    table, row = parts["table"], int(parts["row"])
     try:
-        metadata = _kept_open(uri).metadata
-        for group in range(metadata.num_row_groups):
-            rows = metadata.row_group(group).num_rows
+        file = _kept_open(table)
+        column = _column(file, table, parts["column"])
+        for group in range(file.metadata.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
             if row < rows:
                 with _lock:
-                    values = _group(uri, group)
-                return _bytes(values[row])
+                    values = _group(table, group, column.name)
+                return _image(table, column, limit, values[row])
             row -= rows
+    except StoreUnavailable:
+        raise
     except (RecoError, ValueError) as error:
         raise OSError(reason(error)) from error
     raise OSError("row beyond the end of the table")
+
+
+def beside(uri: str, name: str) -> str:
+    """What a list or a table at `uri` calls `name`: a URI or an absolute path, or else a path beside it."""
+    return name if "://" in name or name.startswith("/") else storage.join(uri.rpartition("/")[0], name)
 
 
 def _open(uri: str) -> pq.ParquetFile:
@@ -94,41 +138,72 @@ def _open(uri: str) -> pq.ParquetFile:
         raise RecoError(f"{uri}: not a readable Parquet file: {reason(error)}") from error
 
 
+def _column(file: pq.ParquetFile, uri: str, named: str | None) -> Column:
+    try:
+        return find_column(file.schema_arrow, named)
+    except NoImageColumn as error:
+        raise NoImageColumn(f"{uri}: {error}") from error
+
+
 _kept_open = lru_cache(maxsize=8)(_open)
 _lock = Lock()  # one thread reads a row group, the others find it in the cache
 
 
 @lru_cache(maxsize=2)
-def _group(uri: str, group: int) -> pa.ChunkedArray:
-    file = _kept_open(uri)
-    column = _bytes_column(file.schema_arrow)
-    if column is None:
-        raise OSError("no column of images")
-    return _read_group(file, group, column, uri)
+def _group(uri: str, group: int, column: str) -> pa.ChunkedArray:
+    return _read_group(_kept_open(uri), group, column, uri)
 
 
-def _read_group(file: pq.ParquetFile, group: int, column: str | None, uri: str) -> pa.ChunkedArray:
-    return retried(lambda: file.read_row_group(group, columns=[column]), uri).column(0)
+def _read_group(file: pq.ParquetFile, group: int, column: str, uri: str) -> pa.ChunkedArray:
+    return retried(lambda: file.read_row_group(group, columns=[column]), uri).column(column)
 
 
-def _bytes(value: pa.Scalar) -> bytes:
-    found: Any = value.as_py()
-    return (found.get("bytes") if isinstance(found, dict) else found) or b""
+def _address(uri: str, row: int, image_column: str | None) -> str:
+    return f"{uri}#{row}" + ("" if image_column is None else f"@{image_column}")
 
 
-def _uri_column(schema: pa.Schema) -> str | None:
-    column = next((name for name in URI_COLUMNS if name in schema.names), None)
-    kind = schema.field(column).type if column else None
-    return (
-        column if kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind)) else None
-    )
+def _only_paths(file: pq.ParquetFile, column: Column) -> bool:
+    """Whether a column of {bytes, path} holds no bytes at all, as far as the file's statistics tell."""
+    if column.holds != "struct":
+        return False
+    metadata = file.metadata
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for chunk in map(group.column, range(group.num_columns)):
+            counts = chunk.statistics
+            if chunk.path_in_schema == f"{column.name}.bytes" and (
+                counts is None or not counts.has_null_count or counts.null_count < group.num_rows
+            ):
+                return False
+    return metadata.num_rows > 0
 
 
-def _bytes_column(schema: pa.Schema) -> str | None:
-    """The first column of encoded images: binary, or the {bytes, path} struct of Hugging Face datasets."""
-    for name in BYTES_COLUMNS:
-        if name in schema.names:
-            kind = schema.field(name).type
-            if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind):
-                return name
-    return None
+def _place(value: Any, column: Column) -> str | None:
+    """Where a row's value says that the image is."""
+    if column.holds == "struct" and value is not None:
+        value = value.get("path")
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    return value.strip() or None if value else None
+
+
+def _image(uri: str, column: Column, limit: int, value: pa.Scalar) -> bytes:
+    found = value.as_py()
+    inside = found.get("bytes") if column.holds == "struct" and found is not None else found
+    if column.holds != "uri" and inside is not None:
+        return inside
+    place = _place(found, column) if column.holds != "bytes" else None
+    if place is None:
+        raise OSError(_NULL)
+    place = beside(uri, place)
+    return web.fetch(place, limit) if web.is_web(place) else storage.read_bytes(place, limit)
+
+
+def _image_or_error(uri: str, column: Column, limit: int, value: pa.Scalar) -> bytes | OSError:
+    try:
+        return _image(uri, column, limit, value)
+    except StoreUnavailable:
+        raise
+    except OSError as error:
+        return error
+    except RecoError as error:  # a path that no store knows
+        return OSError(reason(error))

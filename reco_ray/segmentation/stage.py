@@ -40,7 +40,7 @@ def segment_images(
     """
     dense = DenseModels.load(settings.models, seed=settings.seed)
     bank = ReferenceBank.open(references, dense.fingerprint)
-    listing = list_images(images)
+    listing = list_images(images, image_column=settings.image_column)
     writer = storage.ArtifactWriter(
         out,
         KIND,
@@ -50,6 +50,7 @@ def segment_images(
             "models": dense.fingerprint,
             "images": storage.absolute(images),
             "listing": listing.fingerprint,
+            "image_column": settings.image_column,
             **settings.named("segment"),
         },
     )

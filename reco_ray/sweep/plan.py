@@ -198,10 +198,10 @@ def open_plan(uri: str) -> Plan:
         if sweep.benchmark is not None:
             dataset = open_benchmark(sweep.benchmark, _path(folder, str(sweep.data)))
         vocabularies = _vocabularies(sweep, folder, dataset)
-        images, dataset = _ordered(sweep, folder, dataset)
+        images, dataset = _ordered(sweep, folder, dataset, base.image_column)
         if dataset is not None:
             require_countable(dataset, base.segment.max_pixels)
-        source = [*images, *_corpus(sweep, folder)]
+        source = [*images, *_corpus(sweep, folder, base.image_column)]
     except RecoError as error:
         raise RecoError(f"{uri}: {error}") from error
     return Plan(sweep, folder, base, vocabularies, images, dataset, storage.digest(source))
@@ -293,20 +293,24 @@ def _vocabularies(sweep: Sweep, folder: str, dataset: Dataset | None) -> dict[st
     return found or {"": dataset.vocabulary}
 
 
-def _ordered(sweep: Sweep, folder: str, dataset: Dataset | None) -> tuple[list[str], Dataset | None]:
+def _ordered(
+    sweep: Sweep, folder: str, dataset: Dataset | None, image_column: str | None
+) -> tuple[list[str], Dataset | None]:
     """The images in an order of chance, so that each rung is a fair sample."""
     shuffle = random.Random(sweep.seed)
     if dataset is None:
-        images = list_images(_path(folder, str(sweep.images))).table["uri"].to_pylist()
+        images = (
+            list_images(_path(folder, str(sweep.images)), image_column=image_column).table["uri"].to_pylist()
+        )
         return shuffle.sample(images, min(sweep.sample or len(images), len(images))), None
     samples = shuffle.sample(dataset.samples, min(sweep.sample or len(dataset.samples), len(dataset.samples)))
     return [sample.image for sample in samples], replace(dataset, samples=samples)
 
 
-def _corpus(sweep: Sweep, folder: str) -> list[str]:
+def _corpus(sweep: Sweep, folder: str, image_column: str | None) -> list[str]:
     """What identifies the corpus."""
     if sweep.corpus is not None:
-        return [list_files(_path(folder, sweep.corpus)).fingerprint]
+        return [list_files(_path(folder, sweep.corpus), image_column).fingerprint]
     return [storage.read_manifest(_path(folder, str(sweep.index)), INDEX_KIND).made_at]
 
 

@@ -43,8 +43,12 @@ def label_images(
     # Workers may run in another folder than this process.
     sets = {n: LabelSet(storage.absolute(one.bank), storage.absolute(one.out)) for n, one in sets.items()}
     dense = DenseModels.load(settings.models, seed=settings.seed)
-    listing = list_images(images)
-    source = {"images": storage.absolute(images), "listing": listing.fingerprint}
+    listing = list_images(images, image_column=settings.image_column)
+    source = {
+        "images": storage.absolute(images),
+        "listing": listing.fingerprint,
+        "image_column": settings.image_column,
+    }
     shape = {
         "train.image_size": settings.train.image_size,
         "segment.shard_size": settings.segment.shard_size,

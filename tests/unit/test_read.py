@@ -169,7 +169,7 @@ def test_rows_of_a_table_keep_their_order_so_that_row_groups_are_read_once(tmp_p
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
 def test_parquet_with_uris(files, column, kind):
     uri = files[0].parent / "t.parquet"
-    names = [files[0].name, str(files[1]), f"file://{files[2]}", None]
+    names = [files[0].name, str(files[1]), f"file://{files[2]}"]
     pq.write_table(pa.table({column: pa.array(names, kind)}), uri)
     assert contents(uri) == bytes_of(files[:3])
 
@@ -187,7 +187,7 @@ def test_a_folder_and_a_glob_of_parquet(tmp_path, files):
 def test_tables_without_images_are_named(tmp_path):
     uri = tmp_path / "t.parquet"
     pq.write_table(pa.table({"label": [1], "image": [3.5]}), uri)
-    with pytest.raises(RecoError, match=r"t\.parquet: no column of images: expected .* found label, image"):
+    with pytest.raises(RecoError, match=r"t\.parquet: no column of images: it has label \(int64\), image"):
         list_images(str(uri))
     pq.write_table(pa.table({"bytes": pa.array([], pa.binary())}), tmp_path / "empty.parquet")
     with pytest.raises(RecoError, match="no images here"):
