@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +20,12 @@ from rich.text import Text
 
 # Paths are printed as they are: none of their characters means anything, and none is broken over two lines.
 console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+@lru_cache(maxsize=256)
+def say_once(line: str) -> None:
+    """A line on standard error, however many stages of a run have it to say."""
+    console.print(line)
 
 
 _LATELY = 600  # seconds over which the rate is taken: a part may well need a minute

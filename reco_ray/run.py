@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from reco_ray.config import Settings
 from reco_ray.corpus.index import build_index
+from reco_ray.corpus.own_output import mark_output
 from reco_ray.corpus.read import list_images
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.cosegmentation.stage import build_references
@@ -24,9 +25,9 @@ def run_all(
     Raises:
         RecoError: as the stages do; what was finished before stays.
     """
-    list_images(
-        images, image_column=settings.image_column
-    )  # before hours of embedding: are there any at all?
+    # Before hours of embedding: are there any at all?
+    list_images(images, image_column=settings.image_column)
+    mark_output(out)
     embeddings, index = join(out, "embeddings"), join(out, "index")
     references, masks = join(out, "references"), join(out, "masks")
     yield "embed", embeddings, *embed_corpus(corpus, embeddings, settings)

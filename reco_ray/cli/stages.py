@@ -186,9 +186,11 @@ def segment(
 def demo(out: Out = "reco-demo", address: Address = None) -> None:
     """The whole job on photographs that come inside Python packages; needs the extra `demo`, no download."""
     from reco_ray.cluster import session
+    from reco_ray.corpus.own_output import mark_output
     from reco_ray.demo import prepare_demo
     from reco_ray.run import run_all
 
+    mark_output(out)
     prepared = prepare_demo(join(out, "photographs"))
     with session(address):
         for stage, uri, manifest, new in run_all(

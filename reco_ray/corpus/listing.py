@@ -1,30 +1,35 @@
 """Which files a source has: folders, globs, list files, tables of URIs; a container of images is one row.
 
 At 100 million rows a Python list of tuples takes 20 GB; so rows go into Arrow columns while they are found, folder by
-folder.
+folder. What cannot be read (a link to nothing, a closed folder, a pipe) is a row too, and is rejected where it is read.
+What is no image is counted, and said in one line.
 """
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 
-from reco_ray import storage, stores
-from reco_ray.ahead import prefetched
+from reco_ray import storage
+from reco_ray.console import say_once
 from reco_ray.corpus import heic, tables, video
-from reco_ray.errors import RecoError, reason
-from reco_ray.retries import retried
+from reco_ray.corpus.choice import Glob, choose
+from reco_ray.corpus.kinds import (
+    ARCHIVE_SUFFIXES,
+    CONTAINER_SUFFIXES,
+    IMAGE_SUFFIXES,
+    LIST_SUFFIXES,
+    is_container,
+    suffix_of,
+)
+from reco_ray.corpus.left_out import Kind, LeftOut
+from reco_ray.corpus.lists import read_list
+from reco_ray.corpus.opened import open_tables
+from reco_ray.corpus.walk import escaped_name
+from reco_ray.errors import RecoError
 
-IMAGE_SUFFIXES = tuple(".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif".split()) + heic.SUFFIXES
-LIST_SUFFIXES = (".txt", ".lst")
-COMPRESSED_TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-CONTAINER_SUFFIXES = (".tar", ".parquet", *video.SUFFIXES)
-CONTAINER_PATTERN = f"(?i)({'|'.join(map(re.escape, CONTAINER_SUFFIXES))})$"
 SCHEMA = pa.schema([("uri", pa.string()), ("size", pa.int64()), ("images", pa.int64())])
 
 UNKNOWN = -1
@@ -40,23 +45,20 @@ class Listing:
     content have the same size, so they end up side by side, nearly always in the same shard, where they cost
     one forward pass. Lists and tables of URIs keep their order.
     root: what URIs can be shown relative to. fingerprint: changes when a file comes, goes or is resized.
+    left_out: what is there and was not taken, how many of each kind.
     """
 
     table: pa.Table
     root: str
     fingerprint: str
-
-
-def is_container(uri: str) -> bool:
-    """Whether a file holds images instead of being one: a tar, a table, a video."""
-    return uri.lower().endswith(CONTAINER_SUFFIXES)
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def list_files(uri: str, image_column: str | None = None) -> Listing:
-    """Lists a folder (recursively), a glob, a list (one URI a line), Parquet, tars, videos, or one image.
+    """Lists a folder (recursively), a glob, a list, Parquet, tars, videos, or one image, and says what it leaves out.
 
-    In a glob, `*` and `?` stay inside one folder and `**/` spans any number. A folder is its images; if it has
-    none, its tars and tables; if none of those either, its videos.
+    A folder is its images, tars and tables; if it has none of these, its videos. A glob takes videos too, and one that
+    spells a suffix every file that has it. Lists: text with one URI a line, CSV, TSV, JSON lines.
 
     Args:
         image_column: the column of tables that holds the images or names them, where the user says so.
@@ -65,36 +67,38 @@ def list_files(uri: str, image_column: str | None = None) -> Listing:
         RecoError: nothing is there, or it holds no images.
     """
     uri = storage.absolute(uri)
-    root, is_list = uri, False
-    magic = re.search(r"[*?[]", uri)
-    if uri.lower().endswith(COMPRESSED_TAR_SUFFIXES):
-        raise RecoError(
-            f"{uri}: no image inside a compressed tar can be read by itself: decompress it to .tar"
-        )
-    if uri.endswith(LIST_SUFFIXES):
-        root, table, is_list = uri.rpartition("/")[0], _table(_read_list(uri)), True
+    if not _is_utf8(uri):
+        raise RecoError(f"{escaped_name(uri)}: the path is not UTF-8: rename it")
+    root, left_out = uri, LeftOut()
+    if uri.lower().endswith(LIST_SUFFIXES):
+        root, table = uri.rpartition("/")[0], _table((name, -1) for name in read_list(uri, image_column))
+        table = _opened(table, left_out, image_column, strict=True)
     elif uri.startswith(("http://", "https://")):
         root, table = uri.rpartition("/")[0], _table([(uri, -1)])
-    elif magic and not storage.exists(uri):  # "holiday [2024]" may be a folder's name
-        root = uri[: magic.start()].rpartition("/")[0]
-        pattern = _glob_pattern(uri)
-        table = _table(file for file in _walk(root) if pattern.fullmatch(file[0]))
-    elif uri.lower().endswith(IMAGE_SUFFIXES):
-        root, table = uri.rpartition("/")[0], _table(_walk(uri))
-    elif is_container(uri):
-        table = _table(_walk(uri))
+        table = _opened(table, left_out, image_column, strict=True)
+    elif any(sign in uri for sign in "*?[") and not storage.exists(
+        uri
+    ):  # "trip [2024]" may be a folder's name
+        glob = Glob.parse(uri)
+        root = glob.root
+        table = _sorted(_table(choose(glob, left_out)))
+        table = _opened(table, left_out, image_column, strict=glob.names_suffix)
     else:
-        table = _folder(uri)
-    found = table.num_rows
-    table = _opened(table, image_column)
-    is_list = is_list or table.num_rows != found
+        table = _sorted(_table(choose(uri, left_out)))
+        is_file = table.num_rows == 1 and table["uri"][0].as_py() == uri
+        root = uri.rpartition("/")[0] if is_file and not is_container(uri) else uri
+        table = table if is_file else _without_clips(table, left_out)
+        table = _opened(table, left_out, image_column, strict=is_file)
+    said = left_out.sentence(root)
     if not pc.any(pc.not_equal(table["images"], 0)).as_py():
-        raise RecoError(f"{uri}: no images here (looked for {' '.join(IMAGE_SUFFIXES + CONTAINER_SUFFIXES)})")
+        raise RecoError(_nothing(uri) + (f"; {said}" if said else ""))
     if not heic.available() and pc.all(pc.match_substring_regex(table["uri"], heic.PATTERN)).as_py():
         raise RecoError(f"{uri}: all {table.num_rows:,} images are HEIC. {heic.MISSING}")
-    if not is_list:
-        table = table.sort_by([("size", "ascending"), ("uri", "ascending")])
-    return Listing(table, root, fingerprint(table))
+    if pc.any(pc.match_substring_regex(table["uri"], video.PATTERN)).as_py():
+        video.require_av()
+    if said:
+        say_once(f"{uri}: {said}")
+    return Listing(table, root, fingerprint(table), left_out.by_kind())
 
 
 def fingerprint(table: pa.Table) -> str:
@@ -122,88 +126,46 @@ def _batch(names: list[str], sizes: list[int]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict({"uri": names, "size": sizes, "images": images}, SCHEMA)
 
 
-def _folder(uri: str) -> pa.Table:
-    """The first kind of files that is there: a folder of photographs may hold a clip that nobody meant."""
-    table = _table(_walk(uri))
-    for suffixes in (IMAGE_SUFFIXES, (".tar", ".parquet"), video.SUFFIXES):
-        mask = pc.match_substring_regex(table["uri"], f"(?i)({'|'.join(map(re.escape, suffixes))})$")
-        if pc.any(mask).as_py():
-            return table.filter(mask)
-    return table.slice(0, 0)
+def _sorted(table: pa.Table) -> pa.Table:
+    return table.sort_by([("size", "ascending"), ("uri", "ascending")])
 
 
-def _opened(table: pa.Table, image_column: str | None) -> pa.Table:
-    """Looks into the tables: those of images get their number of rows, those of URIs are replaced by them."""
-    if pc.any(pc.match_substring_regex(table["uri"], video.PATTERN)).as_py():
-        video.require_av()
-    places = pc.indices_nonzero(pc.ends_with(table["uri"], ".parquet", ignore_case=True)).to_pylist()
-    count_rows = partial(tables.count_rows, image_column=image_column)
-    rows = list(prefetched(count_rows, table["uri"].take(pa.array(places, pa.int64())).to_pylist()))
-    if not places:
+def _without_clips(table: pa.Table, left_out: LeftOut) -> pa.Table:
+    """A folder without its videos, if it has anything else: one of photographs may hold a clip that nobody meant."""
+    clips = pc.match_substring_regex(table["uri"], video.PATTERN)
+    # What is named like nothing, of unknown size, is a link to nothing or a folder that is closed.
+    unreadable = pc.and_(pc.equal(table["size"], UNKNOWN), pc.equal(table["images"], 1))
+    if not pc.any(clips).as_py() or pc.all(pc.or_(clips, unreadable)).as_py():
         return table
-    images = table["images"].to_numpy().copy()
-    images[places] = [UNKNOWN if count is None else count for count in rows]
-    table = table.set_column(2, "images", pa.array(images))
-    if None not in rows:
-        return table
-    parts, start = [], 0
-    for place in (place for place, count in zip(places, rows, strict=True) if count is None):
-        parts += [
-            table.slice(start, place - start),
-            _table(_uris_of(table["uri"][place].as_py(), image_column)),
-        ]
-        start = place + 1
-    return pa.concat_tables([*parts, table.slice(start)])
+    for clip in table["uri"].filter(clips).to_pylist():
+        left_out.add(Kind.VIDEOS, suffix_of(clip))
+    return table.filter(pc.invert(clips))
 
 
-def _uris_of(table: str, image_column: str | None) -> Iterator[tuple[str, int]]:
-    return ((tables.beside(table, name), -1) for name in tables.read_uris(table, image_column))
-
-
-def _walk(uri: str) -> Iterator[tuple[str, int]]:
-    """(uri, size) of every file under a folder, or of the one file; a folder's names are held at a time."""
-    filesystem, path = storage.resolve(uri)
-    prefix = uri[: len(uri) - len(path)] if uri.endswith(path) else uri.partition("://")[0] + "://"
-    # pyarrow reads percent escapes in URIs, so a percent sign in a name must be one.
-    escapes = "://" in uri and not isinstance(filesystem, pafs.PyFileSystem)
-    try:
-        info = retried(lambda: filesystem.get_file_info(path), uri)
-        if info.type == pafs.FileType.NotFound:
-            private = ", or a private one and no HF_TOKEN" if uri.startswith("hf://") else ""
-            raise RecoError(f"{uri}: no such file or folder{private}")
-        waiting = [info]
-        while waiting:
-            entry = waiting.pop()
-            if entry.type == pafs.FileType.File:
-                yield prefix + (entry.path.replace("%", "%25") if escapes else entry.path), entry.size
-            elif entry.type == pafs.FileType.Directory:
-                waiting += _inside(filesystem, entry.path, uri)
-    except OSError as error:
-        raise RecoError(f"{uri}: cannot be listed: {reason(error)}") from error
-    except UnicodeDecodeError as error:
-        raise RecoError(f"{uri}: the file name {error.object!r} is not UTF-8: rename it") from error
-
-
-def _inside(filesystem: pafs.FileSystem, folder: str, uri: str) -> list[pafs.FileInfo]:
-    flat = stores.is_flat(filesystem)  # then all files below at once
-    selector = pafs.FileSelector(folder, allow_not_found=True, recursive=flat)
-    infos = retried(lambda: filesystem.get_file_info(selector), uri)
-    return [i for i in infos if i.path != folder and not (flat and i.type == pafs.FileType.Directory)]
-
-
-def _glob_pattern(glob: str) -> re.Pattern[str]:
-    wild = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    tokens = re.split(r"(\*\*/|\*\*|\*|\?|\[[^]]+\])", glob)
-    plain, special = tokens[::2], tokens[1::2]
-    translated = [wild.get(token) or token.replace("[!", "[^") for token in special] + [""]
-    return re.compile("".join(re.escape(p) + t for p, t in zip(plain, translated, strict=True)))
-
-
-def _read_list(uri: str) -> Iterator[tuple[str, int]]:
-    try:
-        lines = storage.read_bytes(uri).decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecoError(f"{uri}: the list of images cannot be read: {reason(error)}") from error
-    return (
-        (tables.beside(uri, line), -1) for line in map(str.strip, lines) if line and not line.startswith("#")
+def _opened(table: pa.Table, left_out: LeftOut, image_column: str | None, *, strict: bool) -> pa.Table:
+    """Tables of images get their number of rows; those of URIs are replaced by these, at the end."""
+    files, addresses = open_tables(table, left_out, image_column, strict=strict)
+    if not addresses:
+        return files
+    named = _table(
+        (tables.beside(name, each), -1) for name in addresses for each in tables.read_uris(name, image_column)
     )
+    if files.num_rows:  # a table may well describe files that lie beside it
+        named = named.filter(pc.invert(pc.is_in(named["uri"], value_set=files["uri"].combine_chunks())))
+    return pa.concat_tables([files, named])
+
+
+def _nothing(uri: str) -> str:
+    if uri.lower().endswith(ARCHIVE_SUFFIXES):
+        tar = ".tar" in uri.lower() or uri.lower().endswith((".tgz", ".tbz2", ".txz"))
+        what = "no image inside a compressed tar can be read by itself: decompress it to .tar"
+        return f"{uri}: {what}" if tar else f"{uri}: archives are not read: unpack it"
+    return f"{uri}: no images here (looked for {' '.join(IMAGE_SUFFIXES + CONTAINER_SUFFIXES)})"
+
+
+def _is_utf8(uri: str) -> bool:
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -8,7 +8,7 @@ what the first run began, whatever has come or gone in the source since.
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 
 import pyarrow as pa
@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reco_ray import storage, stores
-from reco_ray.corpus import listing as listings
-from reco_ray.corpus.listing import UNKNOWN, Listing, is_container
+from reco_ray.corpus.kinds import CONTAINER_PATTERN, is_container
+from reco_ray.corpus.listing import SCHEMA, UNKNOWN, Listing
 from reco_ray.errors import RecoError, reason
 from reco_ray.retries import retried
 
@@ -34,7 +34,7 @@ class Generation:
 
     first_shard, shards: the shards that it added. files: images that are files of their own. inside: images in
     containers, -1 if only reading will tell. source: fingerprint of all that was there, not only of what was new.
-    web: whether some are http or https addresses.
+    web: whether some are http or https addresses. left_out: what was there and was not taken, by kind.
     """
 
     number: int
@@ -44,6 +44,7 @@ class Generation:
     inside: int
     source: str
     web: bool = False
+    left_out: dict[str, int] = field(default_factory=dict)
 
     @property
     def images(self) -> int | None:
@@ -72,14 +73,14 @@ def record(out: str, found: Listing, new: pa.Table, before: list[Generation], sh
         new: the rows of it that no generation before has.
         before: the generations so far.
     """
-    inside = pc.match_substring_regex(new["uri"], listings.CONTAINER_PATTERN)
+    inside = pc.match_substring_regex(new["uri"], CONTAINER_PATTERN)
     files, containers = new.filter(pc.invert(inside)), new.filter(inside)
     shards = [files.slice(start, shard_size) for start in range(0, files.num_rows, shard_size)]
     shards += [containers.slice(row, 1) for row in range(containers.num_rows)]
     number = len(before) + 1
     for file, first in enumerate(range(0, len(shards), _SHARDS_A_FILE)):
         sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, listings.SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
             for shard in shards[first : first + _SHARDS_A_FILE]:
                 writer.write_table(shard.combine_chunks(), row_group_size=shard_size)
         storage.write_bytes(_file(out, number, file), sink.getvalue().to_pybytes())
@@ -93,6 +94,7 @@ def record(out: str, found: Listing, new: pa.Table, before: list[Generation], sh
         inside=UNKNOWN if unknown else pc.sum(counts).as_py() or 0,
         source=found.fingerprint,
         web=bool(pc.any(pc.match_substring_regex(new["uri"], "^https?://")).as_py()),
+        left_out=found.left_out,
     )
     marker = storage.join(out, _FOLDER, f"{number:04d}.json")
     storage.write_bytes(marker, json.dumps(asdict(generation), indent=2).encode())
@@ -116,7 +118,7 @@ def read_recorded(out: str, generations: Iterable[Generation]) -> pa.Table:
         for generation in generations
         for file in range(-(-generation.shards // _SHARDS_A_FILE))
     ]
-    return pa.concat_tables(files) if files else listings.SCHEMA.empty_table()
+    return pa.concat_tables(files) if files else SCHEMA.empty_table()
 
 
 def _file(out: str, generation: int, file: int) -> str:

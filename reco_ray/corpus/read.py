@@ -6,7 +6,9 @@ import pyarrow as pa
 
 from reco_ray import storage, stores
 from reco_ray.corpus import tables, tars, video, web
-from reco_ray.corpus.listing import IMAGE_SUFFIXES, Listing, is_container, list_files
+from reco_ray.corpus.kinds import IMAGE_SUFFIXES, is_container
+from reco_ray.corpus.listing import Listing, list_files
+from reco_ray.corpus.walk import require_file
 from reco_ray.errors import RecoError, reason
 from reco_ray.retries import StoreUnavailable
 
@@ -36,12 +38,18 @@ def list_images(uri: str, frames_per_second: float = 1.0, image_column: str | No
     if not names:
         raise RecoError(f"{uri}: no images here")
     table = pa.table({"uri": pa.array(names, pa.string()), "size": pa.array(known, pa.int64())})
-    return Listing(table, listing.root, listing.fingerprint)
+    return Listing(table, listing.root, listing.fingerprint, listing.left_out)
 
 
 def _addresses(uri: str, frames_per_second: float, image_column: str | None) -> list[str]:
     if uri.lower().endswith(".parquet"):
-        return tables.addresses(uri, image_column)
+        try:
+            require_file(uri)
+            return tables.addresses(uri, image_column)
+        except StoreUnavailable:
+            raise
+        except (OSError, RecoError):
+            return [uri]  # to be rejected where it is read
     return [address for address, _ in read_members(uri, -1, frames_per_second)]
 
 
@@ -60,6 +68,7 @@ def read_members(
         StoreUnavailable: its store does not answer.
     """
     try:
+        require_file(uri)
         if size >= 0:
             with stores.open_file(uri) as file:
                 found = file.seek(0, 2)
@@ -96,8 +105,20 @@ def read_image_bytes(uri: str) -> bytes:
             return tables.member(uri, MAX_BYTES)
         if web.is_web(uri):
             return web.fetch(uri, MAX_BYTES)
+        require_file(uri)
+        if is_container(uri):
+            raise OSError(_why_no_image(uri))
         return storage.read_bytes(uri, MAX_BYTES)
     except StoreUnavailable:
         raise
     except (RecoError, ValueError) as error:
         raise OSError(reason(error)) from error
+
+
+def _why_no_image(container: str) -> str:
+    """Why a container stands in a listing of images: it could not be opened, or breaks off."""
+    if not container.lower().endswith(video.SUFFIXES):
+        for _, found in read_members(container, -1, 1.0):
+            if isinstance(found, OSError):
+                return reason(found)
+    return "damaged, or not listed by its images"

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from reco_ray import storage
 from reco_ray.ahead import prefetched
-from reco_ray.corpus.listing import is_container
+from reco_ray.corpus.kinds import is_container
 from reco_ray.corpus.plan import shard_of
 from reco_ray.retries import retried
 

@@ -204,7 +204,12 @@ def _embed_pending(
     RejectBudget(options.max_rejected, counts.images, Counter()).add(0, counts.reasons, corpus, out)
     run = meter.run(workers, loaders or readers)
     speed = {"images": images, "images_per_second": round(images / max(run["seconds"], 0.01), 2)}
-    others = {"rejected_by_reason": counts.reasons, "generation": len(generations)}
+    left_out = generations[-1].left_out
+    others = {
+        "rejected_by_reason": counts.reasons,
+        "left_out": left_out,
+        "generation": len(generations),
+    }
     write_summary(out, "embed", numbers, speed | run, settings, others)
     content = {
         "dim": model.embedding_dim,
@@ -213,6 +218,7 @@ def _embed_pending(
         "shards": generations[-1].first_shard + generations[-1].shards,
         "listing": generations[-1].source,
         "rejected_by_reason": counts.reasons,
+        "left_out": left_out,
     }
     return writer.commit(numbers, content)
 

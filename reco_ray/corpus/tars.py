@@ -1,10 +1,13 @@
 """Images inside tars, as WebDataset writes them: streamed once, and each read again by its place in the file."""
 
+import io
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 
 from reco_ray import stores
+from reco_ray.corpus.kinds import HEAD, begins_as_picture, is_junk_path, suffix_of
 from reco_ray.errors import reason
 from reco_ray.retries import StoreUnavailable
 
@@ -14,9 +17,11 @@ _PIECE = 4 << 20  # bytes a request of the stream
 
 
 def members(uri: str, suffixes: tuple[str, ...], limit: int) -> Iterator[tuple[str, bytes | OSError]]:
-    """(address, bytes) of every file in a tar whose name ends so, in one pass.
+    """(address, bytes) of every image in a tar, in one pass: files whose names end so, and those without any suffix
+    that begin as an image. Several tars one behind another in a file (`cat a.tar b.tar`) are read to the last.
 
-    A tar that breaks off gives the members before the break, then itself with an error, and that is the end.
+    A tar that breaks off gives the members before the break, then itself with an error, and that is the end. One that
+    has files, but no image, is itself with an error too. Hidden files and those of systems are passed over.
 
     Args:
         uri: an uncompressed tar.
@@ -28,22 +33,31 @@ def members(uri: str, suffixes: tuple[str, ...], limit: int) -> Iterator[tuple[s
         StoreUnavailable: it could not be read on.
     """
     with stores.open_file(uri, _PIECE) as file:
-        end = b""
+        found, others = 0, Counter[str]()
         try:
-            with tarfile.open(fileobj=file, mode="r:", errorlevel=2) as tar:
-                while (entry := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined] # it would remember every header
-                    if not entry.isreg() or not entry.name.lower().endswith(suffixes):
-                        continue
-                    address = f"{uri}#{entry.name}@{entry.offset_data}+{entry.size}"
-                    if entry.size > limit:
-                        yield address, OSError(f"too large: {entry.size:,} bytes, the limit is {limit:,}")
-                        continue
-                    file.seek(entry.offset_data)
-                    data = file.read(entry.size)
-                    if len(data) < entry.size:
-                        raise tarfile.ReadError("unexpected end of data")
-                    yield address, data
+            start: int | None = 0
+            while start is not None:
+                file.seek(start)
+                with tarfile.open(fileobj=file, mode="r:", errorlevel=2) as tar:
+                    while (entry := tar.next()) is not None:
+                        tar.members.clear()  # type: ignore[attr-defined] # it would remember every header
+                        if not entry.isreg() or is_junk_path(entry.name.split("/")):
+                            continue
+                        if not _is_wanted(file, entry, suffixes):
+                            others[suffix_of(entry.name)] += 1
+                            continue
+                        found += 1
+                        address = f"{uri}#{entry.name}@{entry.offset_data}+{entry.size}"
+                        if entry.size > limit:
+                            error = OSError(f"too large: {entry.size:,} bytes, the limit is {limit:,}")
+                            yield address, error
+                            continue
+                        file.seek(entry.offset_data)
+                        data = file.read(entry.size)
+                        if len(data) < entry.size:
+                            raise tarfile.ReadError("unexpected end of data")
+                        yield address, data
+                    start = _next_tar(file, tar.offset)
             file.seek(-512, 2)
             end = file.read(512)
         except StoreUnavailable:
@@ -53,6 +67,38 @@ def members(uri: str, suffixes: tuple[str, ...], limit: int) -> Iterator[tuple[s
             return
         if end.strip(b"\0"):
             yield uri, OSError("damaged tar: it ends without its end mark, members may be missing")
+        elif others and not found:
+            kinds = ", ".join(
+                f"{count:,} {suffix or 'without a suffix'}" for suffix, count in others.most_common(4)
+            )
+            yield uri, OSError(f"no images in it: its files are {kinds}")
+
+
+def _is_wanted(file: io.BufferedReader, entry: tarfile.TarInfo, suffixes: tuple[str, ...]) -> bool:
+    if entry.name.lower().endswith(suffixes):
+        return True
+    if suffix_of(entry.name):
+        return False
+    file.seek(entry.offset_data)
+    return begins_as_picture(file.read(min(HEAD, entry.size)))
+
+
+def _next_tar(file: io.BufferedReader, end_mark: int) -> int | None:
+    """Where another tar begins behind the end mark of one; None if nothing but zeros follows, or no mark is there.
+
+    Raises:
+        ReadError: something else is there, which is no header.
+    """
+    file.seek(end_mark)
+    place = end_mark
+    while piece := file.read(_PIECE):
+        if rest := len(piece.lstrip(b"\0")):
+            place += (len(piece) - rest) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+            if place == end_mark and len(piece) >= tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("no header where a member should begin, what follows is lost")
+            return None if place == end_mark else place
+        place += len(piece)
+    return None
 
 
 def is_member(uri: str) -> bool:

@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 from pydantic import BaseModel, ConfigDict
 
 from reco_ray import storage
-from reco_ray.corpus.listing import IMAGE_SUFFIXES
+from reco_ray.corpus.kinds import IMAGE_SUFFIXES
 from reco_ray.errors import RecoError, reason
 from reco_ray.storage import join
 

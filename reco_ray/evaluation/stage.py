@@ -16,6 +16,7 @@ from reco_ray import storage
 from reco_ray.cluster import plan_workers
 from reco_ray.config import SegmentSettings, Settings
 from reco_ray.console import progress
+from reco_ray.corpus.own_output import mark_output
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.stage import build_references
 from reco_ray.errors import RecoError
@@ -79,6 +80,7 @@ def evaluate(
     trained = {RECO_PLUS: segmenter} if segmenter else {}
     out = storage.absolute(out)
     references = storage.join(out, "references")
+    mark_output(out)
     build_references(index, dataset.vocabulary, references, settings)
     # A single class has a background only where the benchmark has one.
     segmenting = settings.segment.model_copy(update={"background": dataset.vocabulary.background})

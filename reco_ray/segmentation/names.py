@@ -15,7 +15,7 @@ import re
 
 import pyarrow as pa
 
-from reco_ray.corpus.listing import CONTAINER_SUFFIXES, is_container
+from reco_ray.corpus.kinds import CONTAINER_SUFFIXES, is_container
 
 # File systems allow 255 bytes for a name; `.png` is added to it, and `.1a2b3c4d.tmp` while it is written.
 MOST_BYTES = 200

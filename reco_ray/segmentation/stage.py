@@ -81,7 +81,7 @@ def segment_images(
             f"{images}: none of the {len(rejected)} images can be used (the first: {rejected[0]['reason']})"
         )
     run = {"images": table.num_rows - done, **meter.run(workers, count_readers(workers))}
-    write_summary(writer.uri, "segment", counts, run, settings)
+    write_summary(writer.uri, "segment", counts, run, settings, {"left_out": listing.left_out})
     labels = label_names(bank, settings.segment)
     colours = palette(len(labels), background=has_background(bank, settings.segment)).tolist()
     return writer.commit(counts, {"labels": labels, "palette": colours, "references": bank.uri}), True

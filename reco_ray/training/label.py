@@ -84,7 +84,7 @@ def label_images(
     return {
         name: (manifest, False)
         if (manifest := finished[name])
-        else (_commit(writer, banks[name], frames_writer.uri, settings, run), True)
+        else (_commit(writer, banks[name], frames_writer.uri, settings, run, listing.left_out), True)
         for name, writer in writers.items()
     }
 
@@ -134,6 +134,7 @@ def _commit(
     frames: str,
     settings: Settings,
     run: dict[str, Any],
+    left_out: dict[str, int],
 ) -> storage.Manifest:
     names = label_names(bank, settings.segment)
     footers = storage.read_footers(storage.join(writer.uri, "labels"))
@@ -151,5 +152,5 @@ def _commit(
     }
     images = sum(footer.num_rows for footer in footers.values())
     counts = {"images": images, "labels": len(names), "ignored_pixels": int(pixels[IGNORE])}
-    write_summary(writer.uri, "label", counts, run, settings)
+    write_summary(writer.uri, "label", counts, run, settings, {"left_out": left_out})
     return writer.commit(counts, content)

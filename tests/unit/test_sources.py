@@ -90,6 +90,7 @@ def test_addresses_that_do_not_exist_are_an_os_error(tmp_path):
 
 
 def test_compressed_tars_are_refused(tmp_path):
+    (tmp_path / "t.tar.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises(RecoError, match=r"t\.tar\.gz: no image inside a compressed tar .* decompress it"):
         list_files(str(tmp_path / "t.tar.gz"))
 
@@ -100,6 +101,65 @@ def test_a_huge_member_is_refused_unread(tmp_path, monkeypatch):
     (_, error), (_, data) = streamed(tar)
     assert str(error) == "too large: 5,000 bytes, the limit is 4,000"
     assert data == b"small"
+
+
+def test_tars_joined_by_cat_are_read_to_the_last(tmp_path):
+    first, second, third = (
+        {f"{part}/{name}": data for name, data in samples(3).items()} for part in ("a", "b", "c")
+    )
+    parts = [
+        write_tar(tmp_path / f"{n}.tar", each).read_bytes() for n, each in enumerate((first, second, third))
+    ]
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(parts[0] + bytes(1 << 20) + parts[1] + parts[2])
+    found = streamed(joined)
+    images = {n: d for n, d in (first | second | third).items() if n.endswith(".jpg")}
+    assert [uri.partition("#")[2].partition("@")[0] for uri, _ in found] == list(images)
+    assert [data for _, data in found] == list(images.values())
+    assert [read_image_bytes(uri) for uri, _ in found] == list(images.values())
+
+
+@pytest.mark.parametrize("behind", [b"x" * 10240, b"x" * 100])
+def test_what_is_no_tar_behind_a_tar_is_said(tmp_path, behind):
+    tar = write_tar(tmp_path / "t.tar", samples(2))
+    whole = streamed(tar)
+    tar.write_bytes(tar.read_bytes() + behind)
+    *found, (uri, error) = streamed(tar)
+    assert found == whole
+    assert uri == str(tar)
+    assert str(error).startswith("damaged tar: ")
+
+
+def test_a_damaged_header_in_the_middle_of_a_tar_is_said(tmp_path):
+    tar = write_tar(tmp_path / "t.tar", samples(4), tarfile.USTAR_FORMAT)
+    whole = streamed(tar)
+    start = int(whole[2][0].rpartition("@")[2].partition("+")[0])
+    data = bytearray(tar.read_bytes())
+    data[start - 512 + 148 : start - 512 + 156] = b"99999999"  # the header's checksum
+    tar.write_bytes(data)
+    *found, (uri, error) = streamed(tar)
+    assert found == whole[:2]
+    assert (uri, str(error)) == (
+        str(tar),
+        "damaged tar: no header where a member should begin, what follows is lost",
+    )
+    assert list_images(str(tar)).table["uri"].to_pylist()[2] == str(tar)
+    with pytest.raises(OSError, match="damaged tar: no header"):
+        read_image_bytes(str(tar))
+
+
+def test_what_systems_leave_in_a_tar_is_passed_over_and_names_without_a_suffix_are_not(tmp_path):
+    image = encoded(photograph(3, 48))
+    members = {"./000.jpg": image, "./._000.jpg": b"x", "__MACOSX/000.jpg": b"x", ".git/a.png": b"x"}
+    members |= {"4f/2a9c": image, "README": b"no image", "Thumbs.db": b"x"}
+    tar = write_tar(tmp_path / "t.tar", members)
+    assert [uri.partition("#")[2].partition("@")[0] for uri, _ in streamed(tar)] == ["./000.jpg", "4f/2a9c"]
+
+
+def test_a_tar_without_an_image_says_what_is_in_it(tmp_path):
+    tar = write_tar(tmp_path / "t.tar", {"a.cr2": b"II*", "b.cr2": b"II*", "c.json": b"{}", "._x.jpg": b""})
+    ((uri, error),) = streamed(tar)
+    assert (uri, str(error)) == (str(tar), "no images in it: its files are 2 .cr2, 1 .json")
 
 
 # --- folders of containers ----------------------------------------------------------------------------------
@@ -115,10 +175,152 @@ def test_a_folder_of_tars_and_tables_is_listed_by_file(tmp_path):
     assert inside.pop(str(tmp_path / "t.parquet")) == 4
     assert inside == {str(tmp_path / f"{number}.tar"): UNKNOWN for number in range(3)}
     assert list_images(str(tmp_path)).table.num_rows == 1 + 2 + 3 + 4
-    # Photographs beside them are what is meant, then.
-    write_photographs(tmp_path, 2)
-    assert list_files(str(tmp_path)).table["images"].to_pylist() == [1, 1]
+    write_photographs(tmp_path, 2)  # a logo beside them hides nothing
+    assert sorted(list_files(str(tmp_path)).table["images"].to_pylist()) == [UNKNOWN] * 3 + [1, 1, 4]
+    assert list_images(str(tmp_path)).table.num_rows == 2 + 1 + 2 + 3 + 4
     assert list_files(str(tmp_path / "*.tar")).table.num_rows == 3
+
+
+def write_addresses(path, names, column="url"):
+    pq.write_table(pa.table({column: names, "caption": ["a caption"] * len(names)}), path)
+
+
+def web(count: int) -> list[str]:
+    return [f"http://images.example/{number}.jpg" for number in range(count)]
+
+
+@pytest.mark.parametrize("end", ["", "/*", "/**"])
+def test_a_folder_of_img2dataset_is_its_tars(tmp_path, end, capfd):
+    for number in range(2):
+        write_tar(tmp_path / f"{number:05d}.tar", samples(3))
+        write_addresses(tmp_path / f"{number:05d}.parquet", web(4))
+        (tmp_path / f"{number:05d}_stats.json").write_text("{}")
+    listing = list_files(f"{tmp_path}{end}")
+    assert [uri.rpartition(".")[2] for uri in listing.table["uri"].to_pylist()] == ["tar", "tar"]
+    described = "tables of addresses whose images lie beside them"
+    assert listing.left_out == {described: 2, "other files": 2}
+    assert (
+        f"2 {described} (00000.parquet, 00001.parquet: named itself, a table is fetched)"
+        in capfd.readouterr().err
+    )
+    assert list_files(str(tmp_path / "00000.parquet")).table["uri"].to_pylist() == web(4)
+    assert list_files(str(tmp_path / "*.parquet")).table.num_rows == 8
+
+
+def test_a_folder_of_img2dataset_with_files_is_its_images(tmp_path):
+    images = write_photographs(tmp_path / "00000", 3)
+    for image in images:
+        image.with_suffix(".json").write_text("{}")
+        image.with_suffix(".txt").write_text("a caption")
+    write_addresses(tmp_path / "00000.parquet", web(4))
+    (tmp_path / "00000_stats.json").write_text("{}")
+    listing = list_files(str(tmp_path))
+    assert sorted(listing.table["uri"].to_pylist()) == list(map(str, images))
+    assert listing.left_out["tables of addresses whose images lie beside them"] == 1
+
+
+def test_a_folder_of_img2dataset_with_tables_is_their_bytes(tmp_path):
+    data = [encoded(photograph(n, 48)) for n in range(3)]
+    pq.write_table(pa.table({"url": web(3), "jpg": data}), tmp_path / "00000.parquet")
+    (tmp_path / "00000_stats.json").write_text("{}")
+    assert list_files(str(tmp_path)).table["images"].to_pylist() == [3]
+
+
+def test_tables_that_spark_wrote_are_a_folder_of_that_name(tmp_path):
+    folder = tmp_path / "images.parquet"
+    (folder / "day=1" / "_temporary").mkdir(parents=True)
+    data = [encoded(photograph(n, 48)) for n in range(3)]
+    pq.write_table(pa.table({"image": data}), folder / "day=1" / "part-00000.parquet")
+    pq.write_table(pa.table({"image": data}), folder / "day=1" / "_temporary" / "part-00000.parquet")
+    for name in ("_SUCCESS", "._SUCCESS.crc", ".part-00000.parquet.crc", "_committed_1", "_started_1"):
+        (folder / name).write_bytes(b"")
+    assert list_files(str(folder)).table["images"].to_pylist() == [3]
+    assert list_files(f"{tmp_path}/**").table["images"].to_pylist() == [3]
+
+
+def test_tables_beside_photographs(tmp_path):
+    """Of addresses elsewhere they are read; of the files beside them once; without images they are left out."""
+    images = write_photographs(tmp_path, 3)
+    write_addresses(tmp_path / "more.parquet", web(2))
+    write_addresses(tmp_path / "metadata.parquet", [image.name for image in images], "file_name")
+    pq.write_table(pa.table({"label": [1]}), tmp_path / "labels.parquet")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    listing = list_files(str(tmp_path))
+    torn = str(tmp_path / "torn.parquet")
+    assert sorted(listing.table["uri"].to_pylist()) == sorted([*map(str, images), torn, *web(2)])
+    assert listing.left_out == {"tables without images": 1}
+    ((uri, error),) = streamed(torn)
+    assert uri == torn
+    assert "not a readable Parquet file" in str(error)
+    assert torn in list_images(str(tmp_path)).table["uri"].to_pylist()
+    with pytest.raises(OSError, match="not a readable Parquet file"):
+        read_image_bytes(torn)
+    for name in ("labels.parquet", "torn.parquet"):
+        with pytest.raises(RecoError, match=name):
+            list_files(str(tmp_path / name))
+
+
+# --- lists --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.txt", "{0}\n# {1}\n\n{1}\n"),
+        ("LIST.TXT", "{0}\r\n{1}"),
+        ("list.csv", "{0}\n{1}\n"),
+        ("list.csv", "label,URL\ndog,{0}\ncat,{1}\n,\n"),
+        ("list.csv", 'image_path;label\n"{0}";dog\n{1};cat\n'),
+        ("LIST.CSV", "url\n{0}\n{1}\n"),
+        ("list.tsv", "path\tlabel\n{0}\tdog\n{1}\tcat\n"),
+        ("list.jsonl", '{{"label": 1, "file_name": "{0}"}}\n\n"{1}"\n{{"file_name": null}}\n'),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_lists_in_the_forms_that_people_have(tmp_path, name, text, encoding):
+    (tmp_path / name).write_bytes(text.format("größe 1.jpg", "b.jpg").encode(encoding))
+    uris = list_files(str(tmp_path / name)).table["uri"].to_pylist()
+    assert uris == [f"{tmp_path}/größe 1.jpg", f"{tmp_path}/b.jpg"]
+
+
+def test_commas_in_a_csv_of_one_column_belong_to_the_names(tmp_path):
+    (tmp_path / "a.csv").write_text('url\nhttp://x/a,b.jpg\n"c,d.jpg"\n')
+    uris = list_files(str(tmp_path / "a.csv")).table["uri"].to_pylist()
+    assert uris == ["http://x/a,b.jpg", f"{tmp_path}/c,d.jpg"]
+
+
+def test_a_number_sign_begins_a_comment_unless_a_file_is_called_so(tmp_path):
+    for name in ("#1.jpg", "#nocomment", "a.jpg"):
+        (tmp_path / name).write_bytes(encoded(photograph(1, 48)))
+    lines = ["#1.jpg", "# 1.jpg", "#", "##", "#2.jpg", "#a.jpg", "#http://x/a.jpg", "a.jpg", "#nocomment"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    uris = list_files(str(tmp_path / "list.txt")).table["uri"].to_pylist()
+    assert uris == [f"{tmp_path}/{name}" for name in ("#1.jpg", "a.jpg", "#nocomment")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        (
+            "a.csv",
+            "id,label\n1,dog\n",
+            r"a\.csv: no column of paths or addresses: .* / url / .*; found id, label",
+        ),
+        ("a.jsonl", '{"path": "a.jpg"}\n{', r"a\.jsonl: line 2: not JSON"),
+        (
+            "a.jsonl",
+            '{"label": "dog"}',
+            r"line 1: no path or address: expected a field named .*; found label",
+        ),
+        ("a.jsonl", '{"image": {"bytes": 1}}', r"line 1: no path or address, but .*: expected text"),
+        ("a.tsv", "url\n\n", r"a\.tsv: no images here"),
+        ("a.csv", "", r"a\.csv: no images here"),
+    ],
+)
+def test_lists_that_name_nothing(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RecoError, match=says):
+        list_files(str(tmp_path / name))
 
 
 # --- videos -------------------------------------------------------------------------------------------------
