@@ -14,7 +14,8 @@ from reco_ray.vocabulary import Vocabulary, load_vocabulary, parse_concepts
 Corpus = Annotated[
     str,
     typer.Option(
-        help="unlabelled images: folder, glob, list of paths or URLs, Parquet, tars, videos; local, s3://, gs://, hf://"
+        help="unlabelled images: folder, glob, list of paths or URLs (.txt, .csv, .jsonl), Parquet, tars, videos; "
+        "local, s3://, gs://, hf://"
     ),
 ]
 Images = Annotated[str, typer.Option(help="images to segment, same forms as --corpus")]

@@ -21,6 +21,8 @@ concepts: [dog, car, bird, sky, {name: vegetation, alias: tree}]
 """
 SMALL = ["--exemplars", "3", "--set", "references.image_size=128", "--set", "segment.image_size=128"]
 
+INSIDE = "corpus/deep/out"  # the output lies in the corpus, of which it is no part
+
 ALIKE = ("upright.jpg", "upright.png.jpg", f"{'写' * 82}.jpg")  # file systems allow names of 255 bytes
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -38,6 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Pat
     (folder / "images" / "broken.jpg").write_bytes(b"not a picture")
     (folder / "words.yaml").write_text(VOCABULARY)
     run(folder)
+    (folder / "out").symlink_to(folder / INSIDE)
     return folder
 
 
@@ -49,7 +52,7 @@ def run(folder: Path) -> None:
         "--images",
         str(folder / "images"),
         "--out",
-        str(folder / "out"),
+        str(folder / INSIDE),
     ]
     main(["run", *places, *words, *SMALL, "--refine", "pamr"])
 

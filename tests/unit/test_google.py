@@ -68,6 +68,28 @@ def test_images_files_and_containers_are_listed_and_read(store, tmp_path):
     assert sorted(map(read_image_bytes, uris)) == sorted(contents)
 
 
+def test_what_reco_ray_and_systems_wrote_is_left_out_though_nobody_made_its_folders(store):
+    source, image = "gs://bucket/mixed", encoded(photograph(1))
+    for name in ("a.jpg", "deep/b.jpg", "web/manifest.json", "web/c.jpg"):
+        storage.write_bytes(f"{source}/{name}", image)
+    before = list_files(source).fingerprint
+    storage.write_bytes(f"{source}/deep/masks/started.json", b'{"kind": "masks", "made_from": {}}')
+    for name in ("deep/masks/masks/a.png", "deep/masks/overlays/a.jpg", "out/.reco-ray", "out/report/x.jpg"):
+        storage.write_bytes(f"{source}/{name}", image)
+    for name in (".git/a.jpg", ".git/b.jpg", "deep/@eaDir/a.jpg", "deep/._b.jpg"):
+        storage.write_bytes(f"{source}/{name}", image)
+    listing = list_files(source)
+    assert listing.fingerprint == before == list_files(f"{source}/**/*.jpg").fingerprint
+    assert listing.left_out == {
+        "other files": 1,
+        "folders that reco-ray wrote": 2,
+        "hidden and system files": 3,
+    }
+    assert list_files(f"{source}/deep/masks/overlays").table.num_rows == 1
+    with pytest.raises(RecoError, match="masks: reco-ray wrote this itself"):
+        list_files(f"{source}/deep/masks")
+
+
 def test_folders_are_listed_and_deleted_though_nobody_made_them(store):
     for name in ("a/b/x", "a/y", "c/z", "file"):
         storage.write_bytes(f"gs://bucket/tree/{name}", b"data")

@@ -304,15 +304,15 @@ def test_a_number_sign_begins_a_comment_unless_a_file_is_called_so(tmp_path):
         (
             "a.csv",
             "id,label\n1,dog\n",
-            r"a\.csv: no column of paths or addresses: .* / url / .*; found id, label",
+            r"a\.csv: no column of images: it has id \(string\), label .*--image-column NAME",
         ),
         ("a.jsonl", '{"path": "a.jpg"}\n{', r"a\.jsonl: line 2: not JSON"),
         (
             "a.jsonl",
             '{"label": "dog"}',
-            r"line 1: no path or address: expected a field named .*; found label",
+            r"line 1: no column of images: it has label",
         ),
-        ("a.jsonl", '{"image": {"bytes": 1}}', r"line 1: no path or address, but .*: expected text"),
+        ("a.jsonl", '{"image": {"bytes": 1}}', r"line 1: \{.* is no path or address: expected text"),
         ("a.tsv", "url\n\n", r"a\.tsv: no images here"),
         ("a.csv", "", r"a\.csv: no images here"),
     ],
