@@ -26,13 +26,15 @@ class Glob:
     """A pattern of paths. `*` and `?` stay inside one folder, `**/` spans any number.
 
     root: the folder that it begins in. names_suffix: it spells the suffix of the files it wants, whatever that is.
-    all_names: it spells a dot at the beginning of a name, so it wants hidden ones.
+    all_names: it spells a dot at the beginning of a name, so it wants hidden ones. depth: slashes in paths that fit,
+    None = any number.
     """
 
     root: str
     pattern: re.Pattern[str]
     names_suffix: bool
     all_names: bool
+    depth: int | None
 
     @classmethod
     def parse(cls, glob: str) -> "Glob":
@@ -44,7 +46,12 @@ class Glob:
         translated = [wild.get(token) or token.replace("[!", "[^") for token in special] + [""]
         pattern = "".join(re.escape(p) + t for p, t in zip(plain, translated, strict=True))
         names_suffix = re.search(r"\.\w+$", plain[-1]) is not None
-        return cls(root, re.compile(pattern, re.DOTALL), names_suffix, "/." in glob[len(root) :])
+        depth = None if "**" in glob else glob.count("/")
+        return cls(root, re.compile(pattern, re.DOTALL), names_suffix, "/." in glob[len(root) :], depth)
+
+    def reaches(self, folder: str) -> bool:
+        """Whether what lies in a folder may fit."""
+        return self.depth is None or self.depth > folder.count("/")
 
 
 def choose(source: str | Glob, left_out: LeftOut) -> Iterator[tuple[str, int]]:
@@ -65,6 +72,8 @@ def choose(source: str | Glob, left_out: LeftOut) -> Iterator[tuple[str, int]]:
     local = isinstance(storage.resolve(root)[0], pafs.LocalFileSystem)
     found = walk(root, all_names=glob is not None and glob.all_names, artifacts=glob is not None)
     for uri, size, kind in found:
+        if kind in (Found.OWN, Found.CLOSED) and glob and not glob.reaches(uri):
+            continue
         if kind is Found.OWN:
             left_out.add(Kind.OWN, uri[len(root) :].strip("/"))
         elif kind is Found.CLOSED:

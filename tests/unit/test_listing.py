@@ -212,6 +212,7 @@ def test_a_folder_that_cannot_be_listed_is_rejected_with_its_path():
             if user == 0:  # whom no mode keeps out
                 os.seteuid(65534)
             assert names(folder) == [*FOUR, "lost+found"]
+            assert names(folder / "*.jpg") == FOUR  # which does not look into folders
             assert list(refused(folder)) == [str(closed)]
             assert "Permission denied" in refused(folder)[str(closed)]
             with pytest.raises(RecoError, match=r"lost\+found: cannot be listed: Permission denied"):
@@ -265,6 +266,11 @@ def test_what_reco_ray_wrote_is_never_its_own_input(folder, scheme, end):
     listing = list_files(source + end)
     assert listing.fingerprint == before
     assert listing.left_out == {"folders that reco-ray wrote": 2}
+
+
+def test_a_glob_that_does_not_reach_into_an_output_says_nothing_of_it(folder):
+    write_unfinished(str(folder / "masks"))
+    assert list_files(str(folder / "*.jpg")).left_out == {}
 
 
 def test_artifacts_in_a_folder_of_photographs_are_known_without_a_mark(folder):
