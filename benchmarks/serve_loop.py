@@ -37,7 +37,7 @@ class Loop:
         found = ReferenceBank.open(bank, self._models.fingerprint)
         self._targets = targets_of(found, self._settings)
         ids = tuple(found.vocabulary.names)
-        self._legend = Legend(BankRef("", found.vocabulary, ids, (), (), bank), self._settings)
+        self._legend = Legend(BankRef("", found.vocabulary, ids, bank), self._settings)
         encoder = self._models.encoder
         self._wanted = PixelsFor("", encoder.transform, encoder.stride, self._settings.image_size)
         self._photographs = [file.read_bytes() for file in sorted(photographs.glob("*.jpg"))]

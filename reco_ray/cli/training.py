@@ -96,7 +96,8 @@ def train(
         raise UsageError("give --vocabulary, --index and --images, or --labels")
     words = vocabularies_of(vocabulary or [])
     from reco_ray.cluster import session
-    from reco_ray.training.stage import Outcome, train_segmenters
+    from reco_ray.outcome import Outcome
+    from reco_ray.training.stage import train_segmenters
     from reco_ray.training.vocabularies import require_distinct, train_vocabularies
 
     require_distinct(words)

@@ -10,13 +10,18 @@ Files of the artifact:
 - `sheets/<slug>.jpg`: the contact sheets
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
 from reco_ray import storage
+from reco_ray.cosegmentation.concept_store import ConceptStore
+from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.errors import RecoError
 from reco_ray.vocabulary import Vocabulary, slug
 
@@ -91,3 +96,71 @@ class ReferenceBank:
     def sheet_uri(self, index: int) -> str:
         """The contact sheet of a concept, a JPEG."""
         return storage.join(self.uri, "sheets", f"{slug(index, self.vocabulary.names[index])}.jpg")
+
+
+def bank_of(plan: ReferencePlan, concepts: Mapping[str, Mapping[str, torch.Tensor]]) -> ReferenceBank:
+    """A bank in memory.
+
+    Args:
+        plan: of its vocabulary.
+        concepts: by id of the step, at least `prototypes` and `text_embedding` as of `build_concept`.
+    """
+
+    def rows(ids: tuple[str, ...], name: str) -> torch.Tensor:
+        example = concepts[plan.ids[0]][name]
+        found = [concepts[each][name] for each in ids]
+        return torch.stack(found) if found else example.new_zeros(0, *example.shape)
+
+    return ReferenceBank(
+        uri="",
+        vocabulary=plan.vocabulary,
+        references=rows(plan.ids, "prototypes"),
+        text_embeddings=rows(plan.ids, "text_embedding"),
+        context_names=list(plan.context),
+        context_references=rows(plan.context_ids, "prototypes"),
+        context_text_embeddings=rows(plan.context_ids, "text_embedding"),
+        model=plan.model,
+        made_at="",
+    )
+
+
+def write_bank(writer: storage.ArtifactWriter, plan: ReferencePlan, store: ConceptStore) -> dict[str, int]:
+    """Writes the files of a bank whose concepts are all in the store; the caller commits.
+
+    Returns:
+        The counts of its manifest.
+
+    Raises:
+        RecoError: a concept is gone or damaged.
+    """
+    concepts = {each: store.read(each) for each in {*plan.ids, *plan.context_ids}}
+    bank = bank_of(plan, concepts)
+    tables, supports = [], {}
+    for number, (concept, concept_id) in enumerate(zip(plan.vocabulary.concepts, plan.ids, strict=True)):
+        tensors, name = concepts[concept_id], slug(number, concept.name)
+        supports[name] = tensors["support"]
+        storage.write_bytes(
+            storage.join(writer.uri, "sheets", f"{name}.jpg"), tensors["sheet"].numpy().tobytes()
+        )
+        tables.append(_exemplars(concept.name, store.exemplars(concept_id), tensors))
+    references = {
+        "references": bank.references,
+        "text_embeddings": bank.text_embeddings,
+        "context_references": bank.context_references,
+        "context_text_embeddings": bank.context_text_embeddings,
+    }
+    exemplars = pa.concat_tables(tables)
+    storage.write_bytes(storage.join(writer.uri, "references.safetensors"), save_tensors(references))
+    storage.write_bytes(storage.join(writer.uri, "supports.safetensors"), save_tensors(supports))
+    storage.write_table(storage.join(writer.uri, "exemplars.parquet"), exemplars)
+    return {"concepts": len(plan.vocabulary.concepts), "exemplars": exemplars.num_rows}
+
+
+def _exemplars(name: str, rows: list[dict], tensors: Mapping[str, torch.Tensor]) -> pa.Table:
+    """EXEMPLARS_SCHEMA of one concept."""
+    row, col = tensors["seed_locations"].int().numpy().T
+    support = tensors["support"].float().numpy()[np.arange(len(row)), row, col]
+    found = pa.Table.from_pylist([{"concept": name, **each} for each in rows])
+    for column, values in (("seed_row", row), ("seed_col", col), ("support", support)):
+        found = found.append_column(column, pa.array(values))
+    return found.select(EXEMPLARS_SCHEMA.names).cast(EXEMPLARS_SCHEMA)

@@ -1,45 +1,38 @@
-"""The reference stage on Ray: retrieval for all concepts at once, then one co-segmentation a concept in parallel.
+"""The reference stage on Ray: all concepts of one or many vocabularies, each built once and committed by itself.
 
-The context concepts come first, in their order, each with those before it as its own context (ReCo, section 3.3);
-every other concept then needs only theirs. A concept's result is committed by itself.
+The context concepts come first, in sequence, each with those before it as its context (ReCo, section 3.3); all other
+concepts then need only theirs and are built in parallel.
 """
 
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from safetensors.torch import save as save_tensors
 
 from reco_ray import storage
-from reco_ray.cluster import count_readers, plan_workers
+from reco_ray.cluster import Workers, count_readers, plan_workers
 from reco_ray.config import Settings
 from reco_ray.console import progress
 from reco_ray.corpus.index import CorpusIndex
-from reco_ray.cosegmentation.bank import KIND
-from reco_ray.cosegmentation.parts import (
-    LoadExemplars,
-    assemble,
-    concept_part,
-    context_first,
-    read_part,
-    require_readable,
-    source_of,
-)
-from reco_ray.cosegmentation.retrieve import retrieve
+from reco_ray.cosegmentation.bank import KIND, write_bank
+from reco_ray.cosegmentation.build import Evidence, LoadExemplars, build_concept, find_evidence
+from reco_ray.cosegmentation.concept_store import ConceptStore
+from reco_ray.cosegmentation.plan import ReferencePlan, Step, plan_references, sequences, unique_steps
+from reco_ray.errors import RecoError
 from reco_ray.meter import Meter, write_summary
 from reco_ray.models import load_language_image_model
 from reco_ray.models.dense import DenseModels
-from reco_ray.models.prompts import encode_prompts
+from reco_ray.outcome import Outcome
 from reco_ray.shards import run_shards
 from reco_ray.vocabulary import Vocabulary
 
-CONTEXT_SHARD = "context"
-
 
 def build_references(
-    index_uri: str, vocabulary: Vocabulary, out: str, settings: Settings
+    index: str, vocabulary: Vocabulary, out: str, settings: Settings
 ) -> tuple[storage.Manifest, bool]:
     """Builds the ReferenceBank of a vocabulary from an index, on the connected Ray cluster.
 
@@ -49,82 +42,146 @@ def build_references(
     Raises:
         RecoError: unfit index, more exemplars than images, an exemplar that is gone, unwritable output.
     """
+    concepts = storage.join(out, "concepts")
+    (built,) = build_many_references(index, {"": vocabulary}, {"": out}, settings, concepts)
+    if built.manifest is None:
+        raise RecoError(built.error or "")
+    return built.manifest, built.new
+
+
+def build_many_references(
+    index_uri: str,
+    vocabularies: Mapping[str, Vocabulary],
+    outs: Mapping[str, str],
+    settings: Settings,
+    concepts: str,
+) -> list[Outcome]:
+    """Builds the ReferenceBanks of several vocabularies; concepts that they share are built once.
+
+    Args:
+        index_uri: an index artifact.
+        vocabularies: by name.
+        outs: URI of the ReferenceBank to make, by name.
+        settings: of the run.
+        concepts: URI of the folder for the concepts of all of them.
+
+    Returns:
+        In the order of the vocabularies. One that fails stops no other.
+
+    Raises:
+        RecoError: unfit index.
+    """
     models = settings.models
     dense = DenseModels.load(models, seed=settings.seed)
-    retrieval = (
-        dense.language
-        if models.language is None
-        else load_language_image_model(models.retrieval, weights=models.weights, seed=settings.seed)
-    )
+    retrieval = dense.language
+    if models.language is not None:
+        retrieval = load_language_image_model(models.retrieval, weights=models.weights, seed=settings.seed)
     index = CorpusIndex(index_uri, retrieval.fingerprint)
-    writer = storage.ArtifactWriter(
-        out,
-        KIND,
-        {
-            "index": index.uri,
-            "index_made_at": index.manifest.made_at,
-            "vocabulary": vocabulary.model_dump(),
-            "models": f"{retrieval.fingerprint} + {dense.fingerprint}",
-            "models.templates": models.templates,
-            **settings.named("references"),
-        },
-    )
-    if manifest := writer.finished():
-        return manifest, False
-
-    context = list(vocabulary.context) if settings.references.context_elimination else []
-    concepts = context_first(vocabulary, context)
-    words = [list(concept.words) for concept in concepts]
-    texts = encode_prompts(retrieval, words, models.templates).cpu()
-    language_texts = (
-        texts if models.language is None else encode_prompts(dense.language, words, models.templates).cpu()
-    )
-
-    built = [number for number, c in enumerate(concepts) if source_of(vocabulary, c, context) == c.name]
-    names = [concepts[number].name for number in built]
-    k = settings.references.exemplars
-    exemplars = retrieve(index, names, texts[built], k)
-    tables = {name: exemplars.slice(number * k, k) for number, name in enumerate(names)}
-    parts = {
-        name: storage.join(writer.uri, "concepts", f"{storage.digest(name)}.safetensors") for name in names
-    }
-    kwargs: dict[str, Any] = {
-        "settings": settings,
-        "text_embeddings": {c.name: row.numpy() for c, row in zip(concepts, language_texts, strict=True)},
-        "parts": parts,
-    }
-    load = LoadExemplars(dense.encoder.transform, settings)
-    missing = {name for name, part in parts.items() if not storage.exists(part)}
-    meter = Meter()
-    with progress("reference", len(names), len(names) - len(missing)) as advance:
-        if missing & set(context):
-            shard = pa.concat_tables(tables[name] for name in context)
-            for done in run_shards(
-                {CONTEXT_SHARD: shard},
-                load,
-                ReferenceWorker,
-                kwargs,
-                plan_workers(models.device, 1, settings.placement.references),
-                meter,
-            ):
-                advance(done["concepts"])
-        one_by_one = meter.work_seconds
-        pending = {name: tables[name] for name in names if name in missing and name not in context}
-        references = (
-            np.stack([read_part(parts[n])["reference"].numpy() for n in context]) if context else None
+    outcomes: dict[str, Outcome] = {}
+    plans: dict[str, tuple[ReferencePlan, storage.ArtifactWriter]] = {}
+    evidence = Evidence({}, {})
+    for name, vocabulary in vocabularies.items():
+        plan = plan_references(
+            vocabulary,
+            settings,
+            index.uri,
+            index.manifest.made_at,
+            retrieval.fingerprint,
+            dense.fingerprint,
         )
-        workers = plan_workers(models.device, max(1, len(pending)), settings.placement.references)
-        for done in run_shards(
-            pending, load, ReferenceWorker, {**kwargs, "context_references": references}, workers, meter
-        ):
+        writer = storage.ArtifactWriter(outs[name], KIND, plan.made_from)
+        try:
+            if manifest := writer.finished():
+                outcomes[name] = Outcome(name, outs[name], manifest, new=False)
+                continue
+            found = find_evidence(plan, index, retrieval, dense.language, settings)
+        except RecoError as error:
+            outcomes[name] = Outcome(name, outs[name], error=str(error))
+            continue
+        plans[name] = plan, writer
+        # A concept that several vocabularies share is built from what was found for the first of them.
+        evidence = Evidence({**found.texts, **evidence.texts}, {**found.exemplars, **evidence.exemplars})
+    store = ConceptStore(storage.absolute(concepts))
+    builder = _Builder(store, dense, settings)
+    failed = builder.build(unique_steps(plan for plan, _ in plans.values()), evidence)
+    for name, (plan, writer) in plans.items():
+        reasons = [failed[step.id] for step in plan.steps if step.id in failed]
+        if reasons:
+            outcomes[name] = Outcome(name, outs[name], error=reasons[0])
+            continue
+        counts = write_bank(writer, plan, store)
+        built = {"concepts": sum(step.same_as is None for step in plan.steps)}
+        write_summary(writer.uri, "references", built, builder.run, settings)
+        outcomes[name] = Outcome(name, outs[name], writer.commit(counts, plan.content))
+    return [outcomes[name] for name in vocabularies]
+
+
+class _Builder:
+    """Builds concepts into a store; afterwards `run` holds what it took."""
+
+    def __init__(self, store: ConceptStore, dense: DenseModels, settings: Settings) -> None:
+        self._store, self._settings, self._meter = store, settings, Meter()
+        self._load = LoadExemplars(dense.encoder.transform, settings)
+        self.run: dict[str, Any] = {}
+
+    def build(self, steps: Mapping[str, Step], evidence: Evidence) -> dict[str, str]:
+        """Builds the steps that are not in the store.
+
+        Returns:
+            By id, why a step could not be built, or one that it depends on.
+        """
+        missing = self._store.missing(steps)
+        context, others = sequences(steps.values())
+        in_sequence = {name: [step for step in each if step.id in missing] for name, each in context.items()}
+        alone = {step.id: [step] for step in others if step.id in missing}
+        total = sum(step.same_as is None for step in steps.values())
+        pending = sum(map(len, in_sequence.values())) + len(alone)
+        with progress("reference", total, total - pending) as advance:
+            failed = self._run(in_sequence, steps, evidence, advance)
+            context_seconds = self._meter.work_seconds
+            failed |= {name: failed[each] for name in alone for each in steps[name].context if each in failed}
+            ready = {name: each for name, each in alone.items() if name not in failed}
+            failed |= self._run(ready, steps, evidence, advance)
+        for step in steps.values():
+            if step.same_as is not None and step.same_as in failed:
+                failed[step.id] = failed[step.same_as]
+            elif step.same_as is not None and step.id in missing:
+                self._store.write_alias(step, torch.from_numpy(evidence.texts[step.id]))
+        workers = self._workers(max(1, len(alone)))
+        self.run = {"concepts": pending, **self._meter.run(workers, count_readers(workers))}
+        self.run["context_seconds"] = round(context_seconds, 3)
+        return failed
+
+    def _run(
+        self,
+        shards: Mapping[str, list[Step]],
+        steps: Mapping[str, Step],
+        evidence: Evidence,
+        advance: Callable[[int], None],
+    ) -> dict[str, str]:
+        """Builds shards in parallel, the steps of each one after another; returns why some could not be built."""
+        tables = {
+            name: pa.concat_tables(evidence.exemplars[step.id] for step in sequence)
+            for name, sequence in shards.items()
+            if sequence
+        }
+        if not tables:
+            return {}
+        kwargs = {
+            "settings": self._settings,
+            "steps": steps,
+            "texts": evidence.texts,
+            "folder": self._store.folder,
+        }
+        failed: dict[str, str] = {}
+        workers = self._workers(len(tables))
+        for done in run_shards(tables, self._load, ReferenceWorker, kwargs, workers, self._meter):
+            failed |= done["failed"]
             advance(done["concepts"])
-    assemble(writer.uri, vocabulary, context, parts, exemplars, kwargs["text_embeddings"])
-    run = {"concepts": len(missing), **meter.run(workers, count_readers(workers))}
-    run["context_seconds"] = round(one_by_one, 3)  # one worker's, which builds them in turn
-    write_summary(writer.uri, "references", {"concepts": len(names)}, run, settings)
-    content = {"vocabulary": vocabulary.model_dump(), "context": context, "model": dense.fingerprint}
-    counts = {"concepts": len(vocabulary.concepts), "exemplars": exemplars.num_rows}
-    return writer.commit(counts, content), True
+        return failed
+
+    def _workers(self, most: int) -> Workers:
+        return plan_workers(self._settings.models.device, most, self._settings.placement.references)
 
 
 class ReferenceWorker:
@@ -136,37 +193,34 @@ class ReferenceWorker:
         threads: int,
         device: str,
         settings: Settings,
-        text_embeddings: dict[str, np.ndarray],
-        parts: dict[str, str],
-        context_references: np.ndarray | None = None,
+        steps: Mapping[str, Step],
+        texts: Mapping[str, np.ndarray],
+        folder: str,
     ) -> None:
         torch.set_num_threads(threads)
         self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
-        self._settings, self._texts, self._parts, self._device = (
-            settings.references,
-            text_embeddings,
-            parts,
-            device,
-        )
-        self._context = (
-            None if context_references is None else torch.from_numpy(context_references).to(device)
-        )
+        self._settings, self._device = settings.references, device
+        self._steps, self._texts, self._store = steps, texts, ConceptStore(folder)
+        self._context = lru_cache(maxsize=16)(self._read_context)
 
     def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
+        """Builds the concepts of a shard in their order; one that fails is reported with those that need it."""
+        failed: dict[str, str] = {}
         concepts = rows["concept"].unique().to_pylist()
-        for concept in concepts:
-            chosen = rows.filter(pc.equal(rows["concept"], concept))
-            require_readable(chosen)
-            reference = self._build(concept, chosen)
-            if name == CONTEXT_SHARD:
-                grown = (
-                    reference[None] if self._context is None else torch.cat([self._context, reference[None]])
-                )
-                self._context = grown
-        return {"concepts": len(concepts)}
+        for concept_id in concepts:
+            step = self._steps[concept_id]
+            try:
+                known = [failed[each] for each in step.context if each in failed]
+                if known:
+                    raise RecoError(known[0])
+                text = torch.from_numpy(self._texts[concept_id]).to(self._device)
+                exemplars = rows.filter(pc.equal(rows["concept"], concept_id))
+                context = self._context(step.context) if step.context else None
+                tensors = build_concept(self._models, exemplars, text, context, self._settings)
+                self._store.write(step, exemplars, tensors)
+            except RecoError as error:
+                failed[concept_id] = str(error)
+        return {"concepts": len(concepts), "failed": failed}
 
-    def _build(self, concept: str, rows: pa.Table) -> torch.Tensor:
-        text = torch.from_numpy(self._texts[concept]).to(self._device)
-        part = concept_part(self._models, rows, text, self._context, self._settings)
-        storage.write_bytes(self._parts[concept], save_tensors(part))
-        return part["reference"].to(self._device)
+    def _read_context(self, ids: tuple[str, ...]) -> torch.Tensor:
+        return torch.stack([self._store.read(each)["reference"] for each in ids]).to(self._device)

@@ -8,23 +8,24 @@ import asyncio
 import logging
 from typing import Any
 
-import pyarrow as pa
 from ray.serve.handle import DeploymentHandle
 
 from reco_ray import storage
 from reco_ray.corpus.index import CorpusIndex
-from reco_ray.cosegmentation.bank import KIND
-from reco_ray.cosegmentation.parts import LoadExemplars, assemble, context_first, source_of
+from reco_ray.cosegmentation.bank import KIND, write_bank
+from reco_ray.cosegmentation.build import LoadExemplars
+from reco_ray.cosegmentation.concept_store import ConceptStore
+from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.errors import RecoError
-from reco_ray.serving.bank import BankRef, open_segmenter, part_uri
-from reco_ray.serving.builder import ConceptBuilder, Plan, one_line
+from reco_ray.serving.bank import BankRef, open_segmenter
+from reco_ray.serving.builder import ConceptBuilder, one_line
 from reco_ray.serving.calls import call, telling
 from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.metrics import LibraryMetrics
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.pictures import Pictures, list_examples
 from reco_ray.serving.problems import Problem
-from reco_ray.serving.store import ConceptStore, Record, RecordStore
+from reco_ray.serving.store import Record, RecordStore
 from reco_ray.vocabulary import CONTEXT_CONCEPTS, Concept, Vocabulary
 
 logger = logging.getLogger("ray.serve")
@@ -136,9 +137,9 @@ class Library:
             except RecoError as error:
                 raise Problem(422, str(error)) from None
             await asyncio.to_thread(self._prune)
-        return plan.bank
+        return BankRef(plan.key, vocabulary, plan.ids, self._concepts.folder, plan)
 
-    def _plan(self, vocabulary: Vocabulary) -> Plan:
+    def _plan(self, vocabulary: Vocabulary) -> ReferencePlan:
         return self._builder_or_refuse().plan(vocabulary)
 
     def _builder_or_refuse(self) -> ConceptBuilder:
@@ -152,7 +153,7 @@ class Library:
 
     def _bank(self, record: Record) -> BankRef:
         uri = self._records.bank_uri(record)
-        return BankRef(uri, record.vocabulary, tuple(record.concept_ids), (), (), uri, assembled=True)
+        return BankRef(uri, record.vocabulary, tuple(record.concept_ids), uri)
 
     # --- vocabularies -----------------------------------------------------------------------------------------
 
@@ -182,7 +183,7 @@ class Library:
         """
         self._refuse_segmenter(name)
         plan = self._plan(vocabulary)
-        key = storage.digest(plan.bank.key, vocabulary.model_dump())
+        key = storage.digest(plan.key, vocabulary.model_dump())
         old = self._known.get((owner, name))
         if old is not None and old.key == key and old.status != "failed":
             return self._resource(old), old.status == "ready"
@@ -194,8 +195,8 @@ class Library:
             name=name,
             vocabulary=vocabulary,
             key=key,
-            concept_ids=list(plan.bank.ids),
-            steps=[concept_id for concept_id, _, _ in plan.steps],
+            concept_ids=list(plan.ids),
+            steps=[step.id for step in plan.steps],
             before=_last_ready(old),
         )
         await asyncio.to_thread(self._records.save, record)
@@ -268,39 +269,11 @@ class Library:
             )  # until no request that began before names another
             await asyncio.to_thread(self._records.delete_banks, record, {record.key, served.key})
 
-    def _assemble(self, record: Record, plan: Plan) -> None:
+    def _assemble(self, record: Record, plan: ReferencePlan) -> None:
         """The bank's artifact, as `reco-ray references` makes it."""
-        assert self._builder is not None
-        vocabulary, context = record.vocabulary, list(plan.bank.context)
-        writer = storage.ArtifactWriter(
-            self._records.bank_uri(record),
-            KIND,
-            {**self._builder.recipe, "vocabulary": vocabulary.model_dump()},
-        )
-        if writer.finished():
-            return
-        ids = {concept.name: concept_id for concept_id, concept, _ in plan.steps}
-        tables, texts = [], {}
-        for concept in context_first(vocabulary, context):
-            source = source_of(vocabulary, concept, context)
-            texts[concept.name] = self._concepts.part(ids[source])["text_embedding"].numpy()
-        for name, concept_id in ids.items():
-            described = self._concepts.describe(concept_id)
-            if described is None:
-                raise RecoError(f"concept {name!r} was deleted while its vocabulary was built")
-            rows = [{"concept": name, **row} for row in described["exemplars"]]
-            tables.append(pa.Table.from_pylist(rows))
-        parts = {name: part_uri(self._concepts.folder, each) for name, each in ids.items()}
-        exemplars = pa.concat_tables(tables)
-        assemble(writer.uri, vocabulary, context, parts, exemplars, texts)
-        writer.commit(
-            {"concepts": len(vocabulary.concepts), "exemplars": exemplars.num_rows},
-            {
-                "vocabulary": vocabulary.model_dump(),
-                "context": context,
-                "model": self._builder.dense,
-            },
-        )
+        writer = storage.ArtifactWriter(self._records.bank_uri(record), KIND, plan.made_from)
+        if not writer.finished():
+            writer.commit(write_bank(writer, plan, self._concepts), plan.content)
 
     def _prune(self) -> None:
         assert self._builder is not None
@@ -319,7 +292,7 @@ class Library:
         described = await asyncio.to_thread(self._concepts.describe, concept_id)
         if described is None:
             raise Problem(404, f"there is no concept {concept_id!r}")
-        part = await asyncio.to_thread(self._concepts.part, concept_id)
+        part = await asyncio.to_thread(self._concepts.read, concept_id)
         exemplars = []
         for row, seed, support in zip(
             described["exemplars"], part["seed_locations"].tolist(), part["support"].float(), strict=True
@@ -349,7 +322,7 @@ class Library:
         """
         if await asyncio.to_thread(self._concepts.describe, concept_id) is None:
             raise Problem(404, f"there is no concept {concept_id!r}")
-        part = await asyncio.to_thread(self._concepts.part, concept_id)
+        part = await asyncio.to_thread(self._concepts.read, concept_id)
         return part["sheet"].numpy().tobytes()
 
     @telling

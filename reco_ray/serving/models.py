@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from reco_ray.config import Settings
-from reco_ray.cosegmentation.parts import concept_part
+from reco_ray.cosegmentation.build import build_concept
 from reco_ray.errors import RecoError
 from reco_ray.models import load_language_image_model
 from reco_ray.models.dense import DenseFeatures, DenseModels
@@ -94,7 +94,7 @@ class Models:
     async def build(
         self, exemplars: pa.Table, text_embedding: np.ndarray, context_references: np.ndarray | None
     ) -> bytes:
-        """Loaded exemplars of one concept -> its part, safetensors; arguments as for `concept_part`."""
+        """Loaded exemplars of one concept -> its tensors, serialised; arguments as for `build_concept`."""
         return await asyncio.get_running_loop().run_in_executor(
             self._builder, self._build, exemplars, text_embedding, context_references
         )
@@ -149,11 +149,8 @@ class Models:
         with self._metrics.timed("build"):
             text = torch.from_numpy(text_embedding.copy()).to(self._device)
             context = None if context_references is None else torch.from_numpy(context_references.copy())
-            part = concept_part(
-                self._dense,
-                exemplars,
-                text,
-                None if context is None else context.to(self._device),
-                self._settings.references,
+            if context is not None:
+                context = context.to(self._device)
+            return save_tensors(
+                build_concept(self._dense, exemplars, text, context, self._settings.references)
             )
-            return save_tensors({**part, "text_embedding": text.cpu()})

@@ -1,21 +1,14 @@
-"""Files below the state directory: cached concepts, vocabularies with their banks; back after a restart.
+"""Vocabularies with their banks in the state directory, so that they are back after a restart.
 
-- `concepts/<id>.json`: CONCEPT fields `name`, `words`, `exemplars` (rank, image_id, uri, similarity);
-  `concepts/<id>.safetensors`: its part (`cosegmentation/parts.py`) and its `text_embedding`; written last
 - `vocabularies/<owner>/<name>.json`: a Record; `vocabularies/<owner>/<name>/<key>/`: its ReferenceBank
 """
 
-import json
 import time
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from pydantic import BaseModel, Field, ValidationError
-from safetensors.torch import load as load_tensors
 
 from reco_ray import storage
-from reco_ray.errors import RecoError
-from reco_ray.serving.bank import part_uri
 from reco_ray.stores import delete_folder, list_folders
 from reco_ray.vocabulary import Vocabulary
 
@@ -39,64 +32,6 @@ class Record(BaseModel):
     error: str | None = None
     before: "Record | None" = None
     made_at: float = Field(default_factory=time.time)
-
-
-class ConceptStore:
-    """The concepts' folder.
-
-    Args:
-        folder: URI; made when the first concept is written.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def has(self, concept_id: str) -> bool:
-        """Whether a concept is complete."""
-        return storage.exists(part_uri(self.folder, concept_id))
-
-    def write(self, concept_id: str, described: dict[str, Any], part: bytes) -> None:
-        """Keeps a concept."""
-        storage.write_bytes(self._json(concept_id), json.dumps(described).encode())
-        storage.write_bytes(part_uri(self.folder, concept_id), part)
-
-    def describe(self, concept_id: str) -> dict[str, Any] | None:
-        """What was written beside its tensors; None if there is no such concept."""
-        try:
-            return json.loads(storage.read_bytes(self._json(concept_id))) if self.has(concept_id) else None
-        except (OSError, ValueError):
-            return None
-
-    def part(self, concept_id: str) -> dict[str, torch.Tensor]:
-        """A concept's tensors.
-
-        Raises:
-            RecoError: gone or damaged.
-        """
-        uri = part_uri(self.folder, concept_id)
-        try:
-            return load_tensors(storage.read_bytes(uri))
-        except Exception as error:  # safetensors has no common base for its errors
-            raise RecoError(f"{uri}: damaged ({error}): delete it") from error
-
-    def prune(self, keep: set[str], most: int) -> int:
-        """Deletes the oldest concepts beyond `most` that are not in `keep`; says how many."""
-        filesystem, path = storage.resolve(self.folder)
-        listed = storage.list_names(self.folder, ".safetensors")
-        loose = [name.removesuffix(".safetensors") for name in listed]
-        loose = [each for each in loose if each not in keep]
-        if len(loose) <= most:
-            return 0
-        infos = filesystem.get_file_info([f"{path}/{each}.safetensors" for each in loose])
-        age = {each: info.mtime_ns or 0 for each, info in zip(loose, infos, strict=True)}
-        doomed = sorted(loose, key=lambda each: age[each])[: len(loose) - most]
-        for each in doomed:
-            storage.remove(part_uri(self.folder, each))
-            storage.remove(self._json(each))
-        return len(doomed)
-
-    def _json(self, concept_id: str) -> str:
-        return storage.join(self.folder, f"{concept_id}.json")
 
 
 class RecordStore:

@@ -14,7 +14,7 @@ from reco_ray import storage
 from reco_ray.cluster import Workers
 from reco_ray.config import Settings
 from reco_ray.sweep import work
-from reco_ray.sweep.work import Recipe, View
+from reco_ray.sweep.work import PlannedReferences, View
 from reco_ray.vocabulary import Vocabulary
 
 BATCH = 16  # images a task: activations near 100 MB at 448 px
@@ -41,30 +41,30 @@ class Shared:
         self._encoded += len(missing)
         return [self._futures[keys[uri]] for uri in uris]
 
-    def recipe(self, settings: Settings, vocabulary: Vocabulary, index: str) -> list[Future]:
-        """The `Recipe` of a vocabulary."""
-        options = settings.references
-        depends_on = {
-            "models": settings.models.model_dump(),
-            "exemplars": options.exemplars,
-            "context": options.context_elimination,
-            "vocabulary": vocabulary.model_dump(),
-            "index": index,
-        }
-        return self._once(
-            storage.digest("recipe", depends_on), work.retrieve_exemplars, settings, vocabulary, index
-        )
-
-    def bank(self, settings: Settings, recipe: Recipe, exemplars: list[Future]) -> list[Future]:
-        """The `Bank` of a recipe's exemplars."""
+    def planned(self, settings: Settings, vocabulary: Vocabulary, index: str) -> list[Future]:
+        """The `PlannedReferences` of a vocabulary."""
         depends_on = {
             "models": settings.models.model_dump(),
             "references": settings.references.model_dump(),
-            "vocabulary": recipe.vocabulary.model_dump(),
-            "exemplars": recipe.exemplars,
+            "vocabulary": vocabulary.model_dump(),
+            "index": index,
         }
-        key = storage.digest("bank", depends_on)
-        return self._once(key, work.build_bank, settings, recipe, self._workers.device, *exemplars)
+        key = storage.digest("planned", depends_on)
+        return self._once(key, work.plan_trial_references, settings, vocabulary, index)
+
+    def bank(self, settings: Settings, planned: PlannedReferences) -> list[Future]:
+        """The `Bank` of a plan; its references are shared with every other plan that has them."""
+        view, device, futures = work.exemplar_view(settings), self._workers.device, dict[str, Future]()
+        for step in planned.plan.steps:
+            if step.same_as is None:
+                uris = planned.evidence.exemplars[step.id]["uri"].to_pylist()
+                context = [futures[each] for each in step.context]
+                inputs = [*context, *self.encoded(view, uris)]
+                text = planned.evidence.texts[step.id]
+                arguments = [settings, text, device, len(context), *inputs]
+                (futures[step.id],) = self._once(step.id, work.build_reference, *arguments)
+        key = storage.digest("bank", planned.plan.made_from)
+        return self._once(key, work.build_bank, planned, *futures.values())
 
     def tally(self, key: str, arguments: list[Any], images: list[Future]) -> list[Future]:
         """The `Tally` of a trial's images: a searcher may ask for the same trial twice."""

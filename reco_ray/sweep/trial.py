@@ -18,7 +18,7 @@ from reco_ray import storage
 from reco_ray.errors import RecoError, reason
 from reco_ray.sweep.plan import LOWER_IS_BETTER, Plan, Trial, identity
 from reco_ray.sweep.shared import BATCH, Future
-from reco_ray.sweep.work import Recipe, Tally, augmented_view, exemplar_view, figures, image_view
+from reco_ray.sweep.work import PlannedReferences, Tally, augmented_view, figures, image_view
 
 METRIC, RESOURCE = "objective", "images"  # as Tune knows them; the metric is always to be maximised
 State = Literal["running", "finished", "stopped", "failed"]
@@ -108,10 +108,8 @@ def _compute(
     index = indexes[settings.models.retrieval]
     if index.startswith("error: "):
         raise RecoError(index.removeprefix("error: "))
-    recipe: Recipe = _get(shared.recipe, settings, trial.vocabulary, index)
-    uris = [uri for found in recipe.exemplars.values() for uri in found]
-    exemplars: list[Future] = ray.get(shared.encoded.remote(exemplar_view(settings), uris))
-    (bank,) = ray.get(shared.bank.remote(settings, recipe, exemplars))
+    planned: PlannedReferences = _get(shared.planned, settings, trial.vocabulary, index)
+    bank: Future = ray.get(shared.bank.remote(settings, planned))[0]
     augmented = "augmentation_agreement" in plan.measured
     total: Tally | None = None
     done = 0

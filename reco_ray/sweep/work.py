@@ -5,7 +5,7 @@ all that settings change more often.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -16,17 +16,16 @@ from PIL import Image, ImageOps
 from reco_ray.config import ModelSettings, SegmentSettings, Settings
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.corpus.load import load_images, pixels_of
-from reco_ray.cosegmentation.bank import ReferenceBank
-from reco_ray.cosegmentation.parts import context_first, source_of
+from reco_ray.cosegmentation.bank import ReferenceBank, bank_of
+from reco_ray.cosegmentation.build import Evidence, find_evidence, unreadable_exemplar
+from reco_ray.cosegmentation.plan import ReferencePlan, plan_references
 from reco_ray.cosegmentation.prototypes import prototypes
 from reco_ray.cosegmentation.references import co_reference_of
-from reco_ray.cosegmentation.retrieve import retrieve
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.metrics import confusion_matrix, scores
 from reco_ray.models import load_language_image_model
 from reco_ray.models.dense import DenseFeatures, DenseModels
-from reco_ray.models.prompts import encode_prompts
 from reco_ray.segmentation.score import concept_scores
 from reco_ray.segmentation.segment import Targets, score_factors, segment
 from reco_ray.segmentation.targets import label_names, targets_of
@@ -152,51 +151,81 @@ def _features(images: list[Encoded], device: str) -> DenseFeatures:
 # --- references ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What the references of a vocabulary are to be built from.
+class PlannedReferences(NamedTuple):
+    """The plan of a vocabulary's references, with what they are to be built from."""
 
-    context: names, in their order. texts: float32 (d,) of the dense language model, by concept, those of the context
-    first. exemplars: URIs by concept, in order of rank, of those that have a reference of their own.
-    """
-
-    vocabulary: Vocabulary
-    context: list[str]
-    texts: dict[str, np.ndarray]
-    exemplars: dict[str, list[str]]
+    plan: ReferencePlan
+    evidence: Evidence
 
 
-def retrieve_exemplars(settings: Settings, vocabulary: Vocabulary, index: str) -> Recipe:
-    """Finds the exemplars of a vocabulary's concepts, as the stage of references does.
+def plan_trial_references(settings: Settings, vocabulary: Vocabulary, index_uri: str) -> PlannedReferences:
+    """Plans the references of a vocabulary and finds their exemplars, as the stage of references does.
 
     Raises:
         RecoError: unfit index, more exemplars than images.
     """
     models = settings.models
-    retrieval = load_language_image_model(models.retrieval, weights=models.weights, seed=settings.seed)
-    context = list(vocabulary.context) if settings.references.context_elimination else []
-    concepts = context_first(vocabulary, context)
-    words = [list(concept.words) for concept in concepts]
-    texts = language_texts = encode_prompts(retrieval, words, models.templates).cpu()
+    dense = _models(models, settings.seed, "cpu")
+    retrieval = dense.language
     if models.language is not None:
-        language = load_language_image_model(models.language, weights=models.weights, seed=settings.seed)
-        language_texts = encode_prompts(language, words, models.templates).cpu()
-    built = [
-        n for n, concept in enumerate(concepts) if source_of(vocabulary, concept, context) == concept.name
-    ]
-    names, k = [concepts[n].name for n in built], settings.references.exemplars
-    found = retrieve(CorpusIndex(index, retrieval.fingerprint), names, texts[built], k)["uri"].to_pylist()
-    return Recipe(
-        vocabulary,
-        context,
-        {concept.name: row.numpy() for concept, row in zip(concepts, language_texts, strict=True)},
-        {name: found[number * k : (number + 1) * k] for number, name in enumerate(names)},
+        retrieval = load_language_image_model(models.retrieval, weights=models.weights, seed=settings.seed)
+    index = CorpusIndex(index_uri, retrieval.fingerprint)
+    plan = plan_references(
+        vocabulary, settings, index.uri, index.manifest.made_at, retrieval.fingerprint, dense.fingerprint
     )
+    return PlannedReferences(plan, find_evidence(plan, index, retrieval, dense.language, settings))
+
+
+@dataclass(frozen=True)
+class TrialReference:
+    """One reference in memory, and its scores that need no other image.
+
+    tensors: `reference`, `prototypes`, `text_embedding`, as of `build_concept`. seed_agreement: None with a single
+    exemplar.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    seed_agreement: float | None
+    support_margin: float
+
+
+def build_reference(
+    settings: Settings, text: np.ndarray, device: str, context: int, *inputs: Any
+) -> TrialReference:
+    """Co-segments the encoded exemplars of one concept, as the stage of references does.
+
+    Args:
+        settings: of the trial.
+        text: float32 (d,), the text embedding of the dense language model.
+        device: to compute on.
+        context: how many of the inputs are context references.
+        inputs: that many `TrialReference`s, then the concept's exemplars, `Encoded`, in order of rank.
+
+    Raises:
+        RecoError: an exemplar cannot be read any more.
+    """
+    known, exemplars = inputs[:context], list(inputs[context:])
+    for image in exemplars:
+        if image.reason is not None:
+            raise unreadable_exemplar(image.uri, image.reason)
+    result = co_reference_of(
+        _features(exemplars, device),
+        torch.from_numpy(text.copy()).to(device),
+        torch.stack([each.tensors["reference"].to(device) for each in known]) if known else None,
+        settings.references,
+    )
+    tensors = {
+        "reference": result.reference.cpu(),
+        "prototypes": prototypes(result, settings.references.prototypes).cpu(),
+        "text_embedding": torch.from_numpy(text.copy()),
+    }
+    agreement = seed_agreement(result.seed_features) if len(exemplars) > 1 else None
+    return TrialReference(tensors, agreement, support_margin(result.support))
 
 
 @dataclass(frozen=True)
 class Bank:
-    """References in memory, and what can be told of them without looking at another image, means over the concepts.
+    """References in memory, and their scores that need no other image, means over the concepts.
 
     seed_agreement: None with a single exemplar.
     """
@@ -206,55 +235,27 @@ class Bank:
     support_margin: float
 
 
-def build_bank(settings: Settings, recipe: Recipe, device: str, *exemplars: Encoded) -> Bank:
-    """Co-segments the exemplars of every concept, as the stage of references does.
+def build_bank(planned: PlannedReferences, *built: TrialReference) -> Bank:
+    """Gathers the references of a vocabulary.
 
     Args:
-        exemplars: encoded, one concept's after another, in the order of the recipe.
-
-    Raises:
-        RecoError: an exemplar cannot be read any more.
+        planned: the plan.
+        built: in the order of its steps that are co-segmented.
     """
-    for image in exemplars:
-        if image.reason is not None:
-            raise RecoError(f"{image.uri}: {image.reason}, though it is in the index: embed the corpus again")
-    k, options = settings.references.exemplars, settings.references
-    built: dict[str, torch.Tensor] = {}
-    kept: dict[str, torch.Tensor] = {}
-    agreement: dict[str, float] = {}
-    margin: dict[str, float] = {}
-    for number, name in enumerate(recipe.exemplars):
-        known = [built[other] for other in recipe.context if other in built]
-        result = co_reference_of(
-            _features(list(exemplars[number * k : (number + 1) * k]), device),
-            torch.from_numpy(recipe.texts[name]).to(device),
-            torch.stack(known) if known else None,
-            options,
-        )
-        built[name], kept[name] = result.reference, prototypes(result, options.prototypes).cpu()
-        agreement[name] = seed_agreement(result.seed_features) if k > 1 else 0.0
-        margin[name] = support_margin(result.support)
-    vocabulary, context = recipe.vocabulary, recipe.context
-    sources = [source_of(vocabulary, concept, context) for concept in vocabulary.concepts]
-    references = torch.stack([kept[source] for source in sources])
-    texts = torch.from_numpy(np.stack([recipe.texts[name] for name in vocabulary.names]))
-    bank = ReferenceBank(
-        uri="",
-        vocabulary=vocabulary,
-        references=references,
-        text_embeddings=texts,
-        context_names=context,
-        context_references=torch.stack([kept[n] for n in context]) if context else references[:0],
-        context_text_embeddings=(
-            torch.from_numpy(np.stack([recipe.texts[n] for n in context])) if context else texts[:0]
-        ),
-        model="",
-        made_at="",
-    )
+    plan = planned.plan
+    own = [step for step in plan.steps if step.same_as is None]
+    found = {step.id: reference for step, reference in zip(own, built, strict=True)}
+    for step in plan.steps:
+        if step.same_as is not None:
+            source = found[step.same_as]
+            text = torch.from_numpy(planned.evidence.texts[step.id].copy())
+            found[step.id] = replace(source, tensors={**source.tensors, "text_embedding": text})
+    concepts = [found[each] for each in plan.ids]
+    agreements = [each.seed_agreement for each in concepts if each.seed_agreement is not None]
     return Bank(
-        bank,
-        float(np.mean([agreement[source] for source in sources])) if k > 1 else None,
-        float(np.mean([margin[source] for source in sources])),
+        bank_of(plan, {each: reference.tensors for each, reference in found.items()}),
+        float(np.mean(agreements)) if agreements else None,
+        float(np.mean([each.support_margin for each in concepts])),
     )
 
 

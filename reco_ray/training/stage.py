@@ -6,7 +6,6 @@ lost worker, node or driver costs the steps since the last checkpoint.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -19,6 +18,7 @@ from reco_ray.cluster import Workers, plan_runs
 from reco_ray.config import Settings
 from reco_ray.errors import RecoError, reason
 from reco_ray.meter import Meter, write_summary
+from reco_ray.outcome import Outcome
 from reco_ray.training.live import live_table
 from reco_ray.training.loop import TIMING, Job, train_worker
 from reco_ray.training.network import build_network
@@ -29,17 +29,6 @@ from reco_ray.training.segmenter import KIND
 from reco_ray.vocabulary import Vocabulary
 
 POLL_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run: the Segmenter's manifest and whether it was made now, or why there is none."""
-
-    name: str
-    uri: str
-    manifest: storage.Manifest | None = None
-    new: bool = True
-    error: str | None = None
 
 
 def train_segmenters(

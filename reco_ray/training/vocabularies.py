@@ -1,17 +1,20 @@
 """From vocabularies to segmenters: references, pseudo-labels and training of each, sharing what they can.
 
-Layout of the output: `frames/`, and per vocabulary `<name>/references`, `<name>/labels`, `<name>/segmenter`.
+Layout of the output: `concepts/`, `frames/`, and per vocabulary `<name>/references`, `<name>/labels`,
+`<name>/segmenter`.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from reco_ray import storage
 from reco_ray.config import Settings
-from reco_ray.cosegmentation.stage import build_references
-from reco_ray.errors import RecoError, UsageError
+from reco_ray.cosegmentation.stage import build_many_references
+from reco_ray.errors import UsageError
+from reco_ray.outcome import Outcome
 from reco_ray.training.label import label_images
 from reco_ray.training.label_worker import LabelSet
-from reco_ray.training.stage import Outcome, train_segmenters
+from reco_ray.training.stage import train_segmenters
 from reco_ray.vocabulary import Vocabulary
 
 
@@ -27,16 +30,15 @@ def train_vocabularies(
         RecoError: two vocabularies are the same; nothing can be done for any of them.
     """
     require_distinct(vocabularies)
+    uris = {name: storage.join(out, name, "references") for name in vocabularies}
     banks: dict[str, str] = {}
-    for name, vocabulary in vocabularies.items():
-        uri = storage.join(out, name, "references")
-        try:
-            manifest, new = build_references(index, vocabulary, uri, settings)
-        except RecoError as error:
-            yield "reference", Outcome(name, uri, error=f"{name}: {error}")
+    concepts = storage.join(out, "concepts")
+    for built in build_many_references(index, vocabularies, uris, settings, concepts):
+        if built.manifest is None:
+            yield "reference", replace(built, error=f"{built.name}: {built.error}")
             continue
-        banks[name] = uri
-        yield "reference", Outcome(name, uri, manifest, new)
+        banks[built.name] = built.uri
+        yield "reference", built
     if not banks:
         return
     sets = {name: LabelSet(uri, storage.join(out, name, "labels")) for name, uri in banks.items()}

@@ -11,10 +11,10 @@ from pycocotools import mask as coco_mask
 from reco_ray.config import SegmentSettings
 from reco_ray.models.image import ImageTransform
 from reco_ray.serving.answers import Legend, PixelsFor, as_jpeg, as_json, as_png, choose_type, decode
-from reco_ray.serving.bank import BankRef, concept_ids
+from reco_ray.serving.bank import BankRef
 from reco_ray.serving.problems import Problem
 from reco_ray.serving.work import Labelled
-from reco_ray.vocabulary import Concept, Vocabulary, parse_concepts
+from reco_ray.vocabulary import parse_concepts
 
 WANTED = PixelsFor("test", ImageTransform(224, (0.5,) * 3, (0.5,) * 3), 32, 64)
 
@@ -22,7 +22,7 @@ WANTED = PixelsFor("test", ImageTransform(224, (0.5,) * 3, (0.5,) * 3), 32, 64)
 def bank(text: str) -> BankRef:
     vocabulary = parse_concepts(text)
     ids = tuple(f"{number:016x}" for number in range(len(vocabulary.concepts)))
-    return BankRef("key", vocabulary, ids, (), (), "")
+    return BankRef("key", vocabulary, ids, "")
 
 
 @pytest.mark.parametrize(
@@ -113,20 +113,3 @@ def test_what_is_no_usable_image_is_422(data: bytes) -> None:
     with pytest.raises(Problem) as caught:
         decode(data, WANTED, 10**6, None, with_photo=False)
     assert caught.value.status == 422
-
-
-def test_a_concept_is_known_by_its_words_and_surroundings_not_by_its_name() -> None:
-    def ids(*concepts: Concept, context: tuple[str, ...] = ("sky", "road")) -> dict[str, str]:
-        vocabulary = Vocabulary(concepts=concepts, context=context)
-        return concept_ids({"index": "x"}, vocabulary, list(context))[0]
-
-    plain = ids(Concept(name="sofa"), Concept(name="sky"))
-    assert ids(Concept(name="sofa")) == {"sofa": plain["sofa"]}
-    assert ids(Concept(name="my seat", synonyms=("sofa",)))["my seat"] == plain["sofa"]
-    assert ids(Concept(name="sofa", synonyms=("couch",)))["sofa"] != plain["sofa"]
-    assert ids(Concept(name="sofa"), context=("sky",))["sofa"] != plain["sofa"]
-    # The first context concept does not know of those after it.
-    assert ids(Concept(name="sky"), context=("sky",))["sky"] == plain["sky"]
-    assert ids(Concept(name="road"))["road"] != ids(Concept(name="road"), context=("road",))["road"]
-    # A vocabulary's own words for a context concept change what the others avoid.
-    assert ids(Concept(name="sofa"), Concept(name="sky", synonyms=("clouds",)))["sofa"] != plain["sofa"]

@@ -1,0 +1,150 @@
+"""Exemplars of one concept: found, loaded, and made into its reference. No Ray."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from reco_ray.config import ReferenceSettings, Settings
+from reco_ray.corpus.index import CorpusIndex
+from reco_ray.corpus.load import load_images, pixels_of
+from reco_ray.cosegmentation.contact_sheet import contact_sheet
+from reco_ray.cosegmentation.plan import ReferencePlan
+from reco_ray.cosegmentation.prototypes import prototypes
+from reco_ray.cosegmentation.references import co_reference
+from reco_ray.cosegmentation.retrieve import retrieve
+from reco_ray.errors import RecoError
+from reco_ray.models.dense import DenseModels
+from reco_ray.models.image import ImageTransform
+from reco_ray.models.prompts import encode_prompts
+from reco_ray.models.protocols import LanguageImageModel
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the references of a plan are built from, by id of the step.
+
+    texts: float32 (d,), text embeddings of the dense language model. exemplars: of the steps that are co-segmented,
+    as `retrieve` finds them.
+    """
+
+    texts: dict[str, np.ndarray]
+    exemplars: dict[str, pa.Table]
+
+
+def find_evidence(
+    plan: ReferencePlan,
+    index: CorpusIndex,
+    retrieval: LanguageImageModel,
+    language: LanguageImageModel,
+    settings: Settings,
+) -> Evidence:
+    """Embeds the words of a plan and retrieves its exemplars, all concepts in one search.
+
+    Args:
+        plan: of the vocabulary.
+        index: over the corpus.
+        retrieval: the model that the index was made with.
+        language: the model whose dense features weigh the exemplars; may be the same.
+        settings: `models.templates` and `references.exemplars`.
+
+    Raises:
+        RecoError: words that a model cannot read, more exemplars than images.
+    """
+    words = [list(step.concept.words) for step in plan.steps]
+    queries = encode_prompts(retrieval, words, settings.models.templates).cpu()
+    texts = queries
+    if language is not retrieval:
+        texts = encode_prompts(language, words, settings.models.templates).cpu()
+    built = [number for number, step in enumerate(plan.steps) if step.same_as is None]
+    names, k = [plan.steps[number].id for number in built], settings.references.exemplars
+    found = retrieve(index, names, queries[built], k)
+    return Evidence(
+        {step.id: row.numpy() for step, row in zip(plan.steps, texts, strict=True)},
+        {name: found.slice(number * k, k) for number, name in enumerate(names)},
+    )
+
+
+class LoadExemplars:
+    """Loads exemplars as squares: co-segmentation needs one size.
+
+    Whole images are stretched, since a crop could cut the concept off; `references.geometry` asks for the crop that the
+    paper uses.
+    """
+
+    def __init__(self, transform: ImageTransform, settings: Settings) -> None:
+        whole = settings.references.geometry == "whole"
+        self._to_square = transform.stretch if whole else transform.crop
+        self._size = settings.references.image_size
+        self._max_pixels = settings.embed.max_pixels
+
+    def __call__(self, exemplars: pa.Table) -> pa.Table:
+        """The table of `retrieve` -> its columns and those of `load_images`."""
+        loaded = load_images(
+            exemplars["uri"].to_pylist(),
+            lambda image: self._to_square(image, self._size),
+            max_pixels=self._max_pixels,
+            short_side=self._size,
+        )
+        loaded = loaded.drop_columns(
+            ["image_id"]
+        )  # the index's own counts, should the file have changed since
+        for name in ("concept", "rank", "image_id", "similarity"):
+            loaded = loaded.append_column(name, exemplars[name])
+        return loaded
+
+
+def require_readable(exemplars: pa.Table) -> None:
+    """Raises RecoError if a loaded exemplar has no pixels."""
+    unreadable = exemplars.filter(exemplars["reason"].is_valid())
+    if unreadable.num_rows:
+        first = unreadable.slice(0, 1).to_pylist()[0]
+        raise unreadable_exemplar(first["uri"], first["reason"])
+
+
+def unreadable_exemplar(uri: str, reason: str) -> RecoError:
+    """An image that the index has and that cannot be read any more."""
+    return RecoError(f"{uri}: {reason}, though it is in the index: embed the corpus again")
+
+
+def build_concept(
+    models: DenseModels,
+    exemplars: pa.Table,
+    text_embedding: torch.Tensor,
+    context_references: torch.Tensor | None,
+    settings: ReferenceSettings,
+) -> dict[str, torch.Tensor]:
+    """Co-segments the exemplars of one concept.
+
+    Args:
+        models: the dense models.
+        exemplars: as `LoadExemplars` loads them, in order of retrieval.
+        text_embedding: (d,), on the models' device.
+        context_references: (r, c), on the models' device, or None.
+        settings: of the references.
+
+    Returns:
+        On the CPU: `reference` (c,), `prototypes` (c,) or (p, c), `text_embedding` (d,), `seed_locations` int64 (n, 2),
+        `support` float16 (n, h, w), `sheet` uint8, the bytes of the contact sheet.
+
+    Raises:
+        RecoError: an exemplar cannot be read.
+    """
+    require_readable(exemplars)
+    pixels = np.stack([pixels_of(exemplars, row) for row in range(exemplars.num_rows)])
+    aspects = exemplars["width"].to_numpy() / exemplars["height"].to_numpy()
+    if settings.geometry == "crop":
+        aspects = np.ones(exemplars.num_rows)
+    batch = torch.from_numpy(pixels).to(text_embedding.device)
+    result = co_reference(models, batch, text_embedding, context_references, settings)
+    sheet = contact_sheet(pixels, aspects, result.support.cpu().numpy(), result.seed_locations.cpu().numpy())
+    tensors = {
+        "reference": result.reference,
+        "prototypes": prototypes(result, settings.prototypes).clone(),  # safetensors refuses aliases
+        "text_embedding": text_embedding,
+        "seed_locations": result.seed_locations,
+        "support": result.support.half(),
+        "sheet": torch.frombuffer(bytearray(sheet), dtype=torch.uint8),
+    }
+    return {key: value.cpu().contiguous() for key, value in tensors.items()}
