@@ -3,21 +3,38 @@
 import re
 from collections.abc import Collection
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     PositiveFloat,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from reco_ray import storage
 from reco_ray.errors import RecoError, reason
+from reco_ray.registry import REFINEMENTS
+
+
+def _known_refinement(name: str) -> str:
+    if name not in REFINEMENTS.names:
+        raise ValueError(f"input should be one of {', '.join(REFINEMENTS.names)}")
+    return name
+
+
+# The name of a refinement; in settings and in requests to the server.
+Refinement = Annotated[
+    str,
+    AfterValidator(_known_refinement),
+    WithJsonSchema({"type": "string", "enum": REFINEMENTS.names}),
+]
 
 
 class _Section(BaseModel):
@@ -143,7 +160,7 @@ class SegmentSettings(_Section):
     use: Literal["both", "references", "language"] = Field(
         default="both", description="score by references times language attention, or by one of them alone"
     )
-    refine: Literal["none", "pamr", "crf"] = Field(
+    refine: Refinement = Field(
         default="none", description="sharpen masks by colour: PAMR (quick) or the paper's dense CRF"
     )
     background: bool | None = Field(

@@ -8,6 +8,7 @@ import typer
 from reco_ray.config import Settings, load_settings
 from reco_ray.console import console
 from reco_ray.errors import UsageError
+from reco_ray.registry import REFINEMENTS
 from reco_ray.storage import Manifest, absolute, join
 from reco_ray.vocabulary import Vocabulary, load_vocabulary, parse_concepts
 
@@ -38,7 +39,9 @@ ImageColumn = Annotated[
         help="column of Parquet tables that holds the images or names them; short for --set image_column="
     ),
 ]
-Refine = Annotated[str | None, typer.Option(help="none, pamr or crf; short for --set segment.refine=")]
+Refine = Annotated[
+    str | None, typer.Option(help=f"{', '.join(REFINEMENTS.names)}; short for --set segment.refine=")
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda; short for --set models.device=")]
 Weights = Annotated[
     str | None,

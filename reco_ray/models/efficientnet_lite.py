@@ -9,7 +9,7 @@ from torch import nn
 
 from reco_ray.errors import RecoError
 from reco_ray.models.image import ImageTransform
-from reco_ray.models.runtime import Runtime, fingerprint, resolve_runtime
+from reco_ray.models.runtime import fingerprint
 
 # The package's checkpoint was trained with these (top-1 on ImageNet images 0.87, against 0.81 with ImageNet's own).
 TRANSFORM = ImageTransform(size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -36,25 +36,6 @@ class EfficientNetLite(nn.Module):
     def dense_logits(self, trunk_features: torch.Tensor) -> torch.Tensor:
         """(b, 320, h, w) -> (b, h, w, 1000): the classifier applied at every location instead of after the pool."""
         return self.classifier(self.head(trunk_features).permute(0, 2, 3, 1))
-
-
-class EfficientNetLiteEncoder:
-    """Dense features of the trunk, before `conv_head` (a DenseEncoder)."""
-
-    transform = TRANSFORM
-    channels = TRUNK_CHANNELS
-    stride = STRIDE
-
-    def __init__(self, device: str = "cpu", precision: str = "auto") -> None:
-        self.runtime: Runtime = resolve_runtime(device, precision)
-        net = EfficientNetLite()
-        self.fingerprint = trunk_fingerprint(net)
-        self.module = self.runtime.prepare(net.trunk)
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, 3, H, W) normalised -> (b, 320, H / 32, W / 32) float32."""
-        with self.runtime.inference():
-            return self.module(images.to(self.runtime.device)).float()
 
 
 def _move_scale_into_head(net: Any) -> None:
@@ -102,10 +83,3 @@ def packaged_state_dict() -> dict[str, torch.Tensor]:
             f"{path} holds {len(stored)} tensors, timm's tf_efficientnet_lite0 {len(names)}: reinstall it"
         )
     return dict(zip(names, stored.values(), strict=True))
-
-
-def load(
-    name: str, *, weights: str | None, device: str, seed: int, precision: str
-) -> EfficientNetLiteEncoder:
-    """Registry factory. The weights come with the package; `weights` and `seed` have nothing to say here."""
-    return EfficientNetLiteEncoder(device, precision)

@@ -1,20 +1,9 @@
-"""Models by name, `family:architecture/pretrained`; each family is a module, imported when asked for."""
+"""Models by name, `family:architecture/pretrained`; a family is a component of a registry."""
 
-from importlib import import_module
 from typing import Any
 
-from reco_ray.errors import RecoError
 from reco_ray.models.protocols import DenseEncoder, LanguageImageModel
-
-# family -> "module:factory"; a factory takes (name, weights=, device=, seed=, precision=), returns the model.
-LANGUAGE_IMAGE_FAMILIES = {
-    "conse": "reco_ray.models.conse:load",
-    "open_clip": "reco_ray.models.open_clip:load",
-}
-DENSE_FAMILIES = {
-    "efficientnet_lite0": "reco_ray.models.efficientnet_lite:load",
-    "timm": "reco_ray.models.timm_encoder:load",
-}
+from reco_ray.registry import DENSE_ENCODERS, LANGUAGE_IMAGE_MODELS, Registry
 
 
 def load_language_image_model(
@@ -34,7 +23,7 @@ def load_language_image_model(
     Raises:
         RecoError: unknown spec, missing weights or device; the message says what to do.
     """
-    return _load(LANGUAGE_IMAGE_FAMILIES, "language-image model", spec, weights, device, seed, precision)
+    return _load(LANGUAGE_IMAGE_MODELS, spec, weights, device, seed, precision)
 
 
 def load_dense_encoder(
@@ -44,21 +33,19 @@ def load_dense_encoder(
 
     Arguments and errors as for `load_language_image_model`.
     """
-    return _load(DENSE_FAMILIES, "dense encoder", spec, weights, device, seed, precision)
+    return _load(DENSE_ENCODERS, spec, weights, device, seed, precision)
 
 
-def _load(
-    families: dict[str, str],
-    kind: str,
-    spec: str,
-    weights: str | None,
-    device: str,
-    seed: int,
-    precision: str,
-) -> Any:
+def family_with(function: str, family: str) -> Any | None:
+    """The family of this name that has `function`, such as `pull`; None if there is none."""
+    for registry in (LANGUAGE_IMAGE_MODELS, DENSE_ENCODERS):
+        if family in registry.names and hasattr(found := registry.get(family), function):
+            return found
+    return None
+
+
+def _load(registry: Registry, spec: str, weights: str | None, device: str, seed: int, precision: str) -> Any:
     family, _, name = spec.partition(":")
-    if family not in families:
-        raise RecoError(f"unknown {kind} {spec!r}: known families are {', '.join(sorted(families))}")
-    module, _, factory = families[family].partition(":")
-    load = getattr(import_module(module), factory)
-    return load(name, weights=weights, device=device, seed=seed, precision=precision)
+    return registry.get(family, spec).load(
+        name, weights=weights, device=device, seed=seed, precision=precision
+    )

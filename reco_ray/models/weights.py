@@ -2,7 +2,7 @@
 
 A folder holds one file a model, named after its spec: `open_clip:ViT-B-16/openai` is
 `open_clip/ViT-B-16/openai` with one of `SUFFIXES`. `pull` fills it. Only tensors are ever read, from
-safetensors or by `torch.load(weights_only=True)`.
+safetensors or by `torch.load(weights_only=True)`. Families with `pull` and `prefetch` have weights on a hub.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies
@@ -27,12 +26,10 @@ from safetensors.torch import load_file, save_file
 
 from reco_ray import storage
 from reco_ray.errors import RecoError
+from reco_ray.models import registry
 from reco_ray.models.text_cache import cache_directory
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-
-# family -> its module, with `pull(name, path stem)`, which writes the weights there, and `prefetch(name, weights)`.
-FROM_HUB = {"open_clip": "reco_ray.models.open_clip", "timm": "reco_ray.models.timm_encoder"}
 
 
 @dataclass(frozen=True)
@@ -67,18 +64,22 @@ def pull(spec: str, directory: str | Path) -> LocalWeights:
         RecoError: the hub cannot be reached, or the model's weights do not come from one.
     """
     family, name = _family_and_name(spec)
-    if family not in FROM_HUB:
-        raise RecoError(f"{spec}: nothing to pull, only {' and '.join(FROM_HUB)} models come from a hub")
+    source = registry.family_with("pull", family)
+    if source is None:
+        raise RecoError(f"{spec}: nothing to pull, {family} models do not come from a hub")
     if name.endswith("/random"):
         raise RecoError(f"{spec}: random weights are made, not pulled")
     stem = Path(directory) / relative_path(f"{family}:{name}")
-    return LocalWeights(f"{family}:{name}", import_module(FROM_HUB[family]).pull(name, stem))
+    return LocalWeights(f"{family}:{name}", source.pull(name, stem))
 
 
 def needed(specs: Iterable[str]) -> list[str]:
     """Those of the models whose weights come from a hub, or from a folder that `pull` filled."""
     return [
-        s for s in specs if s.partition(":")[0] in FROM_HUB and not s.partition("@")[0].endswith("/random")
+        spec
+        for spec in specs
+        if not spec.partition("@")[0].endswith("/random")
+        and registry.family_with("prefetch", spec.partition(":")[0]) is not None
     ]
 
 
@@ -94,7 +95,9 @@ def prefetch(specs: Iterable[str], weights: str | None = None) -> None:
     """
     for spec in needed(specs):
         family, name = _family_and_name(spec)
-        import_module(FROM_HUB[family]).prefetch(name, weights)
+        source = registry.family_with("prefetch", family)
+        assert source is not None, "`needed` keeps only these"
+        source.prefetch(name, weights)
 
 
 def is_here(spec: str, weights: str | None = None) -> bool:
@@ -113,8 +116,10 @@ def is_here(spec: str, weights: str | None = None) -> bool:
 def list_local(directory: str | Path) -> list[LocalWeights]:
     """What `pull` or a hand has put into `directory`, by spec."""
     found = []
-    for family in FROM_HUB:
-        folder = Path(directory) / family
+    for folder in sorted(path for path in Path(directory).glob("*") if path.is_dir()):
+        family = folder.name
+        if registry.family_with("pull", family) is None:
+            continue
         for path in folder.rglob("*"):
             if path.suffix in SUFFIXES and path.is_file():
                 name = path.relative_to(folder).as_posix().removesuffix(path.suffix)

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from reco_ray import __version__
 from reco_ray.errors import RecoError
+from reco_ray.registry import REFINEMENTS
 from reco_ray.serving.answers import JPEG, JSON, Legend, PixelsFor, as_jpeg, as_json, as_png, decode
 from reco_ray.serving.bank import BankRef
 from reco_ray.serving.calls import RETRY_SOON, call
@@ -101,7 +102,8 @@ class Ingress:
             "preset": self._options.preset,
             "model": there["dense"],
             "index": None if there["images"] is None else {"images": there["images"]},
-            "refine": ["none", "pamr", "crf"],
+            "refine": REFINEMENTS.names,
+            "refine_titles": {name: REFINEMENTS.get(name).TITLE for name in REFINEMENTS.names},
             "limits": {name: getattr(self.limits, name) for name in _INFO_LIMITS},
             "keys_required": self._keys is not None,
             "examples": [
@@ -232,7 +234,7 @@ class Ingress:
         except RecoError as error:
             raise Problem(409, str(error)) from None
         if isinstance(labelled, Refused):
-            if labelled.status == 409 and not bank.assembled:
+            if labelled.status == 409 and bank.plan is not None:
                 self._banks.drop(tuple(bank.vocabulary.names))  # old concepts were deleted: make them again
                 raise Problem(503, "these concepts must be built again", retry_after=RETRY_SOON)
             raise Problem(

@@ -195,6 +195,7 @@ class Info(BaseModel):
     model: str
     index: Index | None
     refine: list[str]
+    refine_titles: dict[str, str]
     limits: LimitsInfo
     keys_required: bool
     examples: list[Example]

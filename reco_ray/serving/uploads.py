@@ -4,12 +4,13 @@ import base64
 import binascii
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
+from reco_ray.config import Refinement
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import Problem
 from reco_ray.vocabulary import Vocabulary
@@ -30,7 +31,7 @@ class Options(BaseModel):
     concepts: list[str] | None = Field(
         default=None, min_length=1, description="concepts to look for, instead of a vocabulary"
     )
-    refine: Literal["none", "pamr", "crf"] | None = Field(
+    refine: Refinement | None = Field(
         default=None, description="sharpen edges; default: the server's setting"
     )
     background: bool | None = Field(

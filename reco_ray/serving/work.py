@@ -1,7 +1,6 @@
 """What travels between ingress and models: pixels as the models see them, label maps, nothing larger."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ class Work:
     size: tuple[int, int]
     bank: BankRef
     deadline: float
-    refine: Literal["none", "pamr", "crf"] | None = None
+    refine: str | None = None
     background: bool | None = None
     threshold: float | None = None
 

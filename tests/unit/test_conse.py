@@ -10,8 +10,8 @@ from images import photograph
 from reco_ray.config import ModelSettings
 from reco_ray.errors import RecoError
 from reco_ray.models import DenseEncoder, LanguageImageModel, load_dense_encoder, load_language_image_model
-from reco_ray.models.conse import ConSE, _SentenceEncoder
 from reco_ray.models.dense import DenseModels
+from reco_ray.models.language_image.conse import ConSE, _SentenceEncoder
 from reco_ray.models.text_cache import TextCache
 
 SPEC = "conse:efficientnet_lite0"

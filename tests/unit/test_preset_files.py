@@ -5,8 +5,8 @@ import pytest
 import timm
 
 from reco_ray.config import load_settings, preset_names
+from reco_ray.models.dense_encoders.timm import RELEASED
 from reco_ray.models.prompts import prompt_templates
-from reco_ray.models.timm_encoder import RELEASED
 
 
 def test_there_are_three():

@@ -113,7 +113,6 @@ def test_only_the_concepts_that_won_somewhere_need_refining(method):
 @pytest.mark.parametrize(
     ("scores", "image", "method", "named"),
     [
-        (torch.ones(2, 4, 5), torch.zeros(3, 4, 5, dtype=torch.uint8), "blur", "method"),
         (torch.ones(4, 5), torch.zeros(3, 4, 5, dtype=torch.uint8), "crf", "scores"),
         (torch.ones(0, 4, 5), torch.zeros(3, 4, 5, dtype=torch.uint8), "crf", "scores"),
         (torch.ones(2, 4, 5, dtype=torch.int64), torch.zeros(3, 4, 5, dtype=torch.uint8), "crf", "scores"),

@@ -9,8 +9,8 @@ from torch import nn
 
 from reco_ray.errors import RecoError
 from reco_ray.models import DenseEncoder, load_dense_encoder, weights
+from reco_ray.models.dense_encoders.timm import RELEASED, LayerFeatures
 from reco_ray.models.runtime import fold_batch_norms
-from reco_ray.models.timm_encoder import RELEASED, LayerFeatures
 
 # Every kind of encoder the presets and guides name: input size of its transform, channels, stride.
 KINDS = {

@@ -163,7 +163,7 @@ def test_without_a_network_one_line_says_what_to_do(no_network, load, spec):
 
 
 def test_a_release_that_cannot_be_fetched_is_the_same_line(no_network, monkeypatch, tmp_path):
-    from reco_ray.models.timm_encoder import RELEASED
+    from reco_ray.models.dense_encoders.timm import RELEASED
 
     name = "deit_small_distilled_patch16_224.sin"
     monkeypatch.setitem(RELEASED, name, (tmp_path / "gone.pth").as_uri())

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from reco_ray.cli import main
 from reco_ray.errors import RecoError
 from reco_ray.models import load_dense_encoder
-from reco_ray.models.timm_encoder import RELEASED
+from reco_ray.models.dense_encoders.timm import RELEASED
 from reco_ray.models.weights import fetch, is_here, needed, prefetch
 
 TINY = "timm:test_vit.r160_in1k"

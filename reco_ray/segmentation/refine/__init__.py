@@ -1,23 +1,13 @@
-"""Refiners: scores and the photograph in, scores that follow its edges out."""
-
-from collections.abc import Callable
-from typing import Literal
+"""Refinements: scores and the photograph in, scores that follow its edges out. A module per refinement."""
 
 import torch
 from torch import Tensor
 
-from reco_ray.segmentation.refine.crf import dense_crf
-from reco_ray.segmentation.refine.pamr import pamr
-
-REFINERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "none": lambda scores, image: scores,
-    "pamr": pamr,
-    "crf": dense_crf,
-}
+from reco_ray.registry import REFINEMENTS
 
 
-def refine(scores: Tensor, image: Tensor, method: Literal["none", "pamr", "crf"] = "none") -> Tensor:
-    """Refines the scores of one image with its published settings: see `pamr` and `dense_crf`.
+def refine(scores: Tensor, image: Tensor, method: str = "none") -> Tensor:
+    """Refines the scores of one image with the published settings of a method: see the modules of this package.
 
     Memory and time grow with the number of concepts: with many, refine only those that won anywhere
     (`concept_scores` with `concepts=labels.unique().long()`).
@@ -25,16 +15,16 @@ def refine(scores: Tensor, image: Tensor, method: Literal["none", "pamr", "crf"]
     Args:
         scores: (m, H, W) float in [0, 1].
         image: (3, H, W) uint8 RGB, of the same size and on the same device.
-        method: "none" gives the scores back as they are.
+        method: a name of `REFINEMENTS`; "none" returns the scores as they are.
 
     Returns:
         (m, H, W); float32 in [0, 1] from "pamr" and "crf", summing to 1 over the concepts from "crf".
 
     Raises:
-        ValueError: an unknown method or other shapes or types than these.
+        RecoError: an unknown method.
+        ValueError: other shapes or types than these.
     """
-    if method not in REFINERS:
-        raise ValueError(f"method: must be one of {', '.join(REFINERS)}, got {method!r}")
+    refinement = REFINEMENTS.get(method)
     if scores.ndim != 3 or 0 in scores.shape or not scores.is_floating_point():
         raise ValueError(f"scores: must be float (m, H, W), got {scores.dtype} {tuple(scores.shape)}")
     size = (3, *scores.shape[1:])
@@ -42,5 +32,5 @@ def refine(scores: Tensor, image: Tensor, method: Literal["none", "pamr", "crf"]
         raise ValueError(
             f"image: must be uint8 {size} like the scores, got {image.dtype} {tuple(image.shape)}"
         )
-    with torch.autocast(image.device.type, enabled=False):  # the lattice needs float32
-        return REFINERS[method](scores, image)
+    with torch.autocast(image.device.type, enabled=False):  # the lattice of the CRF needs float32
+        return refinement.refine(scores, image)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+TITLE = "CRF, slow"
 ITERATIONS = 10
 PLACE_WEIGHT, PLACE_DEVIATION = 3.0, 1.0  # of the kernel over place alone; pixels
 BILATERAL_WEIGHT, BILATERAL_DEVIATION, COLOUR_DEVIATION = 4.0, 67.0, 3.0  # pixels; levels of 255
@@ -27,7 +28,7 @@ LEAST_PROBABILITY = 1e-5  # of a unary: no score, not even 0, rules a concept ou
 Filter = Callable[[Tensor], Tensor]  # (n, m) -> (n, m), each of the m columns by itself
 
 
-def dense_crf(scores: Tensor, image: Tensor) -> Tensor:
+def refine(scores: Tensor, image: Tensor) -> Tensor:
     """Refines scores by ten mean-field steps of a dense CRF with Potts compatibility.
 
     The unary of a concept is -log of its share of the sum of the pixel's scores, at least LEAST_PROBABILITY.

@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+TITLE = "PAMR, quick"
 ITERATIONS = 10
 DILATIONS = (1, 2, 4, 8, 12, 24)  # pixels: the 3 x 3 window is looked at in six sizes
 _BANDWIDTH = 0.1  # of the local standard deviation: how unlike a colour may be, as in the released code
 _BAND_PIXELS = 1 << 14  # pixels gathered at a time: some 10 MB a temporary
 
 
-def pamr(scores: Tensor, image: Tensor) -> Tensor:
+def refine(scores: Tensor, image: Tensor) -> Tensor:
     """Refines scores with the colours of their image, at full resolution.
 
     Args:

@@ -11,7 +11,6 @@ import { readyVocabularies, vocabularies } from "./vocabularies.js";
 import { closeWhy, showWhy } from "./why.js";
 
 const LONGEST_SIDE = 1280; // pixels of the masks that are asked for: as many as the page shows
-const REFINEMENTS = { none: "No", pamr: "PAMR, quick", crf: "CRF, slow" };
 
 const NONE_READY = "No vocabulary is ready yet: build one under Vocabularies.";
 
@@ -24,7 +23,7 @@ export function startSegment(info) {
   const open = listenForPhotos(info.limits, takePhoto, fail);
   startConcepts(info.limits);
   $("refine").append(
-    ...info.refine.map((name) => h("option", { value: name }, REFINEMENTS[name] ?? name)),
+    ...info.refine.map((name) => h("option", { value: name }, info.refine_titles[name])),
   );
   $("segment-form").addEventListener("submit", (event) => {
     event.preventDefault();

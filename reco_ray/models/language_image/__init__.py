@@ -1,0 +1,1 @@
+"""Language-image models, a module per family; its name is what comes before the colon of a spec."""

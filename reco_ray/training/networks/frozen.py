@@ -1,0 +1,49 @@
+"""A small head on a dense encoder that stays as it is (after DINOv2, section 7.4): `frozen:ENCODER`."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reco_ray.models import load_dense_encoder
+from reco_ray.training.network import Network
+
+
+class FrozenEncoderHead(nn.Module):
+    """A dense encoder that is not trained, and two convolutions over its features, upsampled."""
+
+    def __init__(self, encoder: nn.Module, channels: int, classes: int, width: int = 256) -> None:
+        super().__init__()
+        self.encoder = encoder.requires_grad_(False).eval()
+        self.head = nn.Sequential(
+            nn.BatchNorm2d(channels),
+            nn.Conv2d(channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
+        self.classifier = nn.Conv2d(width, classes, 1)
+
+    def train(self, mode: bool = True) -> "FrozenEncoderHead":
+        """The encoder's norms and dropouts stay as in inference."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(b, 3, H, W) -> (b, m, H, W)."""
+        with torch.no_grad():
+            features = self.encoder(images)
+        return F.interpolate(
+            self.classifier(self.head(features)), images.shape[2:], mode="bilinear", align_corners=False
+        )
+
+
+def build(name: str, classes: int, *, initial: str, weights_folder: str | None) -> Network:
+    """Factory of the registry: `name` is the spec of a dense encoder."""
+    random = (
+        initial == "random" and name.startswith("timm:") and not name.partition("@")[0].endswith("/random")
+    )
+    architecture, at, options = name.partition("@")
+    spec = f"{architecture}/random{at}{options}" if random else name
+    encoder = load_dense_encoder(spec, weights=weights_folder, precision="fp32")
+    module = FrozenEncoderHead(encoder.module, encoder.channels, classes)
+    return Network(module, module.encoder, module.classifier, encoder.transform, encoder.stride)

@@ -1,0 +1,84 @@
+"""Networks of segmentation-models-pytorch: `smp:ARCHITECTURE/ENCODER[@option=value,...]`.
+
+Encoders of timm are named `tu-NAME`; the options are the architecture's keyword arguments.
+"""
+
+from typing import Any
+
+import timm
+import torch
+import yaml
+from torch import nn
+
+from reco_ray.errors import RecoError, reason
+from reco_ray.models import weights
+from reco_ray.models.efficientnet_lite import TRANSFORM as PACKAGED_TRANSFORM
+from reco_ray.models.efficientnet_lite import packaged_state_dict
+from reco_ray.models.image import ImageTransform
+from reco_ray.training.network import Network
+
+PACKAGED = "tu-tf_efficientnet_lite0"
+
+
+def build(name: str, classes: int, *, initial: str, weights_folder: str | None) -> Network:
+    """Factory of the registry: `name` is what follows `smp:`."""
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        raise RecoError('training needs more packages: pip install "reco-ray[train]"') from error
+    architecture, _, rest = name.partition("/")
+    encoder_name, _, text = rest.partition("@")
+    try:
+        module: Any = smp.create_model(
+            architecture, encoder_name, encoder_weights=None, classes=classes, **_options(text)
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RecoError(f"segmenter smp:{name}: cannot be built: {reason(error)}") from error
+    transform = _transform(encoder_name)
+    if initial == "packaged":
+        if encoder_name != PACKAGED:
+            raise RecoError(
+                f"train.initial: only {PACKAGED} comes with a package; take imagenet or random for {encoder_name}"
+            )
+        _load_encoder(module.encoder.model, packaged_state_dict())
+        transform = PACKAGED_TRANSFORM
+    elif initial == "imagenet":
+        if not encoder_name.startswith("tu-"):
+            raise RecoError(f"train.initial=imagenet needs an encoder of timm, such as tu-{encoder_name}")
+        _load_encoder(module.encoder.model, _pretrained(encoder_name.removeprefix("tu-"), weights_folder))
+    elif encoder_name == PACKAGED:
+        transform = PACKAGED_TRANSFORM
+    return Network(module, module.encoder, module.segmentation_head[0], transform)
+
+
+def _options(text: str) -> dict[str, Any]:
+    """ "a=1,b=x" -> keyword arguments, values as in YAML."""
+    parts = (part.partition("=") for part in filter(None, text.split(",")))
+    return {key: yaml.safe_load(value) for key, _, value in parts}
+
+
+def _transform(encoder_name: str) -> ImageTransform:
+    """How timm says an encoder wants its pixels; those of ImageNet for encoders that are not timm's."""
+    config = timm.get_pretrained_cfg(encoder_name.removeprefix("tu-"))
+    if config is None:
+        return ImageTransform(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    mean, std = ((v[0], v[1], v[2]) for v in (config.mean, config.std))
+    return ImageTransform(config.input_size[-1], mean, std)
+
+
+def _pretrained(name: str, weights_folder: str | None) -> dict[str, torch.Tensor]:
+    spec = f"timm:{name}"
+    path = weights.local_file(spec, weights_folder)
+    if path is None:
+        with weights.from_hub(spec):
+            return timm.create_model(name, features_only=True, pretrained=True).state_dict()
+    with weights.from_file(path, spec):
+        overlay = {"state_dict": weights.read_state_dict(path)}
+        net = timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay)
+        return net.state_dict()
+
+
+def _load_encoder(encoder: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    missing, _ = encoder.load_state_dict(state, strict=False)  # a classifier's last layers have no use here
+    if missing:
+        raise RecoError(f"the weights lack {len(missing)} tensors of the encoder, the first is {missing[0]}")
