@@ -174,14 +174,14 @@ def _ours(folder: Path, batch_size: int, count: int | None, precision: str = "au
             part_size=PART,
             frames_per_second=1,
         )
-        kwargs = {"models": settings.models, "seed": 0, "batch_size": batch_size, "out": out}
+        worker = EmbedWorker(settings.models, 0, batch_size, out)
         images, start = 0, 0.0
         units = pending_units(generations, [], PART)
-        for finished, part in enumerate(run_parts(units, load, EmbedWorker, kwargs, workers), start=1):
+        for finished, part in enumerate(run_parts(units, load, worker, workers), start=1):
             if finished <= workers.count:  # every worker is up only now
                 start = time.perf_counter()
             else:
-                images += part["images"]
+                images += part.items
         return images / (time.perf_counter() - start)
 
 

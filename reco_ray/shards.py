@@ -4,16 +4,18 @@ What is committed together, a part, is one block all the way through, so it is c
 retry of that call writes the same files again.
 """
 
-import json
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import pyarrow as pa
 import ray
+import torch
+from pydantic import TypeAdapter
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from reco_ray.checksums import recorded
@@ -30,6 +32,42 @@ for _handler in logging.getLogger("ray.data").handlers:
 Shard: TypeAlias = pa.Table
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a worker reports of a part; subclasses add fields of plain values, lists and dictionaries.
+
+    items: how many the part had, in the unit that the stage counts.
+    """
+
+    items: int
+
+
+R = TypeVar("R", bound=Report)
+
+
+class Worker(ABC, Generic[R]):
+    """What a stage computes with loaded parts.
+
+    Made in the driver, where its constructor only keeps its arguments; sent to every process of the pool, which calls
+    `set_up` once and `work` for every part.
+    """
+
+    report: type[R]
+
+    @abstractmethod
+    def set_up(self, device: str) -> None:
+        """Loads models onto a device; torch's threads are set by then."""
+
+    @abstractmethod
+    def work(self, name: str, rows: pa.Table) -> R:
+        """Computes one part and commits its files.
+
+        Args:
+            name: of the part.
+            rows: as the stage's loader returned them.
+        """
+
+
 def cut(table: pa.Table, size: int) -> dict[str, Shard]:
     """Cuts a table into named shards of at most `size` rows: "000000", "000001", ..."""
     starts = range(0, table.num_rows, size)
@@ -39,29 +77,27 @@ def cut(table: pa.Table, size: int) -> dict[str, Shard]:
 def run_shards(
     shards: dict[str, Shard],
     load: Callable[[pa.Table], pa.Table],
-    worker: type,
-    worker_kwargs: dict[str, Any],
+    worker: Worker[R],
     workers: Workers,
     meter: Meter | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[R]:
     """`run_parts` where what to do fits the driver: a table of rows by shard, `load` a table from each."""
     units = [
         shard.append_column(_SHARD_COLUMN, pa.array([name] * shard.num_rows))
         for name, shard in shards.items()
     ]
     workers = replace(workers, count=min(workers.count, max(1, len(shards))))
-    return run_parts(units, _One(load), worker, worker_kwargs, workers, meter=meter)
+    return run_parts(units, _One(load), worker, workers, meter=meter)
 
 
 def run_parts(
     units: list[pa.Table],
     load: Callable[[pa.Table], Iterator[tuple[str, pa.Table]]],
-    worker: type,
-    worker_kwargs: dict[str, Any],
+    worker: Worker[R],
     workers: Workers,
     loaders: int | None = None,
     meter: Meter | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[R]:
     """Streams units of work through `load` (tasks) and `worker` (a pool of actors) over the connected cluster.
 
     Args:
@@ -69,13 +105,13 @@ def run_parts(
             Each is an object in the cluster's store from the start, so keep them to some thousands.
         load: unit -> the parts that it is committed in, one after another: a part's name, and the rows that
             the worker gets, e.g. with decoded pixels. Called again after a failure, it must give the same.
-        worker: a class; `worker(threads=, device=, **worker_kwargs)(part name, loaded rows) -> dict` commits
-            the part and returns what to report of it, as far as JSON goes.
+        worker: computes and commits the parts.
+        workers: how many processes of the pool there are, and what each of them reserves.
         loaders: at most so many calls of `load` at a time, over the whole cluster.
-        meter: is told what every part took.
+        meter: adds up what every part took.
 
     Yields:
-        What the worker returned, in the order in which parts finish.
+        The worker's reports, in the order in which parts finish.
 
     Raises:
         RecoError: as raised by `load` or by the worker.
@@ -97,11 +133,8 @@ def run_parts(
                 compute=TaskPoolStrategy(loaders) if loaders else None,
             )
             .map_batches(
-                _Worker,
-                fn_constructor_args=(
-                    worker,
-                    {"threads": workers.threads, "device": workers.device, **worker_kwargs},
-                ),
+                _Process,
+                fn_constructor_args=(worker, workers.threads, workers.device),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(size=workers.count),
@@ -113,13 +146,14 @@ def run_parts(
         say_what_is_awaited(workers)
         # Ray's guard comes first where it can: it is content with any block that moves, ours waits for a whole part.
         limit = 2 * context.execution_no_progress_timeout_s
+        reports = TypeAdapter(worker.report)
         with closing(guarded(iter(dataset.iter_rows()), limit)) as rows:
             for row in rows:
                 if row["error"] is not None:
                     raise RecoError(row["error"])
                 if meter is not None:
                     meter.add(*row["seconds"])
-                yield json.loads(row["result"])
+                yield reports.validate_json(row["result"])
 
 
 _SHARD_COLUMN = "__shard__"
@@ -184,16 +218,17 @@ def _unpacked(cell: pa.LargeListArray) -> pa.Table:
     return pa.Table.from_batches([pa.RecordBatch.from_struct_array(cell.flatten())])
 
 
-class _Worker:
-    """The actor: builds the stage's worker once, then computes whole parts.
+class _Process(Generic[R]):
+    """The actor: sets the stage's worker up once, then computes whole parts.
 
     A user's error, also one while a model loads, travels as a row: Ray would bring it back as text in a traceback.
     """
 
-    def __init__(self, worker: type, kwargs: dict[str, Any]) -> None:
-        self._worker, self._error = None, None
+    def __init__(self, worker: Worker[R], threads: int, device: str) -> None:
+        self._worker, self._reports, self._error = worker, TypeAdapter(worker.report), None
+        torch.set_num_threads(threads)
         try:
-            self._worker = worker(**kwargs)
+            worker.set_up(device)
         except Exception as error:
             self._error = _told(error)
 
@@ -203,12 +238,12 @@ class _Worker:
 
     def _compute(self, part: pa.RecordBatch) -> dict[str, Any]:
         name, error = part["name"][0].as_py(), part["error"][0].as_py() or self._error
-        if self._worker is None or error:
+        if error:
             return {"result": None, "error": error}
         clock = time.perf_counter()
         try:
-            result = json.dumps(recorded(self._worker, name, _unpacked(part["rows"])))
+            report = recorded(self._worker.work, name, _unpacked(part["rows"]))
         except Exception as problem:
             return {"result": None, "error": _told(problem)}
         seconds = [*part["seconds"][0].as_py(), time.perf_counter() - clock]
-        return {"result": result, "error": None, "seconds": seconds}
+        return {"result": self._reports.dump_json(report).decode(), "error": None, "seconds": seconds}

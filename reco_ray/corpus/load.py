@@ -57,6 +57,35 @@ def load_images(
     )
 
 
+class ImageLoader:
+    """Loads the images of a table's rows; the table's other columns travel along.
+
+    Args:
+        to_pixels: RGB image -> uint8 (H, W, 3); a function that can be sent to another process.
+        short_side: what `to_pixels` makes images of at least, pixels; see `decode_image`.
+        max_pixels: larger images are refused.
+    """
+
+    def __init__(
+        self, to_pixels: Callable[[Image.Image], np.ndarray], *, short_side: int, max_pixels: int
+    ) -> None:
+        self._to_pixels, self._short_side, self._max_pixels = to_pixels, short_side, max_pixels
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """A table with `uri` -> LOADED_SCHEMA and the other columns, which win over those of the same name."""
+        loaded = load_images(
+            rows["uri"].to_pylist(),
+            self._to_pixels,
+            max_pixels=self._max_pixels,
+            short_side=self._short_side,
+        )
+        for name in rows.column_names:
+            if name in loaded.column_names:
+                loaded = loaded.drop_columns([name])
+            loaded = loaded.append_column(name, rows[name])
+        return loaded
+
+
 def decode_images(
     images: Iterable[tuple[str, bytes | OSError]],
     to_pixels: Callable[[Image.Image], np.ndarray],

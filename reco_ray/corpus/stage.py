@@ -13,17 +13,16 @@ on belong to a generation that is still being added; `embedding_files` leaves th
 """
 
 from collections import Counter
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from reco_ray import metrics, storage
 from reco_ray.cluster import count_readers, plan_workers
-from reco_ray.config import Settings
-from reco_ray.console import progress, waiting
+from reco_ray.config import ModelSettings, Settings
+from reco_ray.console import waiting
 from reco_ray.corpus import web
 from reco_ray.corpus.budget import RejectBudget
 from reco_ray.corpus.embed import embed_pixels
@@ -33,10 +32,11 @@ from reco_ray.corpus.load_parts import LoadParts
 from reco_ray.corpus.plan import Generation, pending_units, read_generations, read_recorded, record
 from reco_ray.corpus.settle import DUPLICATES_SCHEMA, IMAGES_KEY, count_reasons, rejected_so_far, settle
 from reco_ray.errors import RecoError
-from reco_ray.meter import Meter, write_summary
+from reco_ray.meter import write_summary
 from reco_ray.models import load_language_image_model
 from reco_ray.models.protocols import LanguageImageModel
-from reco_ray.shards import run_parts
+from reco_ray.pool import stage_pool
+from reco_ray.shards import Report, Worker
 
 KIND = "embeddings"
 REJECTED_SCHEMA = pa.schema([("uri", pa.string()), ("reason", pa.string())])
@@ -177,15 +177,14 @@ def _embed_pending(
         image_column=settings.image_column,
         requests_per_host=requests_per_host,
     )
-    kwargs = {"models": settings.models, "seed": settings.seed, "batch_size": options.batch_size, "out": out}
-    meter, images = Meter(), 0
-    with progress("embed", total, done) as advance:
-        for part in run_parts(units, load, EmbedWorker, kwargs, workers, loaders, meter):
-            advance(part["images"])
-            images += part["images"]
-            metrics.images("embed", part["images"], part["duplicates"], part["rejected"])
-            metrics.rate("embed", images / meter.seconds)
-            budget.add(part["images"], part["rejected"], corpus, out)
+    worker = EmbedWorker(settings.models, settings.seed, options.batch_size, out)
+    images = 0
+    with stage_pool("embed", settings.models.device, settings.placement.embed, total, done) as pool:
+        for report in pool.parts(units, load, worker, workers, loaders or readers, loaders):
+            images += report.items
+            metrics.images("embed", report.items, report.duplicates, report.rejected)
+            metrics.rate("embed", images / pool.meter.seconds)
+            budget.add(report.items, report.rejected, corpus, out)
     if pending_units(generations, _committed(out), options.shard_size):
         raise RecoError(f"{out}: not all of {corpus} was committed: run the command again")
     first_new = manifest.content["shards"] if manifest else 0
@@ -202,7 +201,7 @@ def _embed_pending(
     if not counts.embedded:
         raise RecoError(f"{corpus}: none of the {counts.images} images can be used ({_first_reason(out)})")
     RejectBudget(options.max_rejected, counts.images, Counter()).add(0, counts.reasons, corpus, out)
-    run = meter.run(workers, loaders or readers)
+    run = pool.took()
     speed = {"images": images, "images_per_second": round(images / max(run["seconds"], 0.01), 2)}
     left_out = generations[-1].left_out
     others = {
@@ -247,19 +246,35 @@ def _first_reason(out: str) -> str:
     return "its containers are empty"
 
 
-class EmbedWorker:
+@dataclass(frozen=True)
+class EmbedReport(Report):
+    """duplicates: images that were seen before in the part. rejected: counts by kind of reason."""
+
+    duplicates: int
+    rejected: dict[str, int]
+
+
+class EmbedWorker(Worker[EmbedReport]):
     """Embeds the loaded rows of a part and commits them."""
 
-    def __init__(
-        self, *, threads: int, device: str, models: Any, seed: int, batch_size: int, out: str
-    ) -> None:
-        torch.set_num_threads(threads)
-        self._model = load_language_image_model(
-            models.retrieval, weights=models.weights, device=device, seed=seed, precision=models.precision
-        )
-        self._batch_size, self._out = batch_size, out
+    report = EmbedReport
 
-    def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
+    def __init__(self, models: ModelSettings, seed: int, batch_size: int, out: str) -> None:
+        self._models, self._seed, self._batch_size, self._out = models, seed, batch_size, out
+
+    def set_up(self, device: str) -> None:
+        """Loads the language-image model."""
+        models = self._models
+        self._model = load_language_image_model(
+            models.retrieval,
+            weights=models.weights,
+            device=device,
+            seed=self._seed,
+            precision=models.precision,
+        )
+
+    def work(self, name: str, rows: pa.Table) -> EmbedReport:
+        """Writes rejected rows, duplicates, and last the embeddings, which say that the part is done."""
         usable = pc.indices_nonzero(rows["pixels"].is_valid())
         pixels = [pixels_of(rows, row) for row in usable.to_pylist()]  # without a copy
         vectors = embed_pixels(self._model, pixels, self._batch_size)
@@ -268,7 +283,6 @@ class EmbedWorker:
         rejected = write_rejected(self._out, name, rows)
         if duplicates.num_rows:
             storage.write_table(storage.join(self._out, "duplicates", file), duplicates)
-        # Last: its presence says that the part is done.
         dim = vectors.shape[1]
         embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float16()), dim)
         table = rows.select(["image_id", "uri", "width", "height"]).take(usable)
@@ -276,4 +290,4 @@ class EmbedWorker:
         table = table.replace_schema_metadata({IMAGES_KEY: str(rows.num_rows)})
         storage.write_table(storage.join(self._out, KIND, file), table)
         reasons = count_reasons(rejected["reason"].to_pylist())
-        return {"images": rows.num_rows, "duplicates": duplicates.num_rows, "rejected": reasons}
+        return EmbedReport(rows.num_rows, duplicates.num_rows, dict(reasons))

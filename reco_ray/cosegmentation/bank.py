@@ -128,7 +128,7 @@ def write_bank(writer: storage.ArtifactWriter, plan: ReferencePlan, store: Conce
     """Writes the files of a bank whose concepts are all in the store; the caller commits.
 
     Returns:
-        The counts of its manifest.
+        The counts of its manifest; `exemplars` are those of the context concepts, too.
 
     Raises:
         RecoError: a concept is gone or damaged.
@@ -153,7 +153,9 @@ def write_bank(writer: storage.ArtifactWriter, plan: ReferencePlan, store: Conce
     storage.write_bytes(storage.join(writer.uri, "references.safetensors"), save_tensors(references))
     storage.write_bytes(storage.join(writer.uri, "supports.safetensors"), save_tensors(supports))
     storage.write_table(storage.join(writer.uri, "exemplars.parquet"), exemplars)
-    return {"concepts": len(plan.vocabulary.concepts), "exemplars": exemplars.num_rows}
+    built = [step.id for step in plan.steps if step.same_as is None]
+    retrieved = sum(len(store.exemplars(each)) for each in built)
+    return {"concepts": len(plan.vocabulary.concepts), "exemplars": retrieved}
 
 
 def _exemplars(name: str, rows: list[dict], tensors: Mapping[str, torch.Tensor]) -> pa.Table:

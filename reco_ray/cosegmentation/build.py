@@ -1,6 +1,7 @@
 """Exemplars of one concept: found, loaded, and made into its reference. No Ray."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,7 @@ import torch
 
 from reco_ray.config import ReferenceSettings, Settings
 from reco_ray.corpus.index import CorpusIndex
-from reco_ray.corpus.load import load_images, pixels_of
+from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.cosegmentation.contact_sheet import contact_sheet
 from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.cosegmentation.prototypes import prototypes
@@ -66,33 +67,15 @@ def find_evidence(
     )
 
 
-class LoadExemplars:
+def exemplar_loader(transform: ImageTransform, settings: Settings) -> ImageLoader:
     """Loads exemplars as squares: co-segmentation needs one size.
 
     Whole images are stretched, since a crop could cut the concept off; `references.geometry` asks for the crop that the
     paper uses.
     """
-
-    def __init__(self, transform: ImageTransform, settings: Settings) -> None:
-        whole = settings.references.geometry == "whole"
-        self._to_square = transform.stretch if whole else transform.crop
-        self._size = settings.references.image_size
-        self._max_pixels = settings.embed.max_pixels
-
-    def __call__(self, exemplars: pa.Table) -> pa.Table:
-        """The table of `retrieve` -> its columns and those of `load_images`."""
-        loaded = load_images(
-            exemplars["uri"].to_pylist(),
-            lambda image: self._to_square(image, self._size),
-            max_pixels=self._max_pixels,
-            short_side=self._size,
-        )
-        loaded = loaded.drop_columns(
-            ["image_id"]
-        )  # the index's own counts, should the file have changed since
-        for name in ("concept", "rank", "image_id", "similarity"):
-            loaded = loaded.append_column(name, exemplars[name])
-        return loaded
+    size = settings.references.image_size
+    to_square = transform.stretch if settings.references.geometry == "whole" else transform.crop
+    return ImageLoader(partial(to_square, size=size), short_side=size, max_pixels=settings.embed.max_pixels)
 
 
 def require_readable(exemplars: pa.Table) -> None:
@@ -119,7 +102,7 @@ def build_concept(
 
     Args:
         models: the dense models.
-        exemplars: as `LoadExemplars` loads them, in order of retrieval.
+        exemplars: as `exemplar_loader` loads them, in order of retrieval.
         text_embedding: (d,), on the models' device.
         context_references: (r, c), on the models' device, or None.
         settings: of the references.

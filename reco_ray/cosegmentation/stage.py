@@ -4,7 +4,8 @@ The context concepts come first, in sequence, each with those before it as its c
 concepts then need only theirs and are built in parallel.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -14,20 +15,19 @@ import pyarrow.compute as pc
 import torch
 
 from reco_ray import storage
-from reco_ray.cluster import Workers, count_readers, plan_workers
 from reco_ray.config import Settings
-from reco_ray.console import progress
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.cosegmentation.bank import KIND, write_bank
-from reco_ray.cosegmentation.build import Evidence, LoadExemplars, build_concept, find_evidence
+from reco_ray.cosegmentation.build import Evidence, build_concept, exemplar_loader, find_evidence
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan, Step, plan_references, sequences, unique_steps
 from reco_ray.errors import RecoError
-from reco_ray.meter import Meter, write_summary
+from reco_ray.meter import write_summary
 from reco_ray.models import load_language_image_model
 from reco_ray.models.dense import DenseModels
 from reco_ray.outcome import Outcome
-from reco_ray.shards import run_shards
+from reco_ray.pool import Pool, stage_pool
+from reco_ray.shards import Report, Worker
 from reco_ray.vocabulary import Vocabulary
 
 
@@ -116,12 +116,19 @@ def build_many_references(
     return [outcomes[name] for name in vocabularies]
 
 
+@dataclass(frozen=True)
+class ReferenceReport(Report):
+    """failed: by id of the concept, why it could not be built."""
+
+    failed: dict[str, str]
+
+
 class _Builder:
     """Builds concepts into a store; afterwards `run` holds what it took."""
 
     def __init__(self, store: ConceptStore, dense: DenseModels, settings: Settings) -> None:
-        self._store, self._settings, self._meter = store, settings, Meter()
-        self._load = LoadExemplars(dense.encoder.transform, settings)
+        self._store, self._settings = store, settings
+        self._load = exemplar_loader(dense.encoder.transform, settings)
         self.run: dict[str, Any] = {}
 
     def build(self, steps: Mapping[str, Step], evidence: Evidence) -> dict[str, str]:
@@ -136,28 +143,24 @@ class _Builder:
         alone = {step.id: [step] for step in others if step.id in missing}
         total = sum(step.same_as is None for step in steps.values())
         pending = sum(map(len, in_sequence.values())) + len(alone)
-        with progress("reference", total, total - pending) as advance:
-            failed = self._run(in_sequence, steps, evidence, advance)
-            context_seconds = self._meter.work_seconds
+        worker = ReferenceWorker(self._settings, steps, evidence.texts, self._store.folder)
+        device, placement = self._settings.models.device, self._settings.placement.references
+        with stage_pool("reference", device, placement, total, total - pending) as pool:
+            failed = self._run(pool, in_sequence, evidence, worker)
+            context_seconds = pool.meter.work_seconds
             failed |= {name: failed[each] for name in alone for each in steps[name].context if each in failed}
             ready = {name: each for name, each in alone.items() if name not in failed}
-            failed |= self._run(ready, steps, evidence, advance)
+            failed |= self._run(pool, ready, evidence, worker)
+            self.run = {"concepts": pending, **pool.took(), "context_seconds": round(context_seconds, 3)}
         for step in steps.values():
             if step.same_as is not None and step.same_as in failed:
                 failed[step.id] = failed[step.same_as]
             elif step.same_as is not None and step.id in missing:
                 self._store.write_alias(step, torch.from_numpy(evidence.texts[step.id]))
-        workers = self._workers(max(1, len(alone)))
-        self.run = {"concepts": pending, **self._meter.run(workers, count_readers(workers))}
-        self.run["context_seconds"] = round(context_seconds, 3)
         return failed
 
     def _run(
-        self,
-        shards: Mapping[str, list[Step]],
-        steps: Mapping[str, Step],
-        evidence: Evidence,
-        advance: Callable[[int], None],
+        self, pool: Pool, shards: Mapping[str, list[Step]], evidence: Evidence, worker: "ReferenceWorker"
     ) -> dict[str, str]:
         """Builds shards in parallel, the steps of each one after another; returns why some could not be built."""
         tables = {
@@ -165,45 +168,29 @@ class _Builder:
             for name, sequence in shards.items()
             if sequence
         }
-        if not tables:
-            return {}
-        kwargs = {
-            "settings": self._settings,
-            "steps": steps,
-            "texts": evidence.texts,
-            "folder": self._store.folder,
-        }
         failed: dict[str, str] = {}
-        workers = self._workers(len(tables))
-        for done in run_shards(tables, self._load, ReferenceWorker, kwargs, workers, self._meter):
-            failed |= done["failed"]
-            advance(done["concepts"])
+        for report in pool.shards(tables, self._load, worker):
+            failed |= report.failed
         return failed
 
-    def _workers(self, most: int) -> Workers:
-        return plan_workers(self._settings.models.device, most, self._settings.placement.references)
 
-
-class ReferenceWorker:
+class ReferenceWorker(Worker[ReferenceReport]):
     """Co-segments the exemplars of concepts and commits each concept."""
 
+    report = ReferenceReport
+
     def __init__(
-        self,
-        *,
-        threads: int,
-        device: str,
-        settings: Settings,
-        steps: Mapping[str, Step],
-        texts: Mapping[str, np.ndarray],
-        folder: str,
+        self, settings: Settings, steps: Mapping[str, Step], texts: Mapping[str, np.ndarray], folder: str
     ) -> None:
-        torch.set_num_threads(threads)
-        self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
-        self._settings, self._device = settings.references, device
-        self._steps, self._texts, self._store = steps, texts, ConceptStore(folder)
+        self._settings, self._steps, self._texts, self._folder = settings, steps, texts, folder
+
+    def set_up(self, device: str) -> None:
+        """Loads the dense models."""
+        self._models = DenseModels.load(self._settings.models, device=device, seed=self._settings.seed)
+        self._device, self._store = device, ConceptStore(self._folder)
         self._context = lru_cache(maxsize=16)(self._read_context)
 
-    def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
+    def work(self, name: str, rows: pa.Table) -> ReferenceReport:
         """Builds the concepts of a shard in their order; one that fails is reported with those that need it."""
         failed: dict[str, str] = {}
         concepts = rows["concept"].unique().to_pylist()
@@ -216,11 +203,11 @@ class ReferenceWorker:
                 text = torch.from_numpy(self._texts[concept_id]).to(self._device)
                 exemplars = rows.filter(pc.equal(rows["concept"], concept_id))
                 context = self._context(step.context) if step.context else None
-                tensors = build_concept(self._models, exemplars, text, context, self._settings)
+                tensors = build_concept(self._models, exemplars, text, context, self._settings.references)
                 self._store.write(step, exemplars, tensors)
             except RecoError as error:
                 failed[concept_id] = str(error)
-        return {"concepts": len(concepts), "failed": failed}
+        return ReferenceReport(len(concepts), failed)
 
     def _read_context(self, ids: tuple[str, ...]) -> torch.Tensor:
         return torch.stack([self._store.read(each)["reference"] for each in ids]).to(self._device)

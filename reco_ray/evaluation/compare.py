@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from reco_ray.config import SegmentSettings, Settings
-from reco_ray.corpus.load import load_images, pixels_of
+from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.dataset import Dataset
@@ -38,22 +39,16 @@ class Trained:
     segmenter: str
 
 
-class LoadSamples:
-    """Samples of a dataset (`number`, `uri`) -> their images as the protocol has the models see them."""
+def sample_loader(transform: ImageTransform, stride: int, protocol: Protocol, max_pixels: int) -> ImageLoader:
+    """Loads samples of a dataset (`number`, `uri`) as the protocol has the models see them."""
+    to_pixels = partial(_fit_protocol, transform, stride, protocol)
+    return ImageLoader(to_pixels, short_side=protocol.short_side, max_pixels=max_pixels)
 
-    def __init__(self, transform: ImageTransform, stride: int, protocol: Protocol, max_pixels: int) -> None:
-        self._transform, self._stride = transform, stride
-        self._protocol, self._max_pixels = protocol, max_pixels
 
-    def __call__(self, shard: pa.Table) -> pa.Table:
-        side = self._protocol.short_side
-        loaded = load_images(
-            shard["uri"].to_pylist(),
-            lambda image: self._transform.fit(self._protocol.cut_image(image), side, self._stride),
-            max_pixels=self._max_pixels,
-            short_side=side,
-        )
-        return loaded.append_column("number", shard["number"])
+def _fit_protocol(
+    transform: ImageTransform, stride: int, protocol: Protocol, image: Image.Image
+) -> np.ndarray:
+    return transform.fit(protocol.cut_image(image), protocol.short_side, stride)
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ class Comparer:
         self._class_of = np.array(dataset.class_of)
 
     def __call__(self, rows: pa.Table) -> Iterator[Compared]:
-        """Rows of `LoadSamples`, one at a time.
+        """Rows of `sample_loader`, one at a time.
 
         Raises:
             RecoError: an image cannot be used, or a label file does not match it.

@@ -4,25 +4,25 @@ No label chooses anything: a pixel is foreground where it scores above the mean 
 as a second concept that scores the same everywhere.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from reco_ray.cluster import plan_workers
 from reco_ray.config import SegmentSettings, Settings
-from reco_ray.console import progress
-from reco_ray.corpus.load import load_images, pixels_of
+from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.references import co_reference
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.image import ImageTransform
+from reco_ray.pool import stage_pool
 from reco_ray.segmentation.score import concept_scores
 from reco_ray.segmentation.segment import Targets, label_scores, score_factors
-from reco_ray.shards import run_shards
+from reco_ray.shards import Report, Worker
 
 FOREGROUND = 1
 
@@ -43,54 +43,53 @@ def cosegmentation_jaccard(
     for number, name in enumerate(dataset.classes):
         members = [n for n, sample in enumerate(dataset.samples) if sample.binary_of == number]
         shards[name] = pa.table({"uri": [dataset.samples[n].image for n in members], "number": members})
-    kwargs = {"dataset": dataset, "references": references, "variants": variants, "settings": settings}
-    load = LoadSquares(dense.encoder.transform, settings)
-    workers = plan_workers(settings.models.device, len(shards), settings.placement.evaluate)
+    load = square_loader(dense.encoder.transform, settings)
+    worker = CosegmentWorker(dataset, references, variants, settings)
     found: dict[str, dict[str, float]] = {variant: {} for variant in variants}
-    with progress("cosegment", len(shards)) as advance:
-        for shard in run_shards(shards, load, CosegmentWorker, kwargs, workers):
-            advance(1)
-            for variant, jaccard in shard["jaccard"].items():
-                found[variant][shard["class"]] = jaccard
+    device, placement = settings.models.device, settings.placement.evaluate
+    with stage_pool("cosegment", device, placement, len(shards)) as pool:
+        for report in pool.shards(shards, load, worker):
+            for variant, value in report.jaccard.items():
+                found[variant][report.name] = value
     return {variant: {name: found[variant][name] for name in dataset.classes} for variant in variants}
 
 
-class LoadSquares:
-    """Samples (`number`, `uri`) -> their whole images as squares, as exemplars are."""
-
-    def __init__(self, transform: ImageTransform, settings: Settings) -> None:
-        self._transform, self._size = transform, settings.references.image_size
-        self._max_pixels = settings.segment.max_pixels
-
-    def __call__(self, shard: pa.Table) -> pa.Table:
-        loaded = load_images(
-            shard["uri"].to_pylist(),
-            lambda image: self._transform.stretch(image, self._size),
-            max_pixels=self._max_pixels,
-            short_side=self._size,
-        )
-        return loaded.append_column("number", shard["number"])
+def square_loader(transform: ImageTransform, settings: Settings) -> ImageLoader:
+    """Loads samples (`number`, `uri`) as squares, the whole image, as exemplars are."""
+    size = settings.references.image_size
+    return ImageLoader(
+        partial(transform.stretch, size=size), short_side=size, max_pixels=settings.segment.max_pixels
+    )
 
 
-class CosegmentWorker:
+@dataclass(frozen=True)
+class CosegmentReport(Report):
+    """name: of the class. jaccard: by variant, the mean over the class's images."""
+
+    name: str
+    jaccard: dict[str, float]
+
+
+class CosegmentWorker(Worker[CosegmentReport]):
     """Co-segments a class a shard."""
 
-    def __init__(
-        self,
-        *,
-        threads: int,
-        device: str,
-        dataset: Dataset,
-        references: str,
-        variants: dict[str, SegmentSettings],
-        settings: Settings,
-    ) -> None:
-        torch.set_num_threads(threads)
-        self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
-        self._bank = ReferenceBank.open(references, self._models.fingerprint)
-        self._dataset, self._variants, self._settings, self._device = dataset, variants, settings, device
+    report = CosegmentReport
 
-    def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
+    def __init__(
+        self, dataset: Dataset, references: str, variants: dict[str, SegmentSettings], settings: Settings
+    ) -> None:
+        self._dataset, self._references = dataset, references
+        self._variants, self._settings = variants, settings
+
+    def set_up(self, device: str) -> None:
+        """Loads the dense models and the references."""
+        settings = self._settings
+        self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
+        self._bank = ReferenceBank.open(self._references, self._models.fingerprint)
+        self._device = device
+
+    def work(self, name: str, rows: pa.Table) -> CosegmentReport:
+        """Measures one class."""
         unusable = rows.filter(rows["reason"].is_valid()).select(["uri", "reason"]).to_pylist()
         if unusable:
             raise RecoError(
@@ -106,7 +105,7 @@ class CosegmentWorker:
             mask = self._dataset.truth(sample, (entry["height"], entry["width"])) == sample.binary_of
             for variant, foreground in self._foregrounds(targets, pixels, mask.shape).items():
                 jaccards[variant].append(jaccard(mask, foreground))
-        return {"class": name, "jaccard": {variant: float(np.mean(j)) for variant, j in jaccards.items()}}
+        return CosegmentReport(1, name, {variant: float(np.mean(j)) for variant, j in jaccards.items()})
 
     def _targets(self, name: str, squares: torch.Tensor) -> Targets:
         """The class's reference, from its own images."""

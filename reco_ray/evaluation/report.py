@@ -9,7 +9,7 @@ from PIL import Image
 
 from reco_ray import storage
 from reco_ray.config import Settings
-from reco_ray.evaluation.compare import Compared, Comparer, LoadSamples, Trained, Variant
+from reco_ray.evaluation.compare import Compared, Comparer, Trained, Variant, sample_loader
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.metrics import IGNORE
 from reco_ray.evaluation.protocols import Protocol
@@ -66,7 +66,7 @@ def _compare(
         return []
     compare = Comparer(dataset, variant, protocol, settings, device="cpu")
     encoder = compare.models.encoder
-    load = LoadSamples(encoder.transform, encoder.stride, protocol, settings.segment.max_pixels)
+    load = sample_loader(encoder.transform, encoder.stride, protocol, settings.segment.max_pixels)
     return list(
         compare(load(pa.table({"uri": [dataset.samples[n].image for n in numbers], "number": numbers})))
     )

@@ -10,17 +10,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from reco_ray import storage
-from reco_ray.cluster import plan_workers
 from reco_ray.config import SegmentSettings, Settings
-from reco_ray.console import progress
 from reco_ray.corpus.own_output import mark_output
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.stage import build_references
 from reco_ray.errors import RecoError
-from reco_ray.evaluation.compare import Comparer, LoadSamples, Trained, Variant
+from reco_ray.evaluation.compare import Comparer, Trained, Variant, sample_loader
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.jaccard import cosegmentation_jaccard
 from reco_ray.evaluation.metrics import confusion_matrix, scores
@@ -28,7 +25,8 @@ from reco_ray.evaluation.protocols import Protocol
 from reco_ray.evaluation.provenance import provenance
 from reco_ray.evaluation.report import write_report
 from reco_ray.models.dense import DenseModels
-from reco_ray.shards import cut, run_shards
+from reco_ray.pool import stage_pool
+from reco_ray.shards import Report, Worker, cut
 from reco_ray.training import Segmenter
 
 SHARD_SIZE = 16
@@ -181,37 +179,50 @@ def score(
         {name: np.zeros((classes, classes + 1), np.int64) for name in variants},
         {name: [None] * count for name in variants},
     )
-    kwargs = {"dataset": dataset, "variants": variants, "protocol": protocol, "settings": settings}
-    load = LoadSamples(dense.encoder.transform, dense.encoder.stride, protocol, settings.segment.max_pixels)
-    workers = plan_workers(settings.models.device, len(shards), settings.placement.evaluate)
-    with progress("evaluate", count) as advance:
-        for shard in run_shards(shards, load, EvaluateWorker, kwargs, workers):
-            advance(len(shard["numbers"]))
+    worker = EvaluateWorker(dataset, variants, protocol, settings)
+    transform, stride = dense.encoder.transform, dense.encoder.stride
+    load = sample_loader(transform, stride, protocol, settings.segment.max_pixels)
+    device, placement = settings.models.device, settings.placement.evaluate
+    with stage_pool("evaluate", device, placement, count) as pool:
+        for report in pool.shards(shards, load, worker):
             for name in variants:
-                measured.matrices[name] += np.array(shard["matrices"][name], np.int64)
-                for number, miou in zip(shard["numbers"], shard["images"][name], strict=True):
+                measured.matrices[name] += np.array(report.matrices[name], np.int64)
+                for number, miou in zip(report.numbers, report.images[name], strict=True):
                     measured.images[name][number] = miou
     return measured
 
 
-class EvaluateWorker:
+@dataclass(frozen=True)
+class EvaluateReport(Report):
+    """numbers: of the shard's samples. matrices: by variant, the confusion matrix as nested lists. images: by variant,
+    the mIoU of every sample, None if nothing counts."""
+
+    numbers: list[int]
+    matrices: dict[str, list[list[int]]]
+    images: dict[str, list[float | None]]
+
+
+class EvaluateWorker(Worker[EvaluateReport]):
     """Counts the pixels of a shard's samples."""
+
+    report = EvaluateReport
 
     def __init__(
         self,
-        *,
-        threads: int,
-        device: str,
         dataset: Dataset,
         variants: Mapping[str, Variant | Trained],
         protocol: Protocol,
         settings: Settings,
     ) -> None:
-        torch.set_num_threads(threads)
-        self._compare = Comparer(dataset, variants, protocol, settings, device)
-        self._variants, self._classes = list(variants), len(dataset.classes)
+        self._dataset, self._protocol, self._settings = dataset, protocol, settings
+        self._variants, self._classes = variants, len(dataset.classes)
 
-    def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
+    def set_up(self, device: str) -> None:
+        """Loads the models, references and segmenters of all variants."""
+        self._compare = Comparer(self._dataset, self._variants, self._protocol, self._settings, device)
+
+    def work(self, name: str, rows: pa.Table) -> EvaluateReport:
+        """Measures one shard."""
         matrices = {v: np.zeros((self._classes, self._classes + 1), np.int64) for v in self._variants}
         images: dict[str, list[float | None]] = {v: [] for v in self._variants}
         for compared in self._compare(rows):
@@ -219,8 +230,9 @@ class EvaluateWorker:
                 matrix = confusion_matrix(compared.truth, predicted, self._classes)
                 matrices[variant] += matrix
                 images[variant].append(scores(matrix)["miou"] if matrix.any() else None)
-        return {
-            "numbers": rows["number"].to_pylist(),
-            "matrices": {variant: matrix.tolist() for variant, matrix in matrices.items()},
-            "images": images,
-        }
+        return EvaluateReport(
+            rows.num_rows,
+            numbers=rows["number"].to_pylist(),
+            matrices={variant: matrix.tolist() for variant, matrix in matrices.items()},
+            images=images,
+        )

@@ -1,5 +1,6 @@
 """The segment stage on Ray: images in, masks out, shard by shard, resumable."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,24 +8,23 @@ import pyarrow as pa
 import torch
 
 from reco_ray import storage
-from reco_ray.cluster import count_readers, plan_workers
-from reco_ray.config import Settings
-from reco_ray.console import progress
-from reco_ray.corpus.load import load_images, pixels_of
+from reco_ray.config import SegmentSettings, Settings
+from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.corpus.read import list_images
 from reco_ray.corpus.stage import write_rejected
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.errors import RecoError
-from reco_ray.meter import Meter, write_summary
+from reco_ray.meter import write_summary
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.image import ImageTransform
+from reco_ray.pool import stage_pool
 from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, encode_png, mask_file, regions
 from reco_ray.segmentation.names import add_names
 from reco_ray.segmentation.overlay import overlay, with_legend
 from reco_ray.segmentation.palette import palette
 from reco_ray.segmentation.segment import segment
 from reco_ray.segmentation.targets import has_background, label_names, targets_of
-from reco_ray.shards import cut, run_shards
+from reco_ray.shards import Report, Worker, cut
 
 
 def segment_images(
@@ -61,13 +61,12 @@ def segment_images(
     committed = set(storage.list_names(storage.join(writer.uri, "regions"), ".parquet"))
     pending = {name: shard for name, shard in shards.items() if f"{name}.parquet" not in committed}
     done = table.num_rows - sum(shard.num_rows for shard in pending.values())
-    workers = plan_workers(settings.models.device, max(1, len(pending)), settings.placement.segment)
-    kwargs = {"settings": settings, "bank_uri": bank.uri, "out": writer.uri}
-    load = LoadWhole(dense.encoder.transform, settings, dense.encoder.stride)
-    meter = Meter()
-    with progress("segment", table.num_rows, done) as advance:
-        for shard in run_shards(pending, load, SegmentWorker, kwargs, workers, meter):
-            advance(shard["images"])
+    load = whole_image_loader(dense.encoder.transform, dense.encoder.stride, settings.segment)
+    worker = SegmentWorker(settings, bank.uri, writer.uri)
+    device, placement = settings.models.device, settings.placement.segment
+    with stage_pool("segment", device, placement, table.num_rows, done) as pool:
+        pool.run(pending, load, worker)
+        run = {"images": table.num_rows - done, **pool.took()}
     rejected = _rejected(writer.uri)
     counts = {
         "images": listing.table.num_rows,
@@ -80,52 +79,47 @@ def segment_images(
         raise RecoError(
             f"{images}: none of the {len(rejected)} images can be used (the first: {rejected[0]['reason']})"
         )
-    run = {"images": table.num_rows - done, **meter.run(workers, count_readers(workers))}
     write_summary(writer.uri, "segment", counts, run, settings, {"left_out": listing.left_out})
     labels = label_names(bank, settings.segment)
     colours = palette(len(labels), background=has_background(bank, settings.segment)).tolist()
     return writer.commit(counts, {"labels": labels, "palette": colours, "references": bank.uri}), True
 
 
-class LoadWhole:
-    """A shard's images, whole, at the size the models see."""
-
-    def __init__(self, transform: ImageTransform, settings: Settings, stride: int) -> None:
-        self._transform, self._stride = transform, stride
-        self._size, self._max_pixels = settings.segment.image_size, settings.segment.max_pixels
-
-    def __call__(self, shard: pa.Table) -> pa.Table:
-        loaded = load_images(
-            shard["uri"].to_pylist(),
-            lambda image: self._transform.fit(image, self._size, self._stride),
-            max_pixels=self._max_pixels,
-            short_side=self._size,
-        )
-        return loaded.append_column("name", shard["name"])
+def whole_image_loader(transform: ImageTransform, stride: int, settings: SegmentSettings) -> ImageLoader:
+    """Loads whole images at the size at which they are segmented."""
+    size = settings.image_size
+    to_pixels = partial(transform.fit, short_side=size, multiple=stride)
+    return ImageLoader(to_pixels, short_side=size, max_pixels=settings.max_pixels)
 
 
-class SegmentWorker:
+class SegmentWorker(Worker[Report]):
     """Segments the loaded rows of a shard and commits their masks."""
 
-    def __init__(self, *, threads: int, device: str, settings: Settings, bank_uri: str, out: str) -> None:
-        torch.set_num_threads(threads)
-        self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
-        self._bank = ReferenceBank.open(bank_uri, self._models.fingerprint)
-        self._targets = targets_of(self._bank, settings.segment).to(device)
-        self._names = label_names(self._bank, settings.segment)
-        self._colours = palette(len(self._names), background=self._targets.background)
-        self._settings, self._device, self._out = settings.segment, device, out
+    report = Report
 
-    def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
+    def __init__(self, settings: Settings, bank: str, out: str) -> None:
+        self._all_settings, self._settings, self._bank, self._out = settings, settings.segment, bank, out
+
+    def set_up(self, device: str) -> None:
+        """Loads the dense models and the references."""
+        settings = self._all_settings
+        self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
+        bank = ReferenceBank.open(self._bank, self._models.fingerprint)
+        self._targets = targets_of(bank, settings.segment).to(device)
+        self._names = label_names(bank, settings.segment)
+        self._colours = palette(len(self._names), background=self._targets.background)
+        self._device = device
+
+    def work(self, name: str, rows: pa.Table) -> Report:
+        """Writes masks, overlays, rejected rows, and last the table of regions, which says that the shard is done."""
         found: list[dict[str, object]] = []
         usable = rows.filter(rows["pixels"].is_valid())
         for row in range(usable.num_rows):
             found += self._segment_one(pixels_of(usable, row), usable.slice(row, 1).to_pylist()[0])
         write_rejected(self._out, name, rows)
-        # Last: its presence says that the shard is done.
         table = pa.Table.from_pylist(found, schema=REGIONS_SCHEMA)
         storage.write_table(storage.join(self._out, "regions", f"{name}.parquet"), table)
-        return {"images": rows.num_rows}
+        return Report(rows.num_rows)
 
     def _segment_one(self, pixels: np.ndarray, row: dict[str, Any]) -> list[dict[str, object]]:
         batch = torch.from_numpy(pixels.copy())[None].to(self._device)

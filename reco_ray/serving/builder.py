@@ -10,7 +10,8 @@ from ray.serve.handle import DeploymentHandle
 
 from reco_ray.config import Settings
 from reco_ray.corpus.index import CorpusIndex
-from reco_ray.cosegmentation.build import LoadExemplars, require_readable
+from reco_ray.corpus.load import ImageLoader
+from reco_ray.cosegmentation.build import require_readable
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan, Step, plan_references
 from reco_ray.cosegmentation.retrieve import retrieve
@@ -35,7 +36,7 @@ class ConceptBuilder:
         index: CorpusIndex,
         store: ConceptStore,
         models: DeploymentHandle,
-        load: LoadExemplars,
+        load: ImageLoader,
         dense: str,
         metrics: LibraryMetrics,
         at_once: int,

@@ -13,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from reco_ray import storage
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.cosegmentation.bank import KIND, write_bank
-from reco_ray.cosegmentation.build import LoadExemplars
+from reco_ray.cosegmentation.build import exemplar_loader
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.errors import RecoError
@@ -90,7 +90,7 @@ class Library:
             self._index,
             self._concepts,
             self._models,
-            LoadExemplars(described["transform"], self._settings),
+            exemplar_loader(described["transform"], self._settings),
             described["dense"],
             self._metrics,
             self._at_once,

@@ -10,19 +10,20 @@ import numpy as np
 import pyarrow as pa
 
 from reco_ray import storage
-from reco_ray.cluster import count_readers, plan_workers
 from reco_ray.config import Settings
-from reco_ray.console import progress
+from reco_ray.corpus.load import ImageLoader
 from reco_ray.corpus.read import list_images
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.errors import RecoError
-from reco_ray.meter import Meter, write_summary
+from reco_ray.meter import write_summary
 from reco_ray.models.dense import DenseModels
+from reco_ray.pool import stage_pool
 from reco_ray.segmentation.calibration import Calibration
+from reco_ray.segmentation.stage import whole_image_loader
 from reco_ray.segmentation.targets import has_background, label_names
-from reco_ray.shards import cut, run_shards
+from reco_ray.shards import cut
 from reco_ray.training.calibrate import calibrate
-from reco_ray.training.label_worker import LabelSet, LabelWorker, LoadFrames
+from reco_ray.training.label_worker import LabelSet, LabelWorker
 from reco_ray.training.pseudo_labels import FRAMES_KIND, IGNORE, LABELS_KIND, MAX_LABELS
 
 
@@ -69,11 +70,10 @@ def label_images(
     pending_sets = {name: sets[name] for name, manifest in finished.items() if manifest is None}
     run: dict[str, Any] = {}
     if pending_sets:
-        meter = Meter()
         compared = {n: one for n, one in pending_sets.items() if calibrated(banks[n], settings)}
-        load = LoadFrames(dense.encoder.transform, settings, dense.encoder.stride)
+        load = whole_image_loader(dense.encoder.transform, dense.encoder.stride, settings.segment)
         calibrations = calibrate(compared, listing.table, load, settings)
-        run = _run(pending_sets, calibrations, frames_writer.uri, listing.table, load, settings, meter)
+        run = _run(pending_sets, calibrations, frames_writer.uri, listing.table, load, settings)
     total = listing.table.num_rows
     if not storage.exists(storage.join(frames_writer.uri, storage.MANIFEST)):
         footers = storage.read_footers(storage.join(frames_writer.uri, "frames"))
@@ -109,9 +109,8 @@ def _run(
     calibrations: dict[str, Calibration],
     frames: str,
     listing: pa.Table,
-    load: LoadFrames,
+    load: ImageLoader,
     settings: Settings,
-    meter: Meter,
 ) -> dict[str, Any]:
     """Labels what is not committed; what that took."""
     folders = [storage.join(frames, "frames"), *(storage.join(one.out, "labels") for one in sets.values())]
@@ -119,13 +118,11 @@ def _run(
     shards = cut(listing, settings.segment.shard_size)
     pending = {n: shard for n, shard in shards.items() if any(f"{n}.parquet" not in names for names in there)}
     done = listing.num_rows - sum(shard.num_rows for shard in pending.values())
-    workers = plan_workers(settings.models.device, max(1, len(pending)), settings.placement.label)
-    kwargs = {"settings": settings, "sets": sets, "calibrations": calibrations, "frames": frames}
-    with progress("label", listing.num_rows, done) as advance:
-        for shard in run_shards(pending, load, LabelWorker, kwargs, workers, meter):
-            advance(shard["images"])
-    run = meter.run(workers, count_readers(workers))
-    return {"images": listing.num_rows - done, "sets": len(sets), **run}
+    worker = LabelWorker(settings, sets, calibrations, frames)
+    device, placement = settings.models.device, settings.placement.label
+    with stage_pool("label", device, placement, listing.num_rows, done) as pool:
+        pool.run(pending, load, worker)
+        return {"images": listing.num_rows - done, "sets": len(sets), **pool.took()}
 
 
 def _commit(

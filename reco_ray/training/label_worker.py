@@ -13,15 +13,15 @@ from PIL import Image
 
 from reco_ray import storage
 from reco_ray.config import Settings
-from reco_ray.corpus.load import load_images, pixels_of
+from reco_ray.corpus.load import pixels_of
 from reco_ray.corpus.stage import write_rejected
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.models.dense import DenseModels, EncodedOnce
-from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.calibration import Calibration, probabilities
 from reco_ray.segmentation.score import score_maps
 from reco_ray.segmentation.segment import Targets, label_scores, score_factors, segment
 from reco_ray.segmentation.targets import targets_of
+from reco_ray.shards import Report, Worker
 from reco_ray.training.pseudo_labels import FRAMES_SCHEMA, IGNORE, LABELS_SCHEMA, encode
 
 
@@ -45,42 +45,29 @@ def open_targets(
     return {name: targets_of(bank, settings.segment).to(device) for name, bank in banks.items()}
 
 
-class LoadFrames:
-    """A shard's images, whole, at the size they are labelled at."""
-
-    def __init__(self, transform: ImageTransform, settings: Settings, stride: int) -> None:
-        self._transform, self._stride = transform, stride
-        self._size, self._max_pixels = settings.segment.image_size, settings.segment.max_pixels
-
-    def __call__(self, shard: pa.Table) -> pa.Table:
-        return load_images(
-            shard["uri"].to_pylist(),
-            lambda image: self._transform.fit(image, self._size, self._stride),
-            max_pixels=self._max_pixels,
-            short_side=self._size,
-        )
-
-
-class LabelWorker:
+class LabelWorker(Worker[Report]):
     """Labels the loaded rows of a shard for every vocabulary, and commits frames and labels."""
+
+    report = Report
 
     def __init__(
         self,
-        *,
-        threads: int,
-        device: str,
         settings: Settings,
         sets: dict[str, LabelSet],
         calibrations: dict[str, Calibration],
         frames: str,
     ) -> None:
-        torch.set_num_threads(threads)
-        self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
-        self._settings, self._device, self._sets, self._frames = settings, device, sets, frames
-        self._calibrations = {name: one.to(device) for name, one in calibrations.items()}
-        self._targets = open_targets(sets, self._models, settings, device)
+        self._settings, self._sets, self._calibrations, self._frames = settings, sets, calibrations, frames
 
-    def __call__(self, name: str, rows: pa.Table) -> dict[str, Any]:
+    def set_up(self, device: str) -> None:
+        """Loads the dense models and the references of every vocabulary."""
+        self._models = DenseModels.load(self._settings.models, device=device, seed=self._settings.seed)
+        self._device = device
+        self._calibrations = {name: one.to(device) for name, one in self._calibrations.items()}
+        self._targets = open_targets(self._sets, self._models, self._settings, device)
+
+    def work(self, name: str, rows: pa.Table) -> Report:
+        """Writes the labels of every vocabulary, rejected rows, and last the frames."""
         usable = rows.filter(rows["pixels"].is_valid())
         frames: list[dict[str, Any]] = []
         labels: dict[str, list[dict[str, Any]]] = {key: [] for key in self._sets}
@@ -102,7 +89,7 @@ class LabelWorker:
         write_rejected(self._frames, name, rows)
         table = pa.Table.from_pylist(frames, schema=FRAMES_SCHEMA)
         storage.write_table(storage.join(self._frames, "frames", f"{name}.parquet"), table)
-        return {"images": rows.num_rows}
+        return Report(rows.num_rows)
 
     def _label(
         self, models: EncodedOnce, key: str, batch: torch.Tensor, size: tuple[int, int]

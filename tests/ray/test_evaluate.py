@@ -19,9 +19,9 @@ from reco_ray.cli import main
 from reco_ray.config import load_settings
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.benchmark import open_benchmark
-from reco_ray.evaluation.compare import Compared, Comparer, LoadSamples, Trained, Variant
+from reco_ray.evaluation.compare import Compared, Comparer, Trained, Variant, sample_loader
 from reco_ray.evaluation.dataset import Dataset, Sample
-from reco_ray.evaluation.jaccard import CosegmentWorker, LoadSquares
+from reco_ray.evaluation.jaccard import CosegmentWorker, square_loader
 from reco_ray.evaluation.metrics import IGNORE, scores
 from reco_ray.evaluation.protocols import PROTOCOL_NAMES, Protocol, choose_protocol
 from reco_ray.evaluation.stage import RECO, RECO_PLUS, score, variants
@@ -151,7 +151,7 @@ def test_a_segmenter_is_scored_beside_what_made_its_labels(
     few = replace(dataset, samples=dataset.samples[:4])
     compare = Comparer(few, ways, choose_protocol("whole", None, SEGMENT), SETTINGS, "cpu")
     encoder = compare.models.encoder
-    load = LoadSamples(encoder.transform, encoder.stride, choose_protocol("whole", None, SEGMENT), 10**6)
+    load = sample_loader(encoder.transform, encoder.stride, choose_protocol("whole", None, SEGMENT), 10**6)
     opened = Segmenter.from_artifact(segmenter)
     for found in compare(load(pa.table({"uri": [s.image for s in few.samples], "number": range(4)}))):
         expected, _ = opened.predict(found.pixels)  # at the size that the models see, here that of training
@@ -187,7 +187,7 @@ def test_an_index_or_a_corpus_is_needed(capsys: pytest.CaptureFixture[str]) -> N
 def compared(dataset: Dataset, numbers: list[int], out: Path, protocol: Protocol) -> list[Compared]:
     compare = Comparer(dataset, {RECO: Variant(str(out / "references"), SEGMENT)}, protocol, SETTINGS, "cpu")
     encoder = compare.models.encoder
-    load = LoadSamples(encoder.transform, encoder.stride, protocol, 10**6)
+    load = sample_loader(encoder.transform, encoder.stride, protocol, 10**6)
     return list(
         compare(load(pa.table({"uri": [dataset.samples[n].image for n in numbers], "number": numbers})))
     )
@@ -231,16 +231,11 @@ def test_cosegmentation_of_a_classs_own_images(dataset: Dataset, out: Path, tmp_
         samples.append(Sample(sample.image, str(tmp_path / f"{number}.png"), binary_of=0))
     binary = replace(dataset, samples=samples)
     ways = variants(SEGMENT)
-    places = {
-        "dataset": binary,
-        "references": str(out / "references"),
-        "variants": ways,
-        "settings": SETTINGS,
-    }
-    worker = CosegmentWorker(threads=1, device="cpu", **places)
-    load = LoadSquares(DenseModels.load(SETTINGS.models).encoder.transform, SETTINGS)
-    found = worker("dog", load(pa.table({"uri": [s.image for s in samples], "number": range(3)})))
-    assert found["class"] == "dog"
-    assert list(found["jaccard"]) == list(ways)
-    assert all(0.1 < value < 0.9 for value in found["jaccard"].values())
-    assert found["jaccard"]["ReCo"] != found["jaccard"]["language only"]
+    worker = CosegmentWorker(binary, str(out / "references"), ways, SETTINGS)
+    worker.set_up("cpu")
+    load = square_loader(DenseModels.load(SETTINGS.models).encoder.transform, SETTINGS)
+    found = worker.work("dog", load(pa.table({"uri": [s.image for s in samples], "number": range(3)})))
+    assert found.name == "dog"
+    assert list(found.jaccard) == list(ways)
+    assert all(0.1 < value < 0.9 for value in found.jaccard.values())
+    assert found.jaccard["ReCo"] != found.jaccard["language only"]

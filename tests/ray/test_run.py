@@ -146,7 +146,7 @@ def test_an_interrupted_reference_stage_builds_only_what_is_missing(finished: Pa
     out = tmp_path / "references"
     main([*arguments, "--out", str(out)])
     first = (out / "references.safetensors").read_bytes()
-    parts = sorted((out / "concepts").iterdir(), key=os.path.getmtime)
+    parts = sorted((out / "concepts").glob("*.safetensors"), key=os.path.getmtime)
     kept = {part: part.stat().st_mtime_ns for part in parts[:-1]}
     parts[-1].unlink()
     (out / "manifest.json").unlink()

@@ -25,9 +25,10 @@ from reco_ray.cli import main
 from reco_ray.cluster import plan_workers
 from reco_ray.config import load_settings
 from reco_ray.cosegmentation.stage import build_references
-from reco_ray.evaluation.compare import Comparer, LoadSamples, Variant
+from reco_ray.evaluation.compare import Comparer, Variant, sample_loader
 from reco_ray.evaluation.metrics import confusion_matrix, scores
 from reco_ray.evaluation.protocols import choose_protocol
+from reco_ray.shards import R, Worker
 from reco_ray.sweep.plan import Plan, open_plan
 from reco_ray.sweep.shared import Shared
 from reco_ray.sweep.stage import run_sweep
@@ -154,19 +155,17 @@ def test_failed_trials_stop_no_other_and_say_why(labelled: Finished, folder: Pat
     assert not (labelled.out / "manifest.json").exists()
 
 
-def run_here(
-    shards: dict, load: Callable, worker: type, kwargs: dict, workers: object, meter: object
-) -> Iterator[dict]:
+def run_here(shards: dict, load: Callable, worker: Worker[R], workers: object, meter: object) -> Iterator[R]:
     """`run_shards` in this process: starting more of them would take longer than the work."""
-    here = worker(threads=1, device="cpu", **kwargs)
-    return (here(name, load(shard)) for name, shard in shards.items())
+    worker.set_up("cpu")
+    return (worker.work(name, load(shard)) for name, shard in shards.items())
 
 
 def test_a_trials_miou_is_that_of_the_evaluation(
     labelled: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Features are kept in half precision, so a pixel here and there may differ."""
-    monkeypatch.setattr("reco_ray.cosegmentation.stage.run_shards", run_here)
+    monkeypatch.setattr("reco_ray.pool.run_shards", run_here)
     plan = labelled.plan
     assert plan.dataset is not None
     rows = pq.read_table(labelled.out / "trials.parquet").to_pylist()
@@ -180,7 +179,7 @@ def test_a_trials_miou_is_that_of_the_evaluation(
     }
     protocol = choose_protocol("whole", None, settings.segment)
     compare = Comparer(plan.dataset, ways, protocol, settings, "cpu")
-    load = LoadSamples(compare.models.encoder.transform, compare.models.encoder.stride, protocol, 10**6)
+    load = sample_loader(compare.models.encoder.transform, compare.models.encoder.stride, protocol, 10**6)
     matrices = {row["trial"]: np.zeros((3, 4), np.int64) for row in chosen}
     for compared in compare(load(pa.table({"uri": plan.images, "number": range(len(plan.images))}))):
         for name, predicted in compared.predicted.items():

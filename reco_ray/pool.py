@@ -1,0 +1,87 @@
+"""The work of a stage on the connected cluster: its pool of workers, a progress bar, and what it took."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from reco_ray.cluster import Workers, count_readers, plan_workers
+from reco_ray.config import StagePlacement
+from reco_ray.console import progress
+from reco_ray.meter import Meter
+from reco_ray.shards import R, Worker, run_parts, run_shards
+
+
+class Pool:
+    """Runs shards or parts of one stage; made by `stage_pool`."""
+
+    def __init__(self, device: str, placement: StagePlacement, advance: Callable[[int], None]) -> None:
+        self._device, self._placement, self._advance = device, placement, advance
+        self._workers: Workers | None = None
+        self._readers: int | None = None
+        self.meter = Meter()
+
+    def shards(
+        self, shards: Mapping[str, pa.Table], load: Callable[[pa.Table], pa.Table], worker: Worker[R]
+    ) -> Iterator[R]:
+        """Computes shards whose rows are in memory, as `run_shards` does."""
+        if shards:
+            self._workers = plan_workers(self._device, len(shards), self._placement)
+            yield from self._shown(run_shards(dict(shards), load, worker, self._workers, self.meter))
+
+    def run(
+        self, shards: Mapping[str, pa.Table], load: Callable[[pa.Table], pa.Table], worker: Worker[R]
+    ) -> None:
+        """`shards` whose reports say no more than that they are done."""
+        for _ in self.shards(shards, load, worker):
+            pass
+
+    def parts(
+        self,
+        units: list[pa.Table],
+        load: Callable[[pa.Table], Iterator[tuple[str, pa.Table]]],
+        worker: Worker[R],
+        workers: Workers,
+        readers: int,
+        loaders: int | None = None,
+    ) -> Iterator[R]:
+        """Computes units whose number of parts only loading tells, as `run_parts` does.
+
+        Args:
+            units: what a call of `load` gets.
+            load: unit -> its parts.
+            worker: computes and commits them.
+            workers: the processes of the pool.
+            readers: how many calls of `load` there are at a time, to be noted.
+            loaders: a limit of that number, if there is one.
+        """
+        self._workers, self._readers = workers, readers
+        yield from self._shown(run_parts(units, load, worker, workers, loaders, self.meter))
+
+    def took(self) -> dict[str, Any]:
+        """What the run took until now, for `summary.json`."""
+        workers = self._workers or plan_workers(self._device, 1, self._placement)
+        return self.meter.run(workers, self._readers or count_readers(workers))
+
+    def _shown(self, reports: Iterator[R]) -> Iterator[R]:
+        for report in reports:
+            self._advance(report.items)
+            yield report
+
+
+@contextmanager
+def stage_pool(
+    label: str, device: str, placement: StagePlacement, total: int | None, done: int = 0
+) -> Iterator[Pool]:
+    """The pool of a stage, with a progress bar while it is open.
+
+    Args:
+        label: of the progress bar.
+        device: `models.device`.
+        placement: what the workers ask the cluster for.
+        total: items of the whole stage, None if not known yet.
+        done: items that were committed before.
+    """
+    with progress(label, total, done) as advance:
+        yield Pool(device, placement, advance)
