@@ -7,14 +7,16 @@ from reco_ray.storage import Manifest
 
 @dataclass(frozen=True)
 class Outcome:
-    """One artifact of a stage that makes several: one that fails stops no other.
+    """One artifact of a stage.
 
-    name: of its vocabulary. uri: of the artifact. manifest: None if it failed. new: whether there was anything to do.
-    error: why it failed, one line.
+    stage: that was asked for it. uri: of the artifact. manifest: None if it failed. new: whether there was anything to
+    do. name: of its vocabulary, where a stage makes several artifacts; one that fails stops no other. error: why it
+    failed, one line.
     """
 
-    name: str
+    stage: str
     uri: str
     manifest: Manifest | None = None
     new: bool = True
+    name: str = ""
     error: str | None = None

@@ -112,17 +112,15 @@ def train(
             outs = {name: join(out, name, "segmenter") for name in names}
             known = dict(zip(names, words.values(), strict=True)) if words else None
             uris = dict(zip(names, labels, strict=True))
-            outcomes: Iterable[tuple[str, Outcome]] = (
-                ("train", each) for each in train_segmenters(uris, outs, chosen, known)
-            )
+            outcomes: Iterable[Outcome] = train_segmenters(uris, outs, chosen, known)
         else:
             outcomes = train_vocabularies(words, str(index), str(images), out, chosen)
-        for stage, outcome in outcomes:
+        for outcome in outcomes:
             if outcome.manifest is None:
                 failed.append(outcome)
-                console.print(f"{stage:<10} {outcome.error}")
+                console.print(f"{outcome.stage:<10} {outcome.error}")
             else:
-                report(stage, outcome.uri, outcome.manifest, outcome.new)
+                report(outcome.stage, outcome.uri, outcome.manifest, outcome.new)
     if failed:
         raise RecoError(
             f"{len(failed)} of {len(words) or len(labels or [])} vocabularies failed: {failed[0].error}"

@@ -30,6 +30,8 @@ from reco_ray.pool import Pool, stage_pool
 from reco_ray.shards import Report, Worker
 from reco_ray.vocabulary import Vocabulary
 
+STAGE = "reference"
+
 
 def build_references(
     index: str, vocabulary: Vocabulary, out: str, settings: Settings
@@ -92,11 +94,11 @@ def build_many_references(
         writer = storage.ArtifactWriter(outs[name], KIND, plan.made_from)
         try:
             if manifest := writer.finished():
-                outcomes[name] = Outcome(name, outs[name], manifest, new=False)
+                outcomes[name] = Outcome(STAGE, outs[name], manifest, new=False, name=name)
                 continue
             found = find_evidence(plan, index, retrieval, dense.language, settings)
         except RecoError as error:
-            outcomes[name] = Outcome(name, outs[name], error=str(error))
+            outcomes[name] = Outcome(STAGE, outs[name], name=name, error=str(error))
             continue
         plans[name] = plan, writer
         # A concept that several vocabularies share is built from what was found for the first of them.
@@ -107,12 +109,12 @@ def build_many_references(
     for name, (plan, writer) in plans.items():
         reasons = [failed[step.id] for step in plan.steps if step.id in failed]
         if reasons:
-            outcomes[name] = Outcome(name, outs[name], error=reasons[0])
+            outcomes[name] = Outcome(STAGE, outs[name], name=name, error=reasons[0])
             continue
         counts = write_bank(writer, plan, store)
         built = {"concepts": sum(step.same_as is None for step in plan.steps)}
         write_summary(writer.uri, "references", built, builder.run, settings)
-        outcomes[name] = Outcome(name, outs[name], writer.commit(counts, plan.content))
+        outcomes[name] = Outcome(STAGE, outs[name], writer.commit(counts, plan.content), name=name)
     return [outcomes[name] for name in vocabularies]
 
 

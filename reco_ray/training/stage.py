@@ -58,7 +58,7 @@ def train_segmenters(
         try:
             _require_trainable(name, manifest, uri, settings, (vocabularies or {}).get(name))
         except RecoError as error:
-            yield Outcome(name, storage.absolute(outs[name]), error=str(error))
+            yield Outcome("train", storage.absolute(outs[name]), name=name, error=str(error))
             continue
         jobs[name] = _job(name, manifest, uri, outs[name], settings, workers.threads, environment)
         writers[name] = storage.ArtifactWriter(outs[name], KIND, _made_from(manifest, uri, settings))
@@ -66,16 +66,17 @@ def train_segmenters(
     finished = {name: writer.finished() for name, writer in writers.items()}
     for name, done in finished.items():
         if done is not None:
-            yield Outcome(name, writers[name].uri, done, new=False)
+            yield Outcome("train", writers[name].uri, done, new=False, name=name)
     pending = {name: jobs[name] for name, done in finished.items() if done is None}
     with live_table({name: job.out for name, job in pending.items()}, settings.train.steps) as table:
         for name, problem, meter in _run(pending, workers, at_once, table.refresh):
             if problem is not None:
                 table.end(name, "failed")
-                yield Outcome(name, writers[name].uri, error=problem)
+                yield Outcome("train", writers[name].uri, name=name, error=problem)
                 continue
             table.end(name, "done")
-            yield Outcome(name, writers[name].uri, _commit(writers[name], jobs[name], workers, meter))
+            manifest = _commit(writers[name], jobs[name], workers, meter)
+            yield Outcome("train", writers[name].uri, manifest, name=name)
 
 
 # --- before -------------------------------------------------------------------------------------------------

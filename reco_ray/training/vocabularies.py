@@ -20,11 +20,11 @@ from reco_ray.vocabulary import Vocabulary
 
 def train_vocabularies(
     vocabularies: dict[str, Vocabulary], index: str, images: str, out: str, settings: Settings
-) -> Iterator[tuple[str, Outcome]]:
+) -> Iterator[Outcome]:
     """Trains a segmenter a vocabulary from an index and unlabelled images, on the connected Ray cluster.
 
     Yields:
-        (stage, outcome) as each ends. A vocabulary that fails in one stage is left out of the next.
+        Outcomes as they come. A vocabulary that fails in one stage is left out of the next.
 
     Raises:
         RecoError: two vocabularies are the same; nothing can be done for any of them.
@@ -35,19 +35,18 @@ def train_vocabularies(
     concepts = storage.join(out, "concepts")
     for built in build_many_references(index, vocabularies, uris, settings, concepts):
         if built.manifest is None:
-            yield "reference", replace(built, error=f"{built.name}: {built.error}")
+            yield replace(built, error=f"{built.name}: {built.error}")
             continue
         banks[built.name] = built.uri
-        yield "reference", built
+        yield built
     if not banks:
         return
     sets = {name: LabelSet(uri, storage.join(out, name, "labels")) for name, uri in banks.items()}
     for name, (manifest, new) in label_images(sets, images, storage.join(out, "frames"), settings).items():
-        yield "label", Outcome(name, sets[name].out, manifest, new)
+        yield Outcome("label", sets[name].out, manifest, new, name)
     labels = {name: one.out for name, one in sets.items()}
     outs = {name: storage.join(out, name, "segmenter") for name in sets}
-    for outcome in train_segmenters(labels, outs, settings, vocabularies):
-        yield "train", outcome
+    yield from train_segmenters(labels, outs, settings, vocabularies)
 
 
 def require_distinct(vocabularies: dict[str, Vocabulary]) -> None:

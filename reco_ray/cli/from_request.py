@@ -1,0 +1,63 @@
+"""Commands made from requests: every field is an option of its name, with its description as help."""
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic.fields import FieldInfo
+
+from reco_ray.cli.app import app
+from reco_ray.errors import UsageError
+from reco_ray.requests import Request
+
+R = TypeVar("R", bound=Request)
+
+
+def add_command(request: type[R], run: Callable[[R], None], name: str) -> None:
+    """Adds a command that makes a request of its options and runs it.
+
+    Args:
+        request: fields become options, `POSITIONAL` ones arguments; its docstring is the help of the command.
+        run: called with the request.
+        name: of the command.
+    """
+
+    def command(**values: Any) -> None:
+        given = {key: value for key, value in values.items() if value not in (None, [])}
+        try:
+            made = request.checked(**given)
+        except UsageError as error:
+            raise UsageError(f"--{str(error).replace('_', '-', 1)}") from error
+        run(made)  # type: ignore[arg-type]
+
+    # A class's own fields before those of its bases.
+    own = [key for base in request.__mro__ for key in vars(base).get("__annotations__", ())]
+    fields = [(key, request.model_fields[key]) for key in dict.fromkeys(own) if key in request.model_fields]
+    command.__name__, command.__doc__ = name, request.__doc__
+    parameters = [_parameter(key, field, key in request.POSITIONAL) for key, field in fields]
+    # Typer reads the signature.
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    app.command(name)(command)
+
+
+def _parameter(name: str, field: FieldInfo, positional: bool) -> inspect.Parameter:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    options: dict[str, Any] = {"help": field.description}
+    if "envvar" in extra:
+        options["envvar"] = extra["envvar"]
+    for rule in field.metadata:
+        for bound, key in (("ge", "min"), ("le", "max")):
+            if (limit := getattr(rule, bound, None)) is not None:
+                options[key] = limit
+    annotation: Any = field.annotation
+    default: Any = inspect.Parameter.empty if field.is_required() else field.default
+    if default == []:
+        annotation, default = annotation | None, None
+    if positional:
+        marker: Any = typer.Argument(**options)
+    else:
+        # Named explicitly, or a flag would get a second, negative form.
+        marker = typer.Option(f"--{name.replace('_', '-')}", **options)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=Annotated[annotation, marker])
