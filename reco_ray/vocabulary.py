@@ -1,19 +1,21 @@
 """Concepts and vocabularies: what to look for, in whose words, and what tends to stand around it."""
 
-import json
+import codecs
 import re
 import unicodedata
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reco_ray import storage
 from reco_ray.errors import RecoError, reason
+from reco_ray.vocabulary_files import SUFFIXES, parse_names, read_fields
 
 # Built first, in this order, each with those before it as its own context (ReCo, section 3.3).
 CONTEXT_CONCEPTS = ("tree", "sky", "building", "road", "person")
 MAX_NAME_LENGTH = 100
+MAX_BYTES = 1 << 26  # of a file: COCO's annotations of 5,000 images are 20 MB
+_SHOWN, _SHOWN_WORDS = 10, 3  # concepts, and synonyms of each, in a line
 
 
 class Concept(BaseModel):
@@ -81,47 +83,63 @@ class Vocabulary(BaseModel):
 
 
 def parse_concepts(text: str) -> Vocabulary:
-    """ "cat, dog" from a command line -> a vocabulary.
+    """ "cat, dog" from a command line -> a vocabulary. Quotes keep a comma inside a name.
 
     Raises:
-        RecoError: empty list, duplicates, over-long names.
+        RecoError: empty list, duplicates, over-long names, a file's name.
     """
-    return _build({"concepts": [{"name": part} for part in text.split(",") if part.strip()]}, "--concepts")
+    if text.strip().lower().endswith(SUFFIXES):
+        raise RecoError(f"--concepts: {text.strip()} looks like a file: give it with --vocabulary")
+    return _build({"concepts": parse_names(text)}, "--concepts")
 
 
 def load_vocabulary(uri: str) -> Vocabulary:
-    """Reads a vocabulary file.
-
-    A `.txt` file has one concept a line, `name` or `name: synonym, synonym`; `#` starts a comment. A `.yaml`
-    or `.json` file has the fields of `Vocabulary`, where a concept may also be a bare string.
+    """Reads a vocabulary file, in any of the forms of docs/vocabularies.md.
 
     Raises:
         RecoError: the file is missing or malformed; names the line or field.
     """
     try:
-        text = storage.read_bytes(uri).decode("utf-8-sig")
+        text = decode_text(storage.read_bytes(uri, MAX_BYTES))
     except UnicodeDecodeError as error:
         raise RecoError(f"{uri}: not UTF-8 text: save it as UTF-8") from error
     except OSError as error:
         raise RecoError(f"{uri}: the vocabulary cannot be read: {reason(error)}") from error
-    if uri.endswith((".yaml", ".yml", ".json")):
-        try:
-            fields = json.loads(text) if uri.endswith(".json") else yaml.safe_load(text)
-        except (yaml.YAMLError, json.JSONDecodeError) as error:
-            kind = "JSON" if uri.endswith(".json") else "YAML"
-            raise RecoError(f"{uri}: not valid {kind}: {reason(error)}") from error
-        if isinstance(fields, list):
-            fields = {"concepts": fields}
-        if not isinstance(fields, dict):
-            raise RecoError(f"{uri}: expected a list of concepts or a mapping with 'concepts'")
-        entries = fields.get("concepts") or []
-        if not isinstance(entries, list):
-            raise RecoError(f"{uri}: concepts: expected a list, one entry a concept")
-        return _build(
-            {**fields, "concepts": [{"name": e} if isinstance(e, str) else e for e in entries]}, uri
-        )
-    lines = (line.split("#")[0].strip() for line in text.splitlines())
-    return _build({"concepts": [_parse_line(line) for line in lines if line]}, uri)
+    suffix = "." + uri.rpartition("/")[2].rpartition(".")[2].lower()
+    try:
+        fields = read_fields(text, suffix)
+    except RecoError as error:
+        raise RecoError(f"{uri}: {error}") from error
+    return _build(fields, uri)
+
+
+def decode_text(data: bytes) -> str:
+    """UTF-8, or UTF-16 as Windows' programs save it; a byte order mark is no text.
+
+    Raises:
+        UnicodeDecodeError: neither.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    return data.decode("utf-8-sig")
+
+
+def in_words(vocabulary: Vocabulary) -> str:
+    """What was read, in a line: `20 concepts: aeroplane, sofa (couch, settee), ...`."""
+    shown = [
+        f"{concept.name} ({', '.join(concept.synonyms[:_SHOWN_WORDS])})" if concept.synonyms else concept.name
+        for concept in vocabulary.concepts[:_SHOWN]
+    ]
+    count = len(vocabulary.concepts)
+    more = ", ..." if count > _SHOWN else ""
+    return f"{count:,} concept{'' if count == 1 else 's'}: {', '.join(shown)}{more}"
+
+
+def remarks(vocabulary: Vocabulary) -> list[str]:
+    """Words that say nothing to a model: those without a letter or a digit."""
+    words = [word for concept in vocabulary.concepts for word in concept.words]
+    empty = [word for word in words if not any(character.isalnum() for character in word)]
+    return [f"{word!r} has neither a letter nor a digit: it says nothing to the models" for word in empty]
 
 
 def slug(index: int, name: str) -> str:
@@ -131,11 +149,6 @@ def slug(index: int, name: str) -> str:
     return f"{index:03d}-{plain}".rstrip("-")
 
 
-def _parse_line(line: str) -> dict[str, Any]:
-    name, _, synonyms = line.partition(":")
-    return {"name": name, "synonyms": [part for part in synonyms.split(",") if part.strip()]}
-
-
 def _build(fields: dict[str, Any], source: str) -> Vocabulary:
     try:
         return Vocabulary(**fields)
@@ -143,4 +156,6 @@ def _build(fields: dict[str, Any], source: str) -> Vocabulary:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "there is no such field"
         raise RecoError(f"{source}: {place + ': ' if place else ''}{message}") from error

@@ -17,6 +17,7 @@ from reco_ray.cli.options import (
     Weights,
     report,
     settings_of,
+    tell,
 )
 from reco_ray.console import console
 from reco_ray.errors import UsageError
@@ -68,6 +69,7 @@ def evaluate(
     require_countable(dataset, chosen.segment.max_pixels, way.cut_truth)
     trained = trained_for(segmenter, dataset) if segmenter else None
     prefetch(chosen.models.specs, chosen.models.weights)
+    tell(dataset.vocabulary)
     with session(address):
         if corpus is not None:
             embeddings, index = join(out, "embeddings"), join(out, "index")
@@ -93,11 +95,14 @@ def sweep(
     from reco_ray.sweep.report import as_table, summary
     from reco_ray.sweep.stage import run_sweep
 
-    def tell(record: Any) -> None:
+    for name, vocabulary in plan.vocabularies.items():
+        tell(vocabulary, name)
+
+    def tell_trial(record: Any) -> None:
         console.print(summary(plan, record))
 
     with session(address):
-        manifest, new, ranked = run_sweep(plan, out, tell)
+        manifest, new, ranked = run_sweep(plan, out, tell_trial)
     print(as_table(plan, ranked))
     if manifest is not None:
         report("sweep", out, manifest, new)

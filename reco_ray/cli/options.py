@@ -10,7 +10,7 @@ from reco_ray.console import console
 from reco_ray.errors import UsageError
 from reco_ray.registry import REFINEMENTS
 from reco_ray.storage import Manifest, absolute, join
-from reco_ray.vocabulary import Vocabulary, load_vocabulary, parse_concepts
+from reco_ray.vocabulary import Vocabulary, in_words, load_vocabulary, parse_concepts, remarks
 
 Corpus = Annotated[
     str,
@@ -21,8 +21,14 @@ Corpus = Annotated[
 ]
 Images = Annotated[str, typer.Option(help="images to segment, same forms as --corpus")]
 Out = Annotated[str, typer.Option(help="directory to make; an unfinished run of the same command goes on")]
-Concepts = Annotated[str | None, typer.Option(help="concept names, comma-separated")]
-VocabularyFile = Annotated[str | None, typer.Option("--vocabulary", help="file of concepts (.txt or .yaml)")]
+Concepts = Annotated[str | None, typer.Option(help="concept names, comma-separated; quotes keep a comma")]
+VocabularyFile = Annotated[
+    str | None,
+    typer.Option(
+        "--vocabulary",
+        help="file of concepts: lines, comma lists, CSV, YAML, JSON, YOLO, COCO (docs/vocabularies.md)",
+    ),
+]
 Preset = Annotated[str, typer.Option(help="models and settings that belong together")]
 SettingsFile = Annotated[
     str | None, typer.Option("--settings", help="YAML file whose fields win over the preset's")
@@ -62,6 +68,17 @@ def vocabulary_of(concepts: str | None, file: str | None) -> Vocabulary:
     if (concepts is None) == (file is None):
         raise UsageError("give the concepts either with --concepts a,b or with --vocabulary FILE")
     return parse_concepts(concepts) if concepts is not None else load_vocabulary(str(file))
+
+
+def tell(vocabulary: Vocabulary, name: str = "") -> None:
+    """Says which concepts were read, and which of their words say nothing to a model.
+
+    Args:
+        name: of the vocabulary, where there are several.
+    """
+    console.print(f"{name + ': ' if name else ''}{in_words(vocabulary)}")
+    for line in remarks(vocabulary):
+        console.print(f"remark     {line}")
 
 
 def settings_of(

@@ -24,6 +24,7 @@ from reco_ray.cli.options import (
     Weights,
     report,
     settings_of,
+    tell,
     vocabulary_of,
 )
 from reco_ray.console import console
@@ -65,6 +66,7 @@ def run(
     from reco_ray.run import run_all
 
     prefetch(chosen.models.specs, chosen.models.weights)  # before hours of embedding, not after them
+    tell(words)
     with session(address):
         for stage, uri, manifest, new in run_all(corpus, images, words, out, chosen):
             report(stage, uri, manifest, new)
@@ -153,6 +155,7 @@ def references(
     from reco_ray.cluster import session
     from reco_ray.cosegmentation.stage import build_references
 
+    tell(words)
     with session(address):
         report("reference", out, *build_references(index, words, out, chosen))
 
@@ -176,8 +179,10 @@ def segment(
         preset, settings, set_, refine=refine, device=device, weights=weights, image_column=image_column
     )
     from reco_ray.cluster import session
+    from reco_ray.cosegmentation.bank import ReferenceBank
     from reco_ray.segmentation.stage import segment_images
 
+    tell(ReferenceBank.open(references).vocabulary)
     with session(address):
         report("segment", out, *segment_images(references, images, out, chosen))
 
@@ -192,6 +197,7 @@ def demo(out: Out = "reco-demo", address: Address = None) -> None:
 
     mark_output(out)
     prepared = prepare_demo(join(out, "photographs"))
+    tell(prepared.vocabulary)
     with session(address):
         for stage, uri, manifest, new in run_all(
             prepared.corpus, prepared.images, prepared.vocabulary, out, prepared.settings

@@ -19,11 +19,13 @@ from reco_ray.cli.options import (
     Weights,
     report,
     settings_of,
+    tell,
 )
 from reco_ray.console import console
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.storage import absolute, join, list_names
 from reco_ray.vocabulary import Vocabulary, load_vocabulary
+from reco_ray.vocabulary_files import SUFFIXES
 
 
 @app.command()
@@ -45,11 +47,14 @@ def label(
         preset, settings, set_, refine=refine, device=device, weights=weights, image_column=image_column
     )
     from reco_ray.cluster import session
+    from reco_ray.cosegmentation.bank import ReferenceBank
     from reco_ray.training.label import label_images
     from reco_ray.training.label_worker import LabelSet
 
     names = _names(references)
     sets = {n: LabelSet(absolute(r), join(out, n, "labels")) for n, r in zip(names, references, strict=True)}
+    for name, bank in sets.items():
+        tell(ReferenceBank.open(bank.bank).vocabulary, name)
     with session(address):
         for name, made in label_images(sets, images, join(out, "frames"), chosen).items():
             report("label", sets[name].out, *made)
@@ -101,6 +106,8 @@ def train(
     from reco_ray.training.vocabularies import require_distinct, train_vocabularies
 
     require_distinct(words)
+    for name, one in words.items():
+        tell(one, name)
     failed = []
     with session(address):
         if labels:
@@ -127,9 +134,6 @@ def train(
         )
 
 
-_VOCABULARY_SUFFIXES = (".txt", ".yaml", ".yml", ".json")
-
-
 def vocabularies_of(sources: list[str]) -> dict[str, Vocabulary]:
     """Vocabulary files, or all of a folder, by the files' names without suffix; `benchmark:NAME` for a benchmark's."""
     found: dict[str, Vocabulary] = {}
@@ -141,8 +145,8 @@ def vocabularies_of(sources: list[str]) -> dict[str, Vocabulary]:
                 source.removeprefix("benchmark:"): benchmark_vocabulary(source.removeprefix("benchmark:"))
             }
         else:
-            is_file = source.endswith(_VOCABULARY_SUFFIXES)
-            inside = [] if is_file else [n for n in list_names(source) if n.endswith(_VOCABULARY_SUFFIXES)]
+            is_file = source.lower().endswith(SUFFIXES)
+            inside = [] if is_file else [n for n in list_names(source) if n.lower().endswith(SUFFIXES)]
             uris = [join(source, name) for name in inside] or [source]
             files = {}
             for uri in uris:
