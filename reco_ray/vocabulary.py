@@ -14,6 +14,7 @@ from reco_ray.vocabulary_files import SUFFIXES, parse_names, read_fields
 # Built first, in this order, each with those before it as its own context (ReCo, section 3.3).
 CONTEXT_CONCEPTS = ("tree", "sky", "building", "road", "person")
 MAX_NAME_LENGTH = 100
+_NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # what copying from a web page leaves
 MAX_BYTES = 1 << 26  # of a file: COCO's annotations of 5,000 images are 20 MB
 _SHOWN, _SHOWN_WORDS = 10, 3  # concepts, and synonyms of each, in a line
 
@@ -34,10 +35,14 @@ class Concept(BaseModel):
     @field_validator("name", "synonyms", mode="before")
     @classmethod
     def _tidy(cls, value: Any) -> Any:
-        """One spelling of every word: composed characters, single spaces."""
+        """One spelling of every word: composed characters, single spaces, nothing of no width."""
         if isinstance(value, list | tuple):
             return [cls._tidy(part) for part in value]
-        return unicodedata.normalize("NFC", " ".join(value.split())) if isinstance(value, str) else value
+        return (
+            unicodedata.normalize("NFC", " ".join(value.translate(_NO_WIDTH).split()))
+            if isinstance(value, str)
+            else value
+        )
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -121,6 +126,8 @@ def decode_text(data: bytes) -> str:
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16")
+    if data[:2].count(0) == 1:  # UTF-16 without its mark
+        return data.decode("utf-16-le" if data[1] == 0 else "utf-16-be")
     return data.decode("utf-8-sig")
 
 

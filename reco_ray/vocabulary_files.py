@@ -284,7 +284,7 @@ def _entry(value: Any, strict: bool = True) -> Entry:
         return {"name": str(name), "synonyms": _words(words)}
     kept = {k: v for k, v in value.items() if k in _OWN_KEYS or (strict and k not in _IGNORED and k != key)}
     if key is not None:
-        kept["name"] = value[key] if isinstance(value[key], str) else str(value[key])
+        kept["name"] = str(value[key]) if isinstance(value[key], int | float) else value[key]
     if "synonyms" in kept:
         kept["synonyms"] = _words(kept["synonyms"])
     if kept.get("alias") in ("", "null", "~"):  # how YAML writes that there is none

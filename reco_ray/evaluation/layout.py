@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 from pydantic import BaseModel, ConfigDict
 
 from reco_ray import storage
-from reco_ray.corpus.kinds import IMAGE_SUFFIXES
+from reco_ray.corpus.kinds import IMAGE_SUFFIXES, is_junk
 from reco_ray.errors import RecoError, reason
 from reco_ray.storage import join
 
@@ -95,7 +95,7 @@ def _files(data: str, pattern: str) -> dict[Fields, str]:
 def _is_meant(relative: str, pattern: str) -> bool:
     """Whether a file that fits a pattern is an image at all: not what systems and programs leave beside images."""
     name = relative.rpartition("/")[2]
-    return not name.startswith("._") and (not pattern.endswith(".*") or name.lower().endswith(IMAGE_SUFFIXES))
+    return not is_junk(name) and (not pattern.endswith(".*") or name.lower().endswith(IMAGE_SUFFIXES))
 
 
 def _folder(pattern: str) -> str:

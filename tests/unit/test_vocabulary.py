@@ -110,6 +110,7 @@ def test_duplicates_in_files_are_found_across_spellings(tmp_path):
         ("v.yaml", "name: animals\n", "expected a list of concepts"),
         ("v.yaml", "concepts: [cat]\nconext: [sky]\n", "conext: there is no such field"),
         ("v.txt", "cat, dog: hound\n", "a comma before the colon"),
+        ("v.json", '[{"name": null}]', "concepts.0.name"),
         ("v.csv", "a,b,c\nd,e,f\n", "no header names the column"),
         ("v.yaml", "- '  '\n", "concepts.0.name"),
         ("v.yaml", "- {name: cat, colour: red}\n", "concepts.0.colour"),
@@ -205,6 +206,13 @@ def test_windows_encodings_are_read(tmp_path, encoding):
     file = tmp_path / "v.csv"
     file.write_bytes("name\r\nBär\r\n犬\r\n".encode(encoding))
     assert load_vocabulary(str(file)).names == ["Bär", "犬"]
+
+
+def test_utf_16_without_its_mark_and_characters_of_no_width_are_read(tmp_path):
+    file = tmp_path / "v.txt"
+    for encoding in ("utf-16-le", "utf-16-be"):
+        file.write_bytes("cat\r\n\u200bdog\r\n".encode(encoding))
+        assert load_vocabulary(str(file)).names == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(
