@@ -18,6 +18,7 @@ test: $(VENV)/dev.stamp $(SBOM)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/deptry --no-ansi .
 	$(VENV)/bin/python -m pytest
 
 # What `make test` leaves out: nodes, drivers and servers killed in the middle, and a few tests for the time they take.

@@ -1,3 +1,76 @@
-"""reco-ray: concept names and unlabelled images in, a semantic segmenter out."""
+"""reco-ray: concept names and unlabelled images in, a semantic segmenter out.
+
+    import reco_ray
+
+    made = reco_ray.run(corpus="photos", concepts=["cat", "dog"], images="photos/garden", out="first-run")
+    print(made.report)
+
+Every stage is a function whose parameters are the options of the command of its name; all return what became of their
+artifacts and raise `RecoError` with one line for bad input.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from reco_ray.client import Client
+    from reco_ray.errors import RecoError
+    from reco_ray.stages import (
+        embed,
+        evaluate,
+        export,
+        index,
+        label,
+        references,
+        run,
+        search,
+        segment,
+        serve,
+        sweep,
+        train,
+    )
+    from reco_ray.training import Segmenter
+
+# What `import reco_ray` offers -> the module that has it, imported when it is first used.
+_MODULES = {
+    "Client": "reco_ray.client",
+    "RecoError": "reco_ray.errors",
+    "Segmenter": "reco_ray.training",
+    **dict.fromkeys(
+        (
+            "run", "embed", "index", "references", "segment", "label", "train", "export", "evaluate",
+            "sweep", "search", "serve",
+        ),
+        "reco_ray.stages",
+    ),
+}  # fmt: skip
+
+__all__ = [
+    "Client",
+    "RecoError",
+    "Segmenter",
+    "embed",
+    "evaluate",
+    "export",
+    "index",
+    "label",
+    "references",
+    "run",
+    "search",
+    "segment",
+    "serve",
+    "sweep",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'reco_ray' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

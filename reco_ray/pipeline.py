@@ -5,19 +5,19 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import typer
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reco_ray import storage
 from reco_ray.errors import UsageError, reason
+from reco_ray.requests import Request, usage_error
+from reco_ray.stages import STAGES, Listener
 
-Value = str | int | float | bool | list[str] | list[int]
-Options = dict[str, Value]
+Options = dict[str, Any]
 
 
-class Stages(BaseModel):
-    """A stage holds the options of the command of its name, hyphens as underscores. In the order in which they run."""
+class PipelineStages(BaseModel):
+    """For each stage the fields of its request, or a list of them. In the order in which they run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,23 +39,23 @@ class Pipeline(BaseModel):
 
     preset: str = "mini"
     settings: str | None = None
-    stages: Stages
+    stages: PipelineStages
 
 
 @dataclass(frozen=True)
-class Step:
-    """One command of the pipeline. options: as the file gives them; words: its command line."""
+class PipelineStep:
+    """One stage of the pipeline. options: as the file gives them; request: what they ask for."""
 
     stage: str
     options: Options
-    words: list[str]
+    request: Request
 
 
-def read_pipeline(file: str) -> list[Step]:
+def read_pipeline(file: str) -> list[PipelineStep]:
     """Reads and checks a pipeline.
 
     Raises:
-        UsageError: unreadable, an unknown stage or option, an option that its command needs and that is not there.
+        UsageError: unreadable, an unknown stage or option, an option that its stage needs and that is not there.
     """
     try:
         pipeline = Pipeline.model_validate(yaml.safe_load(storage.read_bytes(file)))
@@ -77,11 +77,19 @@ def read_pipeline(file: str) -> list[Step]:
     return steps
 
 
-def run_pipeline(file: str, steps: list[Step], summary: str) -> None:
+def run_pipeline(
+    file: str, steps: list[PipelineStep], summary: str, listener: Listener | None = None
+) -> None:
     """Runs the steps in their order on the connected cluster; what is finished does nothing, so a second run goes on.
 
     Writes `summary`, JSON, after every step: the file, its state ("running", "failed", "stopped", "done"), and each
     step's stage, options, seconds, state and, if it failed, its error.
+
+    Args:
+        file: for the summary.
+        steps: as `read_pipeline` reads them.
+        summary: URI of the file to write.
+        listener: is told how every stage gets on.
 
     Raises:
         RecoError: as the first step that fails does; the summary then holds its line.
@@ -97,8 +105,7 @@ def run_pipeline(file: str, steps: list[Step], summary: str) -> None:
         started = time.monotonic()
         record: dict[str, Any] = {"stage": step.stage, "options": step.options}
         try:
-            if _commands()(args=step.words, standalone_mode=False):  # what typer makes of Ctrl-C
-                raise KeyboardInterrupt
+            STAGES[step.stage].carry_out(step.request, listener or Listener())
             record["state"] = "done"
         except Exception as error:
             record |= {"state": "failed", "error": reason(error)}
@@ -112,37 +119,11 @@ def run_pipeline(file: str, steps: list[Step], summary: str) -> None:
     write("done")
 
 
-def parameters(step: Step) -> dict[str, Any]:
-    """The values of a step's options as its command gets them, defaults filled in."""
-    command = _commands().commands[step.stage]
-    return dict(command.make_context(step.stage, step.words[1:]).params)
-
-
-def _commands() -> Any:
-    import reco_ray.cli  # every command is registered by then
-
-    return typer.main.get_command(reco_ray.cli.app)
-
-
-def _step(file: str, stage: str, options: Options, pipeline: Pipeline) -> Step:
-    parameters = {p.name.rstrip("_"): p for p in _commands().commands[stage].params if p.name != "help"}
+def _step(file: str, stage: str, options: Options, pipeline: Pipeline) -> PipelineStep:
+    request = STAGES[stage].request
     shared = {"preset": pipeline.preset, "settings": pipeline.settings}
-    given = {k: v for k, v in shared.items() if v is not None and k in parameters} | options
-    for name in given:
-        if name not in parameters:
-            raise UsageError(f"{file}: stages.{stage}.{name}: `reco-ray {stage}` has no such option")
-    words = [stage]
-    for name, parameter in parameters.items():
-        if name not in given:
-            if parameter.required:
-                raise UsageError(f"{file}: stages.{stage}.{name}: is needed")
-            continue
-        value = given[name]
-        if isinstance(value, list) and not parameter.multiple:
-            raise UsageError(f"{file}: stages.{stage}.{name}: takes one value, not a list")
-        if getattr(parameter, "is_flag", False):
-            words += [parameter.opts[0]] if value else []
-            continue
-        for one in value if isinstance(value, list) else [value]:
-            words += [str(one)] if parameter.param_type_name == "argument" else [f"{parameter.opts[0]}={one}"]
-    return Step(stage, options, words)
+    given = {k: v for k, v in shared.items() if v is not None and k in request.model_fields} | options
+    try:
+        return PipelineStep(stage, options, request(**given))
+    except ValidationError as error:
+        raise UsageError(f"{file}: stages.{stage}.{usage_error(error)}") from error

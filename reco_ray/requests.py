@@ -4,6 +4,8 @@ The command line, pipeline files, the planner and the functions of `reco_ray` al
 other place. `short` fields stand for one setting, such as `exemplars` for `references.exemplars`.
 """
 
+import json
+import os
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -12,7 +14,7 @@ from reco_ray.config import Settings, load_settings
 from reco_ray.errors import UsageError
 from reco_ray.registry import REFINEMENTS
 from reco_ray.storage import absolute
-from reco_ray.vocabulary import Vocabulary, load_vocabulary, parse_concepts
+from reco_ray.vocabulary import Vocabulary, load_vocabulary, make_vocabulary, parse_concepts
 
 
 class Request(BaseModel):
@@ -26,35 +28,27 @@ class Request(BaseModel):
         default=None, description="Ray cluster to join; default $RAY_ADDRESS, else Ray starts here"
     )
 
-    @classmethod
-    def checked(cls, **fields: Any) -> "Request":
-        """Makes a request from untyped fields.
 
-        Raises:
-            UsageError: a field that there is not, that is missing, or of the wrong type; names it.
-        """
-        try:
-            return cls(**fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0]) if first["loc"] else "?"
-            raise UsageError(f"{name}: {_in_words(first)}") from error
+def usage_error(error: ValidationError) -> UsageError:
+    """What is wrong with the fields of a request, in one line that names the first."""
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"][:1])) or "request"
+    known = {"extra_forbidden": "there is no such option", "missing": "is needed"}
+    text = known.get(first["type"], first["msg"].removeprefix("Value error, ").lower())
+    if first["type"] == "string_type" and isinstance(first["input"], list):
+        text = "takes one value, not a list"
+    return UsageError(f"{name}: {text}")
 
 
-def _in_words(error: Any) -> str:
-    if error["type"] == "extra_forbidden":
-        return "there is no such option"
-    if error["type"] == "missing":
-        return "is needed"
-    if error["type"] == "string_type" and isinstance(error["input"], list):
-        return "takes one value, not a list"
-    return error["msg"].removeprefix("Value error, ").lower()
+def _as_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    return [_as_text(each) for each in value] if isinstance(value, list | tuple) else [_as_text(value)]
 
 
+Place = Annotated[str, BeforeValidator(_as_text)]  # a path or URI
 Several = Annotated[list[str], BeforeValidator(_as_list)]  # one value stands for a list of one
 
 
@@ -71,7 +65,7 @@ class WithSettings(Request):
     """A request whose stage has settings: a preset, changed by a file, by `set`, and by short fields."""
 
     preset: str = Field(default="mini", description="models and settings that belong together")
-    settings: str | None = Field(default=None, description="YAML file whose fields win over the preset's")
+    settings: Place | None = Field(default=None, description="YAML file whose fields win over the preset's")
     set: Several = Field(default=[], description="section.field=value, wins over both; repeatable")
 
     def load_settings(self) -> Settings:
@@ -80,16 +74,18 @@ class WithSettings(Request):
         Raises:
             RecoError: unknown preset or setting, a value out of range, an unreadable file.
         """
-        return load_settings(self.preset, self.settings, [*self.set, *self._short_settings()])
+        return load_settings(self.preset, self.settings, self.overrides)
 
-    def _short_settings(self) -> list[str]:
-        found = []
+    @property
+    def overrides(self) -> list[str]:
+        """`set` and the short fields, as "section.field=value"."""
+        found = list(self.set)
         for name, field in type(self).model_fields.items():
             extra = field.json_schema_extra
             value = getattr(self, name)
             if isinstance(extra, dict) and "setting" in extra and value is not None:
                 value = absolute(value) if name == "weights" else value
-                found.append(f"{extra['setting']}={value}")
+                found.append(f"{extra['setting']}={json.dumps(value)}")  # quoted, or YAML reads "no" as false
         return found
 
 
@@ -97,7 +93,7 @@ class WithModels(WithSettings):
     """A request whose stage loads models."""
 
     device: str | None = _short("models.device", "auto, cpu or cuda")
-    weights: str | None = Field(
+    weights: Place | None = Field(
         default=None,
         description="folder that `weights pull` filled; short for --set models.weights=",
         json_schema_extra={"setting": "models.weights", "envvar": "RECO_WEIGHTS"},
@@ -107,10 +103,10 @@ class WithModels(WithSettings):
 class WithConcepts(Request):
     """A request that names concepts, either directly or in a file."""
 
-    concepts: str | None = Field(
+    concepts: str | list[str] | None = Field(
         default=None, description="concept names, comma-separated; quotes keep a comma"
     )
-    vocabulary: str | None = Field(
+    vocabulary: Place | None = Field(
         default=None,
         description="file of concepts: lines, comma lists, CSV, YAML, JSON, YOLO, COCO (docs/vocabularies.md)",
     )
@@ -124,42 +120,50 @@ class WithConcepts(Request):
         """
         if (self.concepts is None) == (self.vocabulary is None):
             raise UsageError("give the concepts either with --concepts a,b or with --vocabulary FILE")
-        if self.concepts is not None:
+        if isinstance(self.concepts, str):
             return parse_concepts(self.concepts)
+        if self.concepts is not None:
+            return make_vocabulary({"concepts": [{"name": name} for name in self.concepts]}, "concepts")
         return load_vocabulary(str(self.vocabulary))
 
 
-_CORPUS = "unlabelled images: folder, glob, list of paths or URLs, Parquet, tars, videos; local, s3://, gs://, hf://"
+_CORPUS = (
+    "unlabelled images: folder, glob, list of paths or URLs (.txt, .csv, .jsonl), Parquet, tars, videos; "
+    "local, s3://, gs://, hf://"
+)
 _IMAGES = "images to segment, same forms as --corpus"
 _OUT = "directory to make; an unfinished run of the same command goes on"
 _REFINE = _short("segment.refine", ", ".join(REFINEMENTS.names))
 _EXEMPLARS = _short("references.exemplars", "images retrieved a concept")
+_IMAGE_COLUMN = _short("image_column", "column of Parquet tables that holds the images or names them")
 
 
 class RunRequest(WithModels, WithConcepts):
     """The whole job: embed the corpus, index it, build references, segment the images, write a report."""
 
-    corpus: str = Field(description=_CORPUS)
-    images: str = Field(description=_IMAGES)
-    out: str = Field(description=_OUT)
+    corpus: Place = Field(description=_CORPUS)
+    images: Place = Field(description=_IMAGES)
+    out: Place = Field(description=_OUT)
     exemplars: int | None = _EXEMPLARS
     refine: str | None = _REFINE
+    image_column: str | None = _IMAGE_COLUMN
 
 
 class EmbedRequest(WithModels):
     """Embeds every image of a corpus once."""
 
-    corpus: str = Field(description=_CORPUS)
-    out: str = Field(description=_OUT)
+    corpus: Place = Field(description=_CORPUS)
+    out: Place = Field(description=_OUT)
     follow: bool = Field(default=False, description="embed what is new in the corpus since")
     max_rejected: str | None = _short("embed.max_rejected", "fail past so many unusable images: 1% or 500")
+    image_column: str | None = _IMAGE_COLUMN
 
 
 class IndexRequest(WithSettings):
     """Builds the search index of an embeddings artifact: exact for small corpora, compressed for large ones."""
 
-    embeddings: str = Field(description="an embeddings artifact")
-    out: str | None = Field(default=None, description="directory to make; not needed with --explain")
+    embeddings: Place = Field(description="an embeddings artifact")
+    out: Place | None = Field(default=None, description="directory to make; not needed with --explain")
     explain: bool = Field(
         default=False, description="print choice, size, plan and expected recall; build nothing"
     )
@@ -168,42 +172,45 @@ class IndexRequest(WithSettings):
 class ReferencesRequest(WithModels, WithConcepts):
     """Retrieves exemplars of every concept and co-segments them into references."""
 
-    index: str = Field(description="an index artifact")
-    out: str = Field(description=_OUT)
+    index: Place = Field(description="an index artifact")
+    out: Place = Field(description=_OUT)
     exemplars: int | None = _EXEMPLARS
 
 
 class SegmentRequest(WithModels):
     """Segments images with references that were built before."""
 
-    references: str = Field(description="a references artifact")
-    images: str = Field(description=_IMAGES)
-    out: str = Field(description=_OUT)
+    references: Place = Field(description="a references artifact")
+    images: Place = Field(description=_IMAGES)
+    out: Place = Field(description=_OUT)
     refine: str | None = _REFINE
+    image_column: str | None = _IMAGE_COLUMN
 
 
 class LabelRequest(WithModels):
     """Writes pseudo-labels to train on: `segment` with scores beside the labels, and unsure pixels ignored."""
 
     references: Several = Field(description="a references artifact; repeatable")
-    images: str = Field(description="unlabelled images to train on, same forms as --corpus")
-    out: str = Field(description=_OUT)
+    images: Place = Field(description="unlabelled images to train on, same forms as --corpus")
+    out: Place = Field(description=_OUT)
     refine: str | None = _REFINE
+    image_column: str | None = _IMAGE_COLUMN
 
 
 class TrainRequest(WithModels):
     """Trains a segmenter a vocabulary on pseudo-labels (ReCo+), many side by side; goes on where it stopped."""
 
-    out: str = Field(description=_OUT)
+    out: Place = Field(description=_OUT)
     vocabulary: Several = Field(default=[], description="file of concepts, or a folder of them; repeatable")
-    index: str | None = Field(default=None, description="an index artifact to retrieve exemplars from")
-    images: str | None = Field(default=None, description="unlabelled images to train on")
+    index: Place | None = Field(default=None, description="an index artifact to retrieve exemplars from")
+    images: Place | None = Field(default=None, description="unlabelled images to train on")
     labels: Several = Field(
         default=[], description="pseudo-labels that `label` made, in place of --index and --images"
     )
     steps: int | None = _short("train.steps", "updates of the weights")
     exemplars: int | None = _EXEMPLARS
     refine: str | None = _REFINE
+    image_column: str | None = _IMAGE_COLUMN
 
 
 class ExportRequest(Request):
@@ -211,8 +218,8 @@ class ExportRequest(Request):
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("segmenter",)
 
-    segmenter: str = Field(description="a segmenter artifact, as `train` makes it")
-    out: str = Field(description=_OUT)
+    segmenter: Place = Field(description="a segmenter artifact, as `train` makes it")
+    out: Place = Field(description=_OUT)
     format: Literal["onnx", "torch-export"] = Field(
         default="onnx", description="onnx, or torch-export for a .pt2"
     )
@@ -223,8 +230,8 @@ class SweepRequest(Request):
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("file",)
 
-    file: str = Field(description="what to vary, on which images (docs/sweeps.md)")
-    out: str = Field(default="reco-sweep", description=_OUT)
+    file: Place = Field(description="what to vary, on which images (docs/sweeps.md)")
+    out: Place = Field(default="reco-sweep", description=_OUT)
 
 
 class EvaluateRequest(WithModels):
@@ -233,16 +240,52 @@ class EvaluateRequest(WithModels):
     POSITIONAL: ClassVar[tuple[str, ...]] = ("benchmark",)
 
     benchmark: str = Field(description="name of the benchmark")
-    data: str = Field(description="the data set in its official folder layout")
-    corpus: str | None = Field(default=None, description="unlabelled images, in the forms of `run`")
-    index: str | None = Field(default=None, description="an index artifact, in place of --corpus")
-    segmenter: str | None = Field(
+    data: Place = Field(description="the data set in its official folder layout")
+    corpus: Place | None = Field(default=None, description="unlabelled images, in the forms of `run`")
+    index: Place | None = Field(default=None, description="an index artifact, in place of --corpus")
+    segmenter: Place | None = Field(
         default=None, description="a segmenter trained for the benchmark's classes, scored beside ReCo"
     )
-    out: str = Field(default="reco-evaluation", description=_OUT)
+    out: Place = Field(default="reco-evaluation", description=_OUT)
     protocol: str = Field(default="whole", description="whole, reco (320 centre crop) or mmseg (windows)")
     short_side: int | None = Field(
         default=None, description="pixels; default: the protocol's, or segment.image_size"
     )
     exemplars: int | None = _EXEMPLARS
     refine: str | None = _REFINE
+
+
+class SearchRequest(WithModels):
+    """Finds the images of a corpus that words, or an image, describe; needs no cluster."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("words",)
+
+    index: Place = Field(description="an index artifact")
+    words: str | None = Field(default=None, description="what to look for")
+    image: Place | None = Field(default=None, description="an image to find the like of, in place of words")
+    k: int | None = Field(default=None, ge=1, description="how many hits; default 20, or all")
+    prefix: Place | None = Field(default=None, description="only images whose path or URI begins with this")
+    out: Place = Field(default="reco-search", description="directory for the contact sheet of the hits")
+
+
+class ServeRequest(WithModels):
+    """Serves any vocabulary over HTTP, with a page to try it; Ctrl-C finishes what was begun and stops."""
+
+    host: str = Field(
+        default="127.0.0.1", description="address to listen on; others than loopback need --keys"
+    )
+    port: int = Field(default=8000, ge=1, le=65_535, description="port to listen on")
+    index: Place | None = Field(default=None, description="index artifact that concepts are looked up in")
+    state: Place = Field(
+        default="reco-serve",
+        description="directory of vocabularies and cached references; they come back from it",
+    )
+    segmenter: Several = Field(default=[], description="NAME=URI of a trained segmenter; repeatable")
+    examples: Place | None = Field(default=None, description="images to try on the page")
+    keys: Place | None = Field(default=None, description="file of API keys, lines as `serve-key` prints them")
+
+
+class DemoRequest(Request):
+    """The whole job on photographs that come inside Python packages; needs the extra `demo`, no download."""
+
+    out: Place = Field(default="reco-demo", description=_OUT)

@@ -95,7 +95,7 @@ def parse_concepts(text: str) -> Vocabulary:
     """
     if text.strip().lower().endswith(SUFFIXES):
         raise RecoError(f"--concepts: {text.strip()} looks like a file: give it with --vocabulary")
-    return _build({"concepts": parse_names(text)}, "--concepts")
+    return make_vocabulary({"concepts": parse_names(text)}, "--concepts")
 
 
 def load_vocabulary(uri: str) -> Vocabulary:
@@ -115,7 +115,7 @@ def load_vocabulary(uri: str) -> Vocabulary:
         fields = read_fields(text, suffix)
     except RecoError as error:
         raise RecoError(f"{uri}: {error}") from error
-    return _build(fields, uri)
+    return make_vocabulary(fields, uri)
 
 
 def decode_text(data: bytes) -> str:
@@ -156,7 +156,7 @@ def slug(index: int, name: str) -> str:
     return f"{index:03d}-{plain}".rstrip("-")
 
 
-def _build(fields: dict[str, Any], source: str) -> Vocabulary:
+def make_vocabulary(fields: dict[str, Any], source: str) -> Vocabulary:
     try:
         return Vocabulary(**fields)
     except ValidationError as error:

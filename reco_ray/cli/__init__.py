@@ -18,13 +18,8 @@ from reco_ray.errors import RecoError, UsageError
 # A module of commands registers them when it is imported: in the order of `--help`.
 # isort: off
 from reco_ray.cli import stages  # noqa: F401
-from reco_ray.cli import training  # noqa: F401
-from reco_ray.cli import exporting  # noqa: F401
-from reco_ray.cli import measuring  # noqa: F401
 from reco_ray.cli import pipeline  # noqa: F401
 from reco_ray.cli import planning  # noqa: F401
-from reco_ray.cli import searching  # noqa: F401
-from reco_ray.cli import serving  # noqa: F401
 from reco_ray.cli import tools  # noqa: F401
 # isort: on
 

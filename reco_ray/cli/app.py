@@ -2,6 +2,10 @@
 
 import typer
 
+from reco_ray.requests import Request
+
+ADDRESS_HELP = Request.model_fields["address"].description
+
 app = typer.Typer(
     help="Concept names and unlabelled images in, a semantic segmenter out.",
     pretty_exceptions_enable=False,

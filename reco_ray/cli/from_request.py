@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from reco_ray.cli.app import app
 from reco_ray.errors import UsageError
-from reco_ray.requests import Request
+from reco_ray.requests import Request, usage_error
 
 R = TypeVar("R", bound=Request)
 
@@ -26,10 +27,10 @@ def add_command(request: type[R], run: Callable[[R], None], name: str) -> None:
     def command(**values: Any) -> None:
         given = {key: value for key, value in values.items() if value not in (None, [])}
         try:
-            made = request.checked(**given)
-        except UsageError as error:
-            raise UsageError(f"--{str(error).replace('_', '-', 1)}") from error
-        run(made)  # type: ignore[arg-type]
+            made = request(**given)
+        except ValidationError as error:
+            raise UsageError(f"--{str(usage_error(error)).replace('_', '-', 1)}") from error
+        run(made)
 
     # A class's own fields before those of its bases.
     own = [key for base in request.__mro__ for key in vars(base).get("__annotations__", ())]
@@ -52,6 +53,8 @@ def _parameter(name: str, field: FieldInfo, positional: bool) -> inspect.Paramet
                 options[key] = limit
     annotation: Any = field.annotation
     default: Any = inspect.Parameter.empty if field.is_required() else field.default
+    if annotation == str | list[str] | None:
+        annotation = str | None  # a list is for Python and YAML
     if default == []:
         annotation, default = annotation | None, None
     if positional:

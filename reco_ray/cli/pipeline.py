@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from reco_ray.cli.app import app
-from reco_ray.cli.options import Address
+from reco_ray.cli.app import ADDRESS_HELP, app
+from reco_ray.cli.terminal import Terminal
 from reco_ray.console import console
 from reco_ray.storage import absolute
 
@@ -14,7 +14,7 @@ from reco_ray.storage import absolute
 def pipeline(
     file: Annotated[str, typer.Argument(help="the stages and their options (docs/clusters.md)")],
     out: Annotated[str, typer.Option(help="summary to write, JSON")] = "reco-pipeline.json",
-    address: Address = None,
+    address: Annotated[str | None, typer.Option(help=ADDRESS_HELP)] = None,
 ) -> None:
     """Runs the stages of a file one after another; the same command goes on where it stopped."""
     from reco_ray.cluster import session
@@ -22,5 +22,5 @@ def pipeline(
 
     steps = read_pipeline(file)
     with session(address):
-        run_pipeline(file, steps, out)
+        run_pipeline(file, steps, out, Terminal())
     console.print(f"summary    {absolute(out)}")

@@ -24,14 +24,14 @@ def plan(
     from reco_ray.planning.nodes import parse_nodes
     from reco_ray.planning.rates import read_rates
     from reco_ray.planning.table import as_table
-    from reco_ray.planning.work import works
+    from reco_ray.planning.workload import workloads
 
     fleet = [parse_nodes(text) for text in nodes]
     counts = [_number(text) for text in images.split(",")]
-    asked, known = list(works(read_pipeline(file))), read_rates(rates)
+    asked, known = list(workloads(read_pipeline(file))), read_rates(rates)
     tables = []
     for count in counts:
-        estimates = [estimate(work, known, fleet, count) for work in asked]
+        estimates = [estimate(each, known, fleet, count) for each in asked]
         if all(one.hours is None and one.gigabytes is None for one in estimates):
             why = estimates[0].bottleneck
             raise RecoError(f"{rates}: has a rate for no stage of {file} ({estimates[0].name}: {why})")

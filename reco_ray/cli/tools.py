@@ -1,4 +1,4 @@
-"""Around the job: weights, doctor."""
+"""Around the stages: weights, verify, doctor, serve-key."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,3 +84,13 @@ def doctor() -> None:
         console.print(Text.assemble((mark, colour), f" {check.name:<16} {check.finding}"))
     if any(check.good is False and check.needed for check in checks):
         raise typer.Exit(1)
+
+
+@app.command("serve-key")
+def serve_key(name: Annotated[str, typer.Argument(help="who it is for; owns the vocabularies")]) -> None:
+    """Makes an API key: prints it, and the line for the file of --keys."""
+    from reco_ray.serving.keys import new_key
+
+    key, line = new_key(name)
+    print(f"key   {key}")
+    print(f"line  {line}")

@@ -22,7 +22,7 @@ from reco_ray.errors import RecoError
 from reco_ray.meter import decisive
 from reco_ray.planning.nodes import Nodes, one_by_one, place
 from reco_ray.planning.rates import ITEMS, Rate
-from reco_ray.planning.work import Work
+from reco_ray.planning.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Estimate:
     bottleneck: str
 
 
-def estimate(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int) -> Estimate:
+def estimate(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int) -> Estimate:
     """What a stage takes for a number of images.
 
     Raises:
@@ -57,7 +57,7 @@ def estimate(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes], images: 
         raise RecoError(f"stage {work.name}: {error}") from error
 
 
-def _pool(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int) -> Estimate:
+def _pool(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int) -> Estimate:
     """Of a stage whose parts are read by tasks and computed by a pool of workers."""
     settings = work.settings
     items = work.concepts if work.stage == "references" else images * work.sets
@@ -89,7 +89,7 @@ def _pool(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int
     return Estimate(work.name, items, count, hours, hours * count * workers.gpus, size, slowest + note)
 
 
-def _index(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int) -> Estimate:
+def _index(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int) -> Estimate:
     """Of the index that is chosen for so many images: trained in one task, filled by a task a shard."""
     retrieval = work.settings.models.retrieval
     dims = {r.dim for r in rates if r.stage == "embed" and r.settings.get("models.retrieval") == retrieval}
@@ -133,7 +133,7 @@ def _index_bytes(plan: Plan, rates: Sequence[Rate]) -> float | None:
     return (plan.images * (plan.bytes_a_vector + max(tables)) + plan.fixed_bytes) / 1e9
 
 
-def _train(work: Work, rates: Sequence[Rate], nodes: Sequence[Nodes]) -> Estimate:
+def _train(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes]) -> Estimate:
     """Of segmenters, some side by side, as many rounds as it takes."""
     settings = work.settings
     workers, at_once = plan_runs(work.sets, settings, one_by_one(nodes))

@@ -11,7 +11,7 @@ from reco_ray.pipeline import read_pipeline
 from reco_ray.planning.estimate import Estimate, estimate
 from reco_ray.planning.nodes import parse_nodes
 from reco_ray.planning.rates import read_rates
-from reco_ray.planning.work import works
+from reco_ray.planning.workload import workloads
 
 SMALL, LARGE = 28, 56
 WITHIN = 4  # the time of a run of seconds, on a machine that others use too
@@ -62,7 +62,7 @@ def planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Estim
     (folder / "rates.yaml").write_text(capsys.readouterr().out)
     rates = read_rates(str(folder / "rates.yaml"))
     assert [rate.stage for rate in rates] == ["embed", "index", "references", "segment"]
-    pipeline = works(read_pipeline(str(folder / "large.yaml")))
+    pipeline = workloads(read_pipeline(str(folder / "large.yaml")))
     return {work.stage: estimate(work, rates, [parse_nodes("CPU=2")], LARGE) for work in pipeline}
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from reco_ray.cli.options import report
+from reco_ray.cli.terminal import Terminal
 from reco_ray.cluster import _Remarks
+from reco_ray.outcome import Outcome
 from reco_ray.storage import Manifest
 
 OUT = "/photographs [2024]/:cat:/" + "x" * 120
@@ -15,9 +16,8 @@ def lines(capsys):
 
 
 def test_paths_are_neither_broken_nor_read_as_markup(lines):
-    report(
-        "embed", OUT, Manifest(kind="embeddings", made_from={}, counts={"images": 1200, "rejected": 0}), True
-    )
+    manifest = Manifest(kind="embeddings", made_from={}, counts={"images": 1200, "rejected": 0})
+    Terminal().outcome(Outcome("embed", OUT, manifest))
     (line,) = lines()
     assert line.startswith("embed      1,200 images, 0 rejected ")
     assert line.endswith(f" {OUT}")
@@ -26,9 +26,9 @@ def test_paths_are_neither_broken_nor_read_as_markup(lines):
 def test_what_was_rejected_is_said_with_where_to_read_it(lines):
     content = {"rejected_by_reason": {"cannot be read": 2, "empty file": 1}}
     manifest = Manifest(kind="embeddings", made_from={}, counts={"rejected": 3}, content=content)
-    report("embed", OUT, manifest, True)
+    Terminal().outcome(Outcome("embed", OUT, manifest))
     assert lines()[1:] == [f"rejected   2 cannot be read, 1 empty file   {OUT}/rejected"]
-    report("embed", OUT, manifest, False)
+    Terminal().outcome(Outcome("embed", OUT, manifest, new=False))
     assert len(lines()) == 1
 
 

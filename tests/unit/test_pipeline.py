@@ -1,12 +1,14 @@
-"""pipeline.yaml: read, checked, turned into command lines."""
+"""pipeline.yaml: read, checked, turned into requests."""
 
 import json
 
 import pytest
 from vectors import clustered, write_embeddings
 
+from reco_ray.cli.terminal import Terminal
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.pipeline import read_pipeline, run_pipeline
+from reco_ray.requests import EmbedRequest, EvaluateRequest, IndexRequest
 from reco_ray.storage import read_manifest
 
 GOOD = """
@@ -27,22 +29,28 @@ def file(tmp_path):
     return str(tmp_path / "pipeline.yaml")
 
 
-def test_steps_come_in_the_order_of_the_stages_as_command_lines(file) -> None:
+def test_steps_come_in_the_order_of_the_stages_as_requests(file) -> None:
     steps = read_pipeline(file)
     assert [step.stage for step in steps] == ["embed", "index", "references", "references", "evaluate"]
-    embed = steps[0].words
-    assert embed[0] == "embed"
-    assert set(embed[1:]) == {
-        "--corpus=photographs",
-        "--out=out/embeddings",
-        "--preset=mini",
-        "--set=embed.shard_size=4",
-        "--set=seed=1",
-        "--device=cpu",
-        "--follow",
-    }
-    assert steps[1].words == ["index", "--embeddings=out/embeddings", "--out=out/index", "--preset=mini"]
-    assert "camvid" in steps[4].words
+    assert steps[0].request == EmbedRequest(
+        corpus="photographs",
+        out="out/embeddings",
+        set=["embed.shard_size=4", "seed=1"],
+        device="cpu",
+        follow=True,
+    )
+    assert steps[1].request == IndexRequest(embeddings="out/embeddings", out="out/index")
+    assert isinstance(steps[4].request, EvaluateRequest)
+    assert steps[4].request.benchmark == "camvid"
+
+
+def test_preset_and_settings_of_the_file_hold_where_a_stage_names_none(tmp_path) -> None:
+    text = (
+        "{preset: paper, settings: s.yaml, stages: {index: [{embeddings: e}, {embeddings: e, preset: mini}]}}"
+    )
+    (tmp_path / "p.yaml").write_text(text)
+    requests = [step.request for step in read_pipeline(str(tmp_path / "p.yaml"))]
+    assert [(r.preset, r.settings) for r in requests] == [("paper", "s.yaml"), ("mini", "s.yaml")]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +58,7 @@ def test_steps_come_in_the_order_of_the_stages_as_command_lines(file) -> None:
     [
         (
             "stages: {embed: {corpus: a, out: b, speed: 3}}",
-            r"stages\.embed\.speed: `reco-ray embed` has no such",
+            r"stages\.embed\.speed: there is no such option",
         ),
         ("stages: {embed: {corpus: a}}", r"stages\.embed\.out: is needed"),
         ("stages: {embed: {corpus: [a, b], out: c}}", r"stages\.embed\.corpus: takes one value"),
@@ -78,7 +86,7 @@ def test_steps_run_in_turn_say_what_they_did_and_go_on(tmp_path, capsys) -> None
         (tmp_path / "p.yaml").write_text(json.dumps({"stages": {"index": steps}}))
         try:
             file = str(tmp_path / "p.yaml")
-            run_pipeline(file, read_pipeline(file), f"{tmp_path}/summary.json")
+            run_pipeline(file, read_pipeline(file), f"{tmp_path}/summary.json", Terminal())
         finally:
             summary = json.loads((tmp_path / "summary.json").read_text())
             states.append((summary["state"], [(s["stage"], s["state"]) for s in summary["steps"]]))

@@ -19,7 +19,7 @@ from reco_ray.planning.measure import measure
 from reco_ray.planning.nodes import Nodes, one_by_one, parse_nodes, place
 from reco_ray.planning.rates import ITEMS, Rate, as_yaml, read_rates
 from reco_ray.planning.table import as_table
-from reco_ray.planning.work import Work, works
+from reco_ray.planning.workload import Workload, workloads
 
 CPUS = [Nodes(4, {"CPU": 8.0})]
 MIXED = [Nodes(2, {"CPU": 16.0, "GPU": 1.0, "model": 1.0}), Nodes(3, {"CPU": 8.0, "decode": 32.0})]
@@ -63,33 +63,33 @@ def test_no_worker_and_no_reader_spans_two_nodes() -> None:
 
 def test_hours_follow_from_work_reading_and_what_is_fixed() -> None:
     known = rate("embed", reader_seconds=0.5, fixed_seconds=60, bytes_per_item=1000)
-    found = estimate(Work("embed", "embed", load_settings()), [known], CPUS, 1_000_000)
+    found = estimate(Workload("embed", "embed", load_settings()), [known], CPUS, 1_000_000)
     # 32 CPUs: 8 workers of 4 threads, which leave 8 CPUs, 32 readers.
     assert (found.items, found.workers, found.bottleneck) == (1_000_000, 8, "workers")
     assert found.hours == pytest.approx((60 + 1_000_000 / 32) / 3600)
     assert (found.gpu_hours, found.gigabytes) == (0.0, 1.0)
     slow = known.model_copy(update={"reader_seconds": 2.0})
-    found = estimate(Work("embed", "embed", load_settings()), [slow], CPUS, 1_000_000)
+    found = estimate(Workload("embed", "embed", load_settings()), [slow], CPUS, 1_000_000)
     assert (found.hours, found.bottleneck) == (pytest.approx((60 + 2_000_000 / 32) / 3600), "readers")
-    found = estimate(Work("embed", "embed", load_settings()), [known], CPUS, 100)
+    found = estimate(Workload("embed", "embed", load_settings()), [known], CPUS, 100)
     assert (found.workers, found.bottleneck) == (1, "fixed")  # there is one part only
 
 
 def test_gpus_that_are_shared_do_the_work_of_one_and_readers_need_processors() -> None:
     settings = load_settings(overrides=["placement.embed.gpus_per_worker=0.5"])
     known = rate("embed", settings, device="cuda", compute_seconds=0.01, reader_cpu_seconds=0.1)
-    found = estimate(Work("embed", "embed", settings), [known], MIXED, 1_000_000)
+    found = estimate(Workload("embed", "embed", settings), [known], MIXED, 1_000_000)
     assert found.workers == 4
     # 56 CPUs less 4 for the workers decode 520 images a second, two GPUs embed 200.
     assert (found.hours, found.bottleneck) == (pytest.approx(5000 / 3600), "workers")
     assert found.gpu_hours == pytest.approx(2 * 5000 / 3600)
     slow = known.model_copy(update={"reader_cpu_seconds": 0.52})
-    found = estimate(Work("embed", "embed", settings), [slow], MIXED, 1_000_000)
+    found = estimate(Workload("embed", "embed", settings), [slow], MIXED, 1_000_000)
     assert (found.hours, found.bottleneck) == (pytest.approx(10_000 / 3600), "readers")
 
 
 def test_references_are_counted_in_concepts_whatever_the_images() -> None:
-    asked = Work("references", "references", load_settings(), concepts=7, context=5)
+    asked = Workload("references", "references", load_settings(), concepts=7, context=5)
     found = estimate(asked, [rate("references")], [Nodes(1, {"CPU": 2.0})], 10**9)
     assert (found.items, found.workers) == (7, 2)
     assert found.hours == pytest.approx((5 + 2 / 2) / 3600)  # five one after another, two side by side
@@ -98,19 +98,19 @@ def test_references_are_counted_in_concepts_whatever_the_images() -> None:
 def test_segmenters_take_steps_and_rounds() -> None:
     settings = load_settings(overrides=["train.steps=100"])
     known = rate("train", settings, threads=2, fixed_seconds=20, fixed_bytes=2e9)
-    asked = Work("train", "train", settings, sets=5)
+    asked = Workload("train", "train", settings, sets=5)
     found = estimate(asked, [known], [Nodes(1, {"CPU": 4.0})], 10**9)
     # Four of one thread side by side, then the fifth.
     assert (found.items, found.workers) == (500, 4)
     assert found.hours == pytest.approx(2 * (20 + 100) / 3600)
     assert found.gigabytes == 10.0
     # Alone it has four threads, but only two were measured.
-    alone = estimate(Work("train", "train", settings), [known], [Nodes(1, {"CPU": 4.0})], 1)
+    alone = estimate(Workload("train", "train", settings), [known], [Nodes(1, {"CPU": 4.0})], 1)
     assert alone.hours == pytest.approx((20 + 50) / 3600)
 
 
 def test_an_index_takes_the_bytes_of_the_kind_that_is_chosen() -> None:
-    work = Work("index", "index", load_settings())
+    work = Workload("index", "index", load_settings())
     known = [
         rate("embed", dim=384),
         rate("index", settings={"index.kind": "Flat", "dim": 384}, bytes_per_item=100, fixed_seconds=1),
@@ -141,17 +141,17 @@ def test_an_index_takes_the_bytes_of_the_kind_that_is_chosen() -> None:
 
 
 def test_what_has_no_rate_says_why() -> None:
-    work = Work("segment", "segment", load_settings(overrides=["segment.refine=crf"]))
+    work = Workload("segment", "segment", load_settings(overrides=["segment.refine=crf"]))
     assert estimate(work, [], CPUS, 10).bottleneck == "no rate of segment"
     other = estimate(work, [rate("segment")], CPUS, 10)
     assert other.bottleneck == "no rate with segment.refine=crf (measured: none)"
     assert other.gigabytes is None
-    plain = Work("segment", "segment", load_settings())
+    plain = Workload("segment", "segment", load_settings())
     on_gpus = estimate(plain, [rate("segment", bytes_per_item=1e9)], MIXED, 10)
     assert on_gpus.bottleneck == "no rate on cuda, only on cpu"
     assert (on_gpus.hours, on_gpus.gpu_hours, on_gpus.gigabytes) == (None, None, 10.0)
     assert (
-        estimate(Work("evaluate", "evaluate", load_settings()), [], CPUS, 10).bottleneck
+        estimate(Workload("evaluate", "evaluate", load_settings()), [], CPUS, 10).bottleneck
         == "no rates of evaluate"
     )
     table = as_table(10, [on_gpus, estimate(plain, [rate("segment")], CPUS, 3600)])
@@ -161,7 +161,7 @@ def test_what_has_no_rate_says_why() -> None:
 def test_workers_that_fit_nowhere_are_an_error_and_fewer_are_said() -> None:
     def embed(*placement: str, nodes=MIXED):
         overrides = [f"placement.embed.{each}" for each in placement]
-        return estimate(Work("embed", "embed", load_settings(overrides=overrides)), [], nodes, 10**6)
+        return estimate(Workload("embed", "embed", load_settings(overrides=overrides)), [], nodes, 10**6)
 
     with pytest.raises(RecoError, match=r"stage embed: .*'tpu', which no node has"):
         embed("worker_resources={tpu: 1}")
@@ -170,10 +170,10 @@ def test_workers_that_fit_nowhere_are_an_error_and_fewer_are_said() -> None:
     with pytest.raises(RecoError, match=r"stage embed: no node has room for a reader, .*CPU=0.25, disk=1"):
         embed("workers=1", "gpus_per_worker=1", "reader_resources={disk: 1}")
     with pytest.raises(RecoError, match="has no GPU"):
-        estimate(Work("embed", "embed", load_settings(overrides=["models.device=cuda"])), [], CPUS, 1)
+        estimate(Workload("embed", "embed", load_settings(overrides=["models.device=cuda"])), [], CPUS, 1)
     known = rate("embed", device="cuda")
     settings = load_settings(overrides=["placement.embed.workers=5", "placement.embed.gpus_per_worker=1"])
-    found = estimate(Work("embed", "embed", settings), [known], MIXED, 10**6)
+    found = estimate(Workload("embed", "embed", settings), [known], MIXED, 10**6)
     assert found.bottleneck == "workers; 2 of 5 workers fit"
 
 
@@ -244,7 +244,7 @@ def test_a_pipeline_becomes_work(tmp_path: Path) -> None:
         train=options | {"vocabulary": [pets], "images": "c", "steps": 9},
         evaluate={"benchmark": "camvid", "data": "d", "index": "i"},
     )
-    found = list(works(read_pipeline(file)))
+    found = list(workloads(read_pipeline(file)))
     names = [
         "embed",
         "references",

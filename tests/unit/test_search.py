@@ -44,16 +44,15 @@ def index(corpus, settings, tmp_path_factory) -> str:
     model = load_language_image_model(settings.models.retrieval)
     writer = storage.ArtifactWriter(str(out / "embeddings"), "embeddings", {"corpus": str(corpus)})
     assert writer.finished() is None
-    worker = EmbedWorker(
-        threads=2, device="cpu", models=settings.models, seed=0, batch_size=8, out=str(out / "embeddings")
-    )
+    worker = EmbedWorker(settings.models, 0, 8, str(out / "embeddings"))
+    worker.set_up("cpu")
     loaded = load_images(
         list_images(str(corpus)).table["uri"].to_pylist(),
         model.transform.crop,
         max_pixels=settings.embed.max_pixels,
         short_side=model.transform.size,
     )
-    worker("00000000", loaded)
+    worker.work("00000000", loaded)
     content = {"dim": model.embedding_dim, "model": model.fingerprint, "shards": 1}
     writer.commit({"embedded": COUNT}, content)
     build_index(str(out / "embeddings"), str(out / "index"))

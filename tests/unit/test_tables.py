@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from images import write_photographs
 
-from reco_ray.cli.options import settings_of
 from reco_ray.corpus.columns import Column, find_column
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.load_parts import LoadParts
 from reco_ray.corpus.plan import pending_units, record
 from reco_ray.corpus.read import list_images, read_image_bytes, read_members
 from reco_ray.errors import RecoError
+from reco_ray.requests import EmbedRequest
 
 
 @pytest.fixture
@@ -109,8 +109,10 @@ def test_a_column_may_be_named(tmp_path, files):
 
 def test_the_option_and_the_setting_are_the_same():
     for name in ("full size #1", "no", "7"):
-        assert settings_of("mini", None, None, image_column=name).image_column == name
-    assert settings_of("mini", None, ["image_column=photo"]).image_column == "photo"
+        request = EmbedRequest(corpus="c", out="o", image_column=name)
+        assert request.load_settings().image_column == name
+    request = EmbedRequest(corpus="c", out="o", set=["image_column=photo"])
+    assert request.load_settings().image_column == "photo"
 
 
 def test_a_named_column_reaches_the_loaders(tmp_path, files):

@@ -1,0 +1,43 @@
+"""What a person reads in the terminal while stages run."""
+
+from typing import TYPE_CHECKING
+
+from reco_ray.console import console
+from reco_ray.outcome import Outcome
+from reco_ray.stages import Listener
+from reco_ray.storage import absolute, join
+from reco_ray.vocabulary import Vocabulary, in_words, remarks
+
+if TYPE_CHECKING:
+    from reco_ray.sweep.plan import Plan
+    from reco_ray.sweep.trial import Record
+
+
+class Terminal(Listener):
+    """Prints a line for every vocabulary, artifact and trial."""
+
+    def vocabulary(self, vocabulary: Vocabulary, name: str = "") -> None:
+        """The concepts that were read, and those whose words say nothing to a model."""
+        console.print(f"{name + ': ' if name else ''}{in_words(vocabulary)}")
+        for line in remarks(vocabulary):
+            console.print(f"remark     {line}")
+
+    def outcome(self, outcome: Outcome) -> None:
+        """What was made, in which time, and where it is; in another line, where to read what was rejected."""
+        manifest, uri = outcome.manifest, absolute(outcome.uri)
+        if manifest is None:
+            console.print(f"{outcome.stage:<10} {outcome.error}")
+            return
+        counts = ", ".join(f"{count:,} {what}" for what, count in manifest.counts.items())
+        time = f"{manifest.seconds:.1f} s" if outcome.new else "nothing to do, made before"
+        console.print(f"{outcome.stage:<10} {counts}   {time}   {uri}")
+        if outcome.new and manifest.counts.get("rejected"):
+            reasons = manifest.content.get("rejected_by_reason", {})
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in reasons.items())
+            console.print(f"{'rejected':<10} {kinds or 'each with its reason'}   {join(uri, 'rejected')}")
+
+    def trial(self, plan: "Plan", record: "Record") -> None:
+        """How a trial ended."""
+        from reco_ray.sweep.report import summary
+
+        console.print(summary(plan, record))

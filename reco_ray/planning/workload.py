@@ -1,0 +1,68 @@
+"""What the steps of a pipeline ask for: settings, concepts, vocabularies; not images, of which one plans any number."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from reco_ray.config import Settings, load_settings
+from reco_ray.pipeline import PipelineStep
+from reco_ray.requests import LabelRequest, ReferencesRequest, TrainRequest, WithSettings
+from reco_ray.vocabulary import Vocabulary
+from reco_ray.vocabulary_sets import load_vocabularies
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A stage of a pipeline.
+
+    name: as it is printed. concepts: references to build, the first `context` of each set one after another.
+    sets: vocabularies: of references, of pseudo-labels, or segmenters.
+    """
+
+    name: str
+    stage: str
+    settings: Settings
+    concepts: int = 0
+    context: int = 0
+    sets: int = 1
+
+
+def workloads(steps: list[PipelineStep]) -> Iterator[Workload]:
+    """The stages of a pipeline in order; `train` from an index is three of them.
+
+    Raises:
+        RecoError: settings or vocabularies that cannot be read.
+    """
+    for step in steps:
+        request = step.request
+        settings = request.load_settings() if isinstance(request, WithSettings) else load_settings()
+        if isinstance(request, ReferencesRequest):
+            yield _references("references", [request.load_vocabulary()], settings)
+        elif isinstance(request, LabelRequest):
+            yield Workload("label", "label", settings, sets=len(request.references))
+        elif not isinstance(request, TrainRequest):
+            yield Workload(step.stage, step.stage, settings)
+        elif request.labels:
+            yield Workload("train", "train", settings, sets=len(request.labels))
+        else:
+            vocabularies = list(load_vocabularies(request.vocabulary).values())
+            yield _references("train: references", vocabularies, settings)
+            yield Workload("train: label", "label", settings, sets=len(vocabularies))
+            yield Workload("train", "train", settings, sets=len(vocabularies))
+
+
+def _references(name: str, vocabularies: list[Vocabulary], settings: Settings) -> Workload:
+    """Concepts that several vocabularies share are built once."""
+    concepts, context = set(), set()
+    for vocabulary in vocabularies:
+        own = {concept.name: concept.words for concept in vocabulary.concepts}
+        used = vocabulary.context if settings.references.context_elimination else ()
+        words = tuple(own.get(name, (name,)) for name in used)
+        context |= {words[: number + 1] for number in range(len(words))}
+        concepts |= {
+            (words, concept.words)
+            for concept in vocabulary.concepts
+            if vocabulary.context_of(concept) not in used
+        }
+    return Workload(
+        name, "references", settings, len(concepts) + len(context), len(context), len(vocabularies)
+    )

@@ -1,0 +1,438 @@
+"""The stages as functions: a request in, what became of its artifacts out. `reco_ray.embed` and the others are these.
+
+Heavy modules are imported when a stage is called, so that `import reco_ray` and `--help` answer at once.
+"""
+
+import functools
+import inspect
+import os
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+from pydantic import ValidationError
+
+from reco_ray.errors import RecoError, UsageError
+from reco_ray.outcome import Outcome
+from reco_ray.requests import (
+    DemoRequest,
+    EmbedRequest,
+    EvaluateRequest,
+    ExportRequest,
+    IndexRequest,
+    LabelRequest,
+    ReferencesRequest,
+    Request,
+    RunRequest,
+    SearchRequest,
+    SegmentRequest,
+    ServeRequest,
+    SweepRequest,
+    TrainRequest,
+    usage_error,
+)
+from reco_ray.storage import absolute, join, write_bytes
+from reco_ray.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from reco_ray.config import Settings
+    from reco_ray.sweep.plan import Plan as SweepPlan
+    from reco_ray.sweep.trial import Record as TrialRecord
+
+P = ParamSpec("P")
+R = TypeVar("R", bound=Request)
+Result = TypeVar("Result")
+
+
+class Listener:
+    """Is told how a stage gets on; this one ignores it."""
+
+    def vocabulary(self, vocabulary: Vocabulary, name: str = "") -> None:
+        """Concepts were read, of the vocabulary `name` where there are several."""
+
+    def outcome(self, outcome: Outcome) -> None:
+        """An artifact is finished, or failed."""
+
+    def trial(self, plan: "SweepPlan", record: "TrialRecord") -> None:
+        """A trial of a sweep has ended."""
+
+
+@dataclass(frozen=True)
+class Stage(Generic[R, Result]):
+    """A stage by name: the class of its requests, and the function that carries one out."""
+
+    request: type[R]
+    carry_out: Callable[[R, Listener], Result]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What the main job made. report: path of its HTML page."""
+
+    embeddings: Outcome
+    index: Outcome
+    references: Outcome
+    masks: Outcome
+    report: str
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """results: as in the JSON file of path `file`. report: path of its HTML page."""
+
+    results: dict[str, Any]
+    report: str
+    file: str
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """hits: `rank`, `similarity`, `uri`, the most similar first. sheet: path of the contact sheet, a JPEG."""
+
+    hits: list[dict[str, Any]]
+    sheet: str
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """outcome: of the artifact; its manifest is None while trials that failed can be tried again. ranked: the records
+    of all trials, the best first. report, best: paths of the HTML page and of the best settings."""
+
+    plan: "SweepPlan"
+    outcome: Outcome
+    ranked: list["TrialRecord"]
+    report: str
+    best: str
+
+
+def _run(request: RunRequest, listener: Listener) -> RunResult:
+    vocabulary, settings = request.load_vocabulary(), request.load_settings()
+    from reco_ray.models.weights import prefetch
+
+    prefetch(settings.models.specs, settings.models.weights)  # before hours of embedding, not after them
+    return _main_job(request.corpus, request.images, vocabulary, settings, request, listener)
+
+
+def _demo(request: DemoRequest, listener: Listener) -> RunResult:
+    from reco_ray.corpus.own_output import mark_output
+    from reco_ray.demo import prepare_demo
+
+    mark_output(request.out)
+    demo = prepare_demo(join(request.out, "photographs"))
+    return _main_job(demo.corpus, demo.images, demo.vocabulary, demo.settings, request, listener)
+
+
+def _main_job(
+    corpus: str,
+    images: str,
+    vocabulary: Vocabulary,
+    settings: "Settings",
+    request: RunRequest | DemoRequest,
+    listener: Listener,
+) -> RunResult:
+    from reco_ray.cluster import session
+    from reco_ray.main_job import run_all
+
+    listener.vocabulary(vocabulary)
+    made = {}
+    with session(request.address):
+        for outcome in run_all(corpus, images, vocabulary, request.out, settings):
+            made[outcome.stage] = _told(listener, outcome)
+    return RunResult(made["embed"], made["index"], made["reference"], made["segment"], _report(request.out))
+
+
+def _embed(request: EmbedRequest, listener: Listener) -> Outcome:
+    settings = request.load_settings()
+    from reco_ray.cluster import session
+    from reco_ray.corpus.stage import embed_corpus
+
+    with session(request.address):
+        made = embed_corpus(request.corpus, request.out, settings, request.follow)
+    return _told(listener, Outcome("embed", request.out, *made))
+
+
+def _index(request: IndexRequest, listener: Listener) -> Outcome | str:
+    """The index; with `explain`, what would be built, in words."""
+    settings = request.load_settings().index
+    if request.out is None and not request.explain:
+        raise UsageError("give --out DIR, or --explain to build nothing")
+    from reco_ray.corpus.index import build_index, plan_index
+
+    plan = plan_index(request.embeddings, settings)
+    if request.explain or request.out is None:
+        from reco_ray.corpus.index.explain import explain
+
+        return explain(plan)
+    from reco_ray.cluster import session
+
+    with session(request.address) if plan.needs_cluster else nullcontext():
+        made = build_index(request.embeddings, request.out, settings, plan)
+    return _told(listener, Outcome("index", request.out, *made))
+
+
+def _references(request: ReferencesRequest, listener: Listener) -> Outcome:
+    vocabulary, settings = request.load_vocabulary(), request.load_settings()
+    from reco_ray.cluster import session
+    from reco_ray.cosegmentation.stage import STAGE, build_references
+
+    listener.vocabulary(vocabulary)
+    with session(request.address):
+        made = build_references(request.index, vocabulary, request.out, settings)
+    return _told(listener, Outcome(STAGE, request.out, *made))
+
+
+def _segment(request: SegmentRequest, listener: Listener) -> Outcome:
+    settings = request.load_settings()
+    from reco_ray.cluster import session
+    from reco_ray.cosegmentation.bank import ReferenceBank
+    from reco_ray.segmentation.stage import segment_images
+
+    listener.vocabulary(ReferenceBank.open(request.references).vocabulary)
+    with session(request.address):
+        made = segment_images(request.references, request.images, request.out, settings)
+    return _told(listener, Outcome("segment", request.out, *made))
+
+
+def _label(request: LabelRequest, listener: Listener) -> list[Outcome]:
+    settings = request.load_settings()
+    from reco_ray.cluster import session
+    from reco_ray.cosegmentation.bank import ReferenceBank
+    from reco_ray.training.label import label_images
+    from reco_ray.training.label_worker import LabelSet
+
+    names = _names(request.references)
+    sets = {
+        name: LabelSet(absolute(uri), join(request.out, name, "labels"))
+        for name, uri in zip(names, request.references, strict=True)
+    }
+    for name, one in sets.items():
+        listener.vocabulary(ReferenceBank.open(one.bank).vocabulary, name)
+    with session(request.address):
+        made = label_images(sets, request.images, join(request.out, "frames"), settings)
+    return [_told(listener, Outcome("label", sets[name].out, *one, name=name)) for name, one in made.items()]
+
+
+def _train(request: TrainRequest, listener: Listener) -> list[Outcome]:
+    """The outcomes of all stages; raises if any vocabulary failed, after all others are done."""
+    settings = request.load_settings()
+    if request.labels and (request.index or request.images):
+        raise UsageError("give either --labels or --index with --images")
+    if not request.labels and not (request.vocabulary and request.index and request.images):
+        raise UsageError("give --vocabulary, --index and --images, or --labels")
+    from reco_ray.cluster import session
+    from reco_ray.training.stage import train_segmenters
+    from reco_ray.training.vocabularies import require_distinct, train_vocabularies
+    from reco_ray.vocabulary_sets import load_vocabularies
+
+    vocabularies = load_vocabularies(request.vocabulary)
+    require_distinct(vocabularies)
+    for name, vocabulary in vocabularies.items():
+        listener.vocabulary(vocabulary, name)
+    done = []
+    with session(request.address):
+        if request.labels:
+            names = _names(request.labels)
+            if vocabularies and len(vocabularies) != len(names):
+                raise UsageError(
+                    f"{len(vocabularies)} vocabularies for {len(names)} --labels: give one each, in order"
+                )
+            outs = {name: join(request.out, name, "segmenter") for name in names}
+            known = dict(zip(names, vocabularies.values(), strict=True)) if vocabularies else None
+            outcomes = train_segmenters(dict(zip(names, request.labels, strict=True)), outs, settings, known)
+        else:
+            outcomes = train_vocabularies(
+                vocabularies, str(request.index), str(request.images), request.out, settings
+            )
+        done = [_told(listener, outcome) for outcome in outcomes]
+    failed = [outcome for outcome in done if outcome.manifest is None]
+    if failed:
+        count = len(vocabularies) or len(request.labels)
+        raise RecoError(f"{len(failed)} of {count} vocabularies failed: {failed[0].error}")
+    return done
+
+
+def _export(request: ExportRequest, listener: Listener) -> Outcome:
+    from reco_ray.training.export import export_segmenter
+
+    made = export_segmenter(request.segmenter, request.out, request.format)
+    return _told(listener, Outcome("export", request.out, *made))
+
+
+def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult:
+    if (request.corpus is None) == (request.index is None):
+        raise UsageError("give either --corpus with unlabelled images or --index with an index of them")
+    settings = request.load_settings()
+    from reco_ray.cluster import session
+    from reco_ray.corpus.index import build_index
+    from reco_ray.corpus.stage import embed_corpus
+    from reco_ray.evaluation.benchmark import open_benchmark
+    from reco_ray.evaluation.check import require_countable
+    from reco_ray.evaluation.protocols import choose_protocol
+    from reco_ray.evaluation.stage import evaluate as measure
+    from reco_ray.evaluation.stage import trained_for
+    from reco_ray.models.weights import prefetch
+
+    protocol = choose_protocol(request.protocol, request.short_side, settings.segment)
+    dataset = open_benchmark(request.benchmark, absolute(request.data))
+    require_countable(dataset, settings.segment.max_pixels, protocol.cut_truth)
+    trained = trained_for(request.segmenter, dataset) if request.segmenter else None
+    prefetch(settings.models.specs, settings.models.weights)
+    listener.vocabulary(dataset.vocabulary)
+    index = request.index
+    with session(request.address):
+        if request.corpus is not None:
+            embeddings, index = join(request.out, "embeddings"), join(request.out, "index")
+            made = embed_corpus(request.corpus, embeddings, settings)
+            _told(listener, Outcome("embed", embeddings, *made))
+            _told(listener, Outcome("index", index, *build_index(embeddings, index, settings.index)))
+        results = measure(dataset, request.data, str(index), request.out, settings, protocol, trained)
+    file = join(absolute(request.out), "results.json")
+    return EvaluateResult(results, _report(request.out), file)
+
+
+def _sweep(request: SweepRequest, listener: Listener) -> SweepResult:
+    from reco_ray.sweep.plan import open_plan
+
+    plan = open_plan(request.file)
+    from reco_ray.cluster import session
+    from reco_ray.sweep.stage import run_sweep
+
+    for name, vocabulary in plan.vocabularies.items():
+        listener.vocabulary(vocabulary, name)
+    with session(request.address):
+        manifest, new, ranked = run_sweep(plan, request.out, lambda record: listener.trial(plan, record))
+    outcome = Outcome("sweep", request.out, manifest, new)
+    if manifest is not None:
+        listener.outcome(outcome)
+    best = join(absolute(request.out), "best.yaml")
+    return SweepResult(plan, outcome, ranked, _report(request.out), best)
+
+
+def _search(request: SearchRequest, listener: Listener) -> SearchResult:
+    words = (request.words or "").strip() or None
+    if (words is None) == (request.image is None):
+        raise UsageError('give either words, such as "a rusty fire hydrant", or --image FILE')
+    settings = request.load_settings()
+    from reco_ray.corpus.search import hits_sheet, search_corpus
+
+    prefix = request.prefix
+    if prefix is not None and "://" not in prefix:
+        # As the index has it, with the slash at its end that tells a/b/ from a/bc.
+        prefix = absolute(prefix) + ("/" if prefix.endswith("/") else "")
+    hits = search_corpus(
+        request.index, settings, words=words, image=request.image, k=request.k, prefix=prefix
+    )
+    what = words or str(request.image).rpartition("/")[2]
+    name = re.sub(r"\W+", "-", what.lower()).strip("-")[:60] or "hits"
+    sheet = join(request.out, f"{name}.jpg")
+    write_bytes(sheet, hits_sheet(hits, settings.embed.max_pixels))
+    return SearchResult(hits.to_pylist(), absolute(sheet))
+
+
+def _serve(request: ServeRequest, listener: Listener) -> None:
+    from reco_ray.cluster import session
+    from reco_ray.serving.options import ServeOptions, split_overrides
+    from reco_ray.serving.server import require_keys, run_server
+
+    serving, stages = split_overrides(request.overrides)
+    options = ServeOptions(
+        preset=request.preset,
+        settings=request.settings,
+        set=stages,
+        index=request.index,
+        state=request.state,
+        segmenters=_pairs(request.segmenter),
+        examples=request.examples,
+        keys=request.keys,
+        **serving,
+    )
+    require_keys(request.host, options)
+    options.load()
+    local = not (request.address or os.environ.get("RAY_ADDRESS"))
+    with session(request.address):
+        run_server(options, request.host, request.port, local=local)
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, uri = text.partition("=")
+        if not (name and equals and uri):
+            raise UsageError(f"--segmenter {text!r}: expected NAME=URI")
+        if name in pairs:
+            raise UsageError(f"--segmenter {text!r}: the name is given twice")
+        pairs[name] = uri
+    return pairs
+
+
+def _told(listener: Listener, outcome: Outcome) -> Outcome:
+    listener.outcome(outcome)
+    return outcome
+
+
+def _report(out: str) -> str:
+    return join(absolute(out), "report", "index.html")
+
+
+def _names(uris: list[str]) -> list[str]:
+    """What to call artifacts: the last part of their URI that tells them apart from `references` or `labels`."""
+    parts = [[p for p in absolute(uri).split("/") if p not in ("", "references", "labels")] for uri in uris]
+    names = [part[-1] for part in parts]
+    if len(set(names)) < len(names):
+        raise UsageError(
+            f"two artifacts are named {max(names, key=names.count)!r}: rename one of their folders"
+        )
+    return names
+
+
+# In the order of `--help`.
+STAGES: dict[str, Stage[Any, Any]] = {
+    "run": Stage(RunRequest, _run),
+    "embed": Stage(EmbedRequest, _embed),
+    "index": Stage(IndexRequest, _index),
+    "references": Stage(ReferencesRequest, _references),
+    "segment": Stage(SegmentRequest, _segment),
+    "demo": Stage(DemoRequest, _demo),
+    "label": Stage(LabelRequest, _label),
+    "train": Stage(TrainRequest, _train),
+    "export": Stage(ExportRequest, _export),
+    "evaluate": Stage(EvaluateRequest, _evaluate),
+    "sweep": Stage(SweepRequest, _sweep),
+    "search": Stage(SearchRequest, _search),
+    "serve": Stage(ServeRequest, _serve),
+}
+
+
+def _function(request: Callable[P, R], carry_out: Callable[[R, Listener], Result]) -> Callable[P, Result]:
+    """A stage as a function whose parameters are the fields of its request."""
+
+    @functools.wraps(request, updated=())
+    def call(*args: P.args, **fields: P.kwargs) -> Result:
+        try:
+            made = request(*args, **fields)
+        except ValidationError as error:
+            raise usage_error(error) from error
+        return carry_out(made, Listener())
+
+    kind: Any = request
+    entries = [f"    {name}: {field.description}." for name, field in kind.model_fields.items()]
+    raised = "Raises:\n    RecoError: bad input; its line says what, where and what to do."
+    call.__doc__ = "\n".join([f"{kind.__doc__}\n\nArgs:", *entries, "", raised])
+    call.__signature__ = inspect.signature(kind)  # type: ignore[attr-defined]
+    return call
+
+
+run = _function(RunRequest, _run)
+embed = _function(EmbedRequest, _embed)
+index = _function(IndexRequest, _index)
+references = _function(ReferencesRequest, _references)
+segment = _function(SegmentRequest, _segment)
+label = _function(LabelRequest, _label)
+train = _function(TrainRequest, _train)
+export = _function(ExportRequest, _export)
+evaluate = _function(EvaluateRequest, _evaluate)
+sweep = _function(SweepRequest, _sweep)
+search = _function(SearchRequest, _search)
+serve = _function(ServeRequest, _serve)
