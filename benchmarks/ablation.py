@@ -22,11 +22,11 @@ from reco_ray.cosegmentation.stage import build_references
 from reco_ray.evaluation.benchmark import open_benchmark
 from reco_ray.evaluation.check import require_countable
 from reco_ray.evaluation.compare import Variant
-from reco_ray.evaluation.metrics import scores
-from reco_ray.evaluation.protocols import choose_protocol
+from reco_ray.evaluation.confusion import scores
+from reco_ray.evaluation.evaluation_protocol import choose_protocol
 from reco_ray.evaluation.provenance import provenance
+from reco_ray.evaluation.results_table import markdown, percent
 from reco_ray.evaluation.stage import score
-from reco_ray.evaluation.table import markdown, percent
 
 
 class Row(NamedTuple):

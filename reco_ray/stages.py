@@ -38,8 +38,8 @@ from reco_ray.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from reco_ray.config import Settings
-    from reco_ray.sweep.plan import Plan as SweepPlan
-    from reco_ray.sweep.trial import Record as TrialRecord
+    from reco_ray.sweep.plan import SweepPlan
+    from reco_ray.sweep.trial import TrialRecord
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Request)
@@ -269,7 +269,7 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult:
     from reco_ray.corpus.stage import embed_corpus
     from reco_ray.evaluation.benchmark import open_benchmark
     from reco_ray.evaluation.check import require_countable
-    from reco_ray.evaluation.protocols import choose_protocol
+    from reco_ray.evaluation.evaluation_protocol import choose_protocol
     from reco_ray.evaluation.stage import evaluate as measure
     from reco_ray.evaluation.stage import trained_for
     from reco_ray.models.weights import prefetch

@@ -21,9 +21,9 @@ def plan(
     """Says what a pipeline will take: hours, GPU-hours, storage and bottleneck of each stage, from measured rates."""
     from reco_ray.pipeline import read_pipeline
     from reco_ray.planning.estimate import estimate
+    from reco_ray.planning.estimate_table import as_table
     from reco_ray.planning.nodes import parse_nodes
     from reco_ray.planning.rates import read_rates
-    from reco_ray.planning.table import as_table
     from reco_ray.planning.workload import workloads
 
     fleet = [parse_nodes(text) for text in nodes]
@@ -45,7 +45,7 @@ def rate(
     machine: Annotated[str | None, typer.Option(help="processors and GPUs of the workers, in words")] = None,
 ) -> None:
     """Prints the rates of the runs that made some artifacts, as `plan --rates` reads them."""
-    from reco_ray.planning.measure import measure
+    from reco_ray.planning.measured_rates import measure
     from reco_ray.planning.rates import as_yaml
 
     print(as_yaml(measure(artifacts, machine)), end="")

@@ -24,7 +24,7 @@ def _print(result: Any) -> None:
     elif isinstance(result, RunResult):
         console.print(f"report     {result.report}")
     elif isinstance(result, EvaluateResult):
-        from reco_ray.evaluation.table import as_table
+        from reco_ray.evaluation.results_table import as_table
 
         print(as_table(result.results))
         console.print(f"report     {result.report}")
@@ -35,7 +35,7 @@ def _print(result: Any) -> None:
             print(f"{hit['rank']:>4}  {hit['similarity']:>10.4f}  {hit['uri']}")
         console.print(f"sheet      {result.sheet}")
     elif isinstance(result, SweepResult):
-        from reco_ray.sweep.report import as_table as trials_table
+        from reco_ray.sweep.sweep_report import as_table as trials_table
 
         print(trials_table(result.plan, result.ranked))
         if result.outcome.manifest is None:

@@ -9,8 +9,8 @@ from reco_ray.storage import absolute, join
 from reco_ray.vocabulary import Vocabulary, in_words, remarks
 
 if TYPE_CHECKING:
-    from reco_ray.sweep.plan import Plan
-    from reco_ray.sweep.trial import Record
+    from reco_ray.sweep.plan import SweepPlan
+    from reco_ray.sweep.trial import TrialRecord
 
 
 class Terminal(Listener):
@@ -36,8 +36,8 @@ class Terminal(Listener):
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in reasons.items())
             console.print(f"{'rejected':<10} {kinds or 'each with its reason'}   {join(uri, 'rejected')}")
 
-    def trial(self, plan: "Plan", record: "Record") -> None:
+    def trial(self, plan: "SweepPlan", record: "TrialRecord") -> None:
         """How a trial ended."""
-        from reco_ray.sweep.report import summary
+        from reco_ray.sweep.sweep_report import summary
 
         console.print(summary(plan, record))

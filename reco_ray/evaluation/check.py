@@ -10,8 +10,8 @@ from reco_ray import storage
 from reco_ray.console import console, progress
 from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.errors import RecoError, reason
+from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.dataset import Dataset, Sample
-from reco_ray.evaluation.metrics import IGNORE
 
 MOST_NAMED = 8  # classes, in a remark
 _SMALL = 64  # pixels that JPEGs are decoded at here

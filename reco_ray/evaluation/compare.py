@@ -15,7 +15,7 @@ from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.dataset import Dataset
-from reco_ray.evaluation.protocols import Protocol
+from reco_ray.evaluation.evaluation_protocol import Protocol
 from reco_ray.models.dense import DenseModels, EncodedOnce
 from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.segment import Encodes, segment

@@ -18,12 +18,12 @@ from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.stage import build_references
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.compare import Comparer, Trained, Variant, sample_loader
+from reco_ray.evaluation.confusion import confusion_matrix, scores
 from reco_ray.evaluation.dataset import Dataset
+from reco_ray.evaluation.evaluation_protocol import Protocol
+from reco_ray.evaluation.evaluation_report import write_report
 from reco_ray.evaluation.jaccard import cosegmentation_jaccard
-from reco_ray.evaluation.metrics import confusion_matrix, scores
-from reco_ray.evaluation.protocols import Protocol
 from reco_ray.evaluation.provenance import provenance
-from reco_ray.evaluation.report import write_report
 from reco_ray.models.dense import DenseModels
 from reco_ray.pool import stage_pool
 from reco_ray.shards import Report, Worker, cut
@@ -156,7 +156,7 @@ def _confusion_table(matrices: dict[str, np.ndarray], dataset: Dataset) -> pa.Ta
 
 
 @dataclass(frozen=True)
-class Measured:
+class VariantScores:
     """By variant. matrices: int64 (m, m + 1) confusion matrix. images: every sample's mIoU, None if nothing counts."""
 
     matrices: dict[str, np.ndarray]
@@ -165,7 +165,7 @@ class Measured:
 
 def score(
     dataset: Dataset, variants: Mapping[str, Variant | Trained], protocol: Protocol, settings: Settings
-) -> Measured:
+) -> VariantScores:
     """Segments every sample in every variant, on the connected Ray cluster.
 
     Raises:
@@ -175,7 +175,7 @@ def score(
     count, classes = len(dataset.samples), len(dataset.classes)
     table = pa.table({"uri": [sample.image for sample in dataset.samples], "number": range(count)})
     shards = cut(table, SHARD_SIZE)
-    measured = Measured(
+    measured = VariantScores(
         {name: np.zeros((classes, classes + 1), np.int64) for name in variants},
         {name: [None] * count for name in variants},
     )

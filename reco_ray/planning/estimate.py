@@ -16,7 +16,7 @@ from typing import Any
 
 from reco_ray.cluster import READER_CPUS, Workers, count_readers, plan_runs, plan_workers
 from reco_ray.config import StagePlacement
-from reco_ray.corpus.index.choice import MOST_SHARDS, SHARD_SIZE, Plan, make_plan
+from reco_ray.corpus.index.index_plan import MOST_SHARDS, SHARD_SIZE, IndexPlan, make_plan
 from reco_ray.corpus.index.vectors import Part
 from reco_ray.errors import RecoError
 from reco_ray.meter import decisive
@@ -125,7 +125,7 @@ def _index(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images
     return Estimate(work.name, images, tasks, sum(seconds.values()) / 3600, 0.0, bytes_, slowest)
 
 
-def _index_bytes(plan: Plan, rates: Sequence[Rate]) -> float | None:
+def _index_bytes(plan: IndexPlan, rates: Sequence[Rate]) -> float | None:
     """GB of codes and centroids as the kind has them, and of the table of images, which is alike for all kinds."""
     tables = [rate.bytes_per_item for rate in rates if rate.stage == "index"]
     if not tables:

@@ -1,1 +1,1 @@
-"""Many settings tried side by side, ranked by labels where there are any, else by scores that need none."""
+"""Hyperparameter sweeps: trials run in parallel, ranked by mIoU or, without labels, by label-free scores."""

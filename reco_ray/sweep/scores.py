@@ -1,7 +1,7 @@
-"""Scores that tell good settings from bad ones without a label. Torch only.
+"""Label-free scores of settings. Torch only.
 
-Two look at how a concept's reference came about, two at what the references make of images. None of them knows what is
-right: docs/sweeps.md has how well each of them ranks settings where labels were there to check.
+Seed agreement and support margin measure the co-segmentation of exemplars; prediction entropy and agreement under
+augmentation measure predictions. docs/sweeps.md reports how well each of them ranks settings compared with mIoU.
 """
 
 import torch
@@ -10,18 +10,18 @@ from torch import Tensor
 
 
 def seed_agreement(seed_features: Tensor) -> float:
-    """How alike the seeds of a concept's exemplars are: the mean cosine over all pairs of different exemplars.
+    """Mean cosine similarity over all pairs of different exemplars' seeds.
 
-    Seeds that show the same thing agree; an exemplar that does not show the concept has a seed that agrees with none.
+    Seeds that show the same thing are similar; the seed of an exemplar without the concept is similar to none.
 
     Args:
         seed_features: (n, c) floating point, n at least 2, of any scale.
 
     Returns:
-        In [-1, 1], higher is better; a seed of zeros has a cosine of 0 with everything.
+        In [-1, 1], higher is better. A seed of zeros has a cosine of 0 with every other.
 
     Raises:
-        ValueError: another shape, or a single seed, which has no pair.
+        ValueError: If the shape is another one or n is 1.
 
     Example:
         >>> seed_agreement(torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]]))
@@ -31,26 +31,25 @@ def seed_agreement(seed_features: Tensor) -> float:
         raise ValueError(f"seed_features: must be (n, c) with n >= 2, got {tuple(seed_features.shape)}")
     unit = F.normalize(seed_features.double(), dim=1)
     n = len(unit)
-    # The squared length of the sum holds every pair twice, and every seed with itself.
+    # The squared norm of the sum counts every pair twice, and every seed with itself.
     pairs = unit.sum(dim=0).square().sum() - unit.square().sum()
     return float(pairs / (n * (n - 1)))
 
 
 def support_margin(support: Tensor) -> float:
-    """How far the seed stands out of its image: 1 - mean / maximum of the support map, averaged over the exemplars.
+    """1 - mean / maximum of each exemplar's support map, averaged over the exemplars.
 
-    Relative, because the weights that supports are multiplied with scale whole maps: with context elimination all
-    supports are some thirty times smaller.
+    The ratio is used because context elimination scales whole maps, making all supports some thirty times smaller.
 
     Args:
         support: (n, h, w) floating point, as `Cosegmentation.support`.
 
     Returns:
-        1 where all support is in one of many places, 0 where it is everywhere the same (or nowhere above zero); above 1
-        only where the mean is negative. Higher is better.
+        Near 1 if the support is concentrated in one of many locations, 0 if it is uniform or nowhere above zero, above
+        1 only if the mean is negative. Higher is better.
 
     Raises:
-        ValueError: another shape, or nothing in it.
+        ValueError: If the shape is another one or a dimension is 0.
 
     Example:
         >>> support_margin(torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[0.5, 0.5], [0.5, 0.5]]]))
@@ -65,17 +64,17 @@ def support_margin(support: Tensor) -> float:
 
 
 def prediction_entropy(scores: Tensor) -> float:
-    """How undecided the concepts' scores are: the entropy of the scores divided by their sum, over that of a tie.
+    """Entropy of the concepts' scores after normalising them to sum 1, relative to log(m), averaged over locations.
 
     Args:
-        scores: (m, h, w) floating point, not negative, m at least 2, before refinement: `concept_scores` of one image.
+        scores: (m, h, w) floating point, not negative, m at least 2: `concept_scores` of one image, before refinement.
 
     Returns:
-        The mean over the locations, in [0, 1]: 0 where one concept has all, 1 where all score the same or nothing.
-        Lower is better. Scores of sigmoids are never far from a tie, so differences are in the later digits.
+        In [0, 1]: 0 if at every location a single concept scores above zero, 1 if all scores of a location are equal.
+        Lower is better. Sigmoid scores are close to equal, so values differ in the later digits.
 
     Raises:
-        ValueError: another shape, fewer than two concepts, or a negative score.
+        ValueError: If the shape is another one, m is below 2 or a score is negative.
 
     Example:
         >>> prediction_entropy(torch.tensor([[[1.0, 0.5]], [[0.0, 0.5]]]))
@@ -92,13 +91,18 @@ def prediction_entropy(scores: Tensor) -> float:
 
 
 def label_counts(first: Tensor, second: Tensor, labels: int) -> Tensor:
-    """How often each pair of labels meets: int64 (labels, labels), rows are the first map's. They add up over images.
+    """Counts how often each pair of labels occurs at the same pixel. Counts of several images can be added.
 
     Args:
-        first, second: integer label maps in [0, labels), of the same shape.
+        first: Integer label map.
+        second: Integer label map of the same shape.
+        labels: Number of labels; both maps hold labels in [0, labels).
+
+    Returns:
+        int64 (labels, labels); rows are labels of the first map.
 
     Raises:
-        ValueError: shapes that differ, or a label out of range.
+        ValueError: If the shapes differ or a label is out of range.
     """
     if first.shape != second.shape:
         raise ValueError(f"second: must be {tuple(first.shape)} as first, got {tuple(second.shape)}")
@@ -110,22 +114,19 @@ def label_counts(first: Tensor, second: Tensor, labels: int) -> Tensor:
 
 
 def chance_corrected_agreement(counts: Tensor) -> float:
-    """How far two labellings agree beyond chance: Cohen's kappa.
+    """Agreement of two labellings beyond chance: Cohen's kappa ("A coefficient of agreement for nominal scales", 1960).
 
-    Plain agreement would reward settings that give every pixel the same label. Of the images and of their augmented
-    views it is the score "agreement under augmentation".
+    Computed for images and their augmented views, it is the score `augmentation_agreement`. Plain agreement would
+    favour settings that give every pixel the same label.
 
     Args:
-        counts: (m, m), as `label_counts` gives, summed over the images.
+        counts: (m, m) from `label_counts`, summed over the images.
 
     Returns:
-        1 for equal labellings, 0 for what chance gives, also where only one label occurs or nothing was counted; higher
-        is better.
+        1 for equal labellings, 0 for agreement by chance, a single label or no counts. Higher is better.
 
     Raises:
-        ValueError: another shape.
-
-    Source: Cohen, "A coefficient of agreement for nominal scales", 1960.
+        ValueError: If the shape is another one.
 
     Example:
         >>> chance_corrected_agreement(torch.tensor([[2, 0], [1, 1]]))

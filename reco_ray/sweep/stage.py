@@ -1,8 +1,8 @@
-"""A sweep on Ray Tune: trials side by side, the bad ones stopped early, and everything that they share done once.
+"""The sweep stage, on Ray Tune: trials run in parallel, poor ones are stopped early, common work is done once.
 
-Tune schedules and searches, but keeps nothing: `trials/<id>.json` in the output has what became of every trial, so that
-a killed sweep goes on without opening anything but plain text. A trial's own process only asks for work and waits; the
-work runs as tasks over the whole cluster (`shared.py`).
+Tune schedules and searches. State is kept in `trials/<id>.json` of the output rather than in Tune's own files, so that
+a killed sweep can be resumed from plain JSON. A trial's process only submits tasks and waits; the tasks run on the
+whole cluster (`shared_tasks.py`).
 """
 
 import io
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from typing import Any
 
-# Before Tune is imported: no TensorBoard files of its own, and Ctrl-C ends a sweep as it ends every other stage.
+# Must be set before Tune is imported: disables its TensorBoard files and its own handling of Ctrl-C.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
@@ -29,39 +29,49 @@ from reco_ray.corpus.index import build_index
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.errors import RecoError
 from reco_ray.models.weights import prefetch
-from reco_ray.sweep.plan import Plan, identity
-from reco_ray.sweep.report import write_results
-from reco_ray.sweep.shared import Shared
-from reco_ray.sweep.trial import METRIC, RESOURCE, Record, read_record, read_records, run_trial, write_record
+from reco_ray.sweep.plan import SweepPlan, identity
+from reco_ray.sweep.shared_tasks import SharedTasks
+from reco_ray.sweep.sweep_report import write_results
+from reco_ray.sweep.trial import (
+    METRIC,
+    RESOURCE,
+    TrialRecord,
+    read_record,
+    read_records,
+    run_trial,
+    write_record,
+)
 from reco_ray.vocabulary import slug
 
 KIND = "sweep"
-_TRIAL_CPUS = 0.01  # it only waits
+_TRIAL_CPUS = 0.01  # a trial's process only waits
 
 
 def run_sweep(
-    plan: Plan, out: str, tell: Callable[[Record], None] = lambda record: None
-) -> tuple[storage.Manifest | None, bool, list[Record]]:
-    """Tries the settings of a plan on the connected Ray cluster and writes the results.
+    plan: SweepPlan, out: str, on_trial_end: Callable[[TrialRecord], None] = lambda record: None
+) -> tuple[storage.Manifest | None, bool, list[TrialRecord]]:
+    """Runs the trials of a plan on the connected Ray cluster and writes the results.
 
     Args:
-        tell: called with the record of each trial as it ends.
+        plan: The sweep.
+        out: URI of the output.
+        on_trial_end: Called with the record of each trial when it ends.
 
     Returns:
-        The manifest, None while there are failed trials, which the same sweep tries again; whether there was anything
-        to do; and the records of all trials, the best first.
+        The manifest, or None if trials failed, in which case running the sweep again retries them; whether anything was
+        computed; and the records of all trials, ranked.
 
     Raises:
-        RecoError: no corpus could be indexed, unwritable output, or every trial failed.
+        RecoError: If the output cannot be written or no trial finished.
     """
     writer = storage.ArtifactWriter(out, KIND, plan.made_from())
     if manifest := writer.finished():
         return manifest, False, write_results(plan, writer.uri, read_records(writer.uri))
     workers = plan_workers(plan.base.models.device)
     indexes = _indexes(plan, writer.uri)
-    shared: Any = ray.remote(num_cpus=0)(Shared).remote(workers)
+    shared: Any = ray.remote(num_cpus=0)(SharedTasks).remote(workers)
     try:
-        _tune(plan, writer.uri, indexes, shared, workers.count, tell)
+        _tune(plan, writer.uri, indexes, shared, workers.count, on_trial_end)
         encoded = ray.get(shared.encoded_count.remote())
     finally:
         ray.kill(shared)
@@ -78,12 +88,12 @@ def run_sweep(
     return writer.commit({"trials": len(records), **states, "encoded": encoded}), True, ranked
 
 
-def _indexes(plan: Plan, out: str) -> dict[str, str]:
-    """The index of the corpus for every retrieval model that trials use; "error: " and why, where there is none."""
+def _indexes(plan: SweepPlan, out: str) -> dict[str, str]:
+    """Retrieval model -> URI of the corpus's index with it, or "error: " and why it could not be built."""
     vary, models = plan.sweep.vary, plan.base.models
     dense = [s for key in ("models.language", "models.encoder") for s in vary.get(key, [])]
     for spec in filter(None, [*models.specs, *dense]):
-        with suppress(RecoError):  # a trial without its weights says so itself
+        with suppress(RecoError):  # the trials concerned fail with this error
             prefetch([spec], models.weights)
     varied = vary.get("models.retrieval", [models.retrieval])
     found: dict[str, str] = {}
@@ -105,14 +115,14 @@ def _indexes(plan: Plan, out: str) -> dict[str, str]:
 
 
 def _tune(
-    plan: Plan,
+    plan: SweepPlan,
     out: str,
     indexes: dict[str, str],
     shared: Any,
     at_once: int,
-    tell: Callable[[Record], None],
+    on_trial_end: Callable[[TrialRecord], None],
 ) -> None:
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in the records
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are stored in the records
     stopping = plan.sweep.early_stopping
     scheduler = None
     if stopping is not None and len(plan.rungs) > 1:
@@ -130,7 +140,7 @@ def _tune(
     with (
         tempfile.TemporaryDirectory(prefix="reco-ray-") as folder,
         progress("sweep", expected) as advance,
-        redirect_stdout(io.StringIO()),  # Tune has a table of its own
+        redirect_stdout(io.StringIO()),  # suppresses Tune's own table
     ):
         tune.Tuner(
             tune.with_resources(trainable, {"CPU": _TRIAL_CPUS}),
@@ -145,17 +155,20 @@ def _tune(
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=folder, verbose=0, callbacks=[_Keeper(plan, out, advance, tell)]
+                name="tune",
+                storage_path=folder,
+                verbose=0,
+                callbacks=[_RecordKeeper(plan, out, advance, on_trial_end)],
             ),
         ).fit()
 
 
-def _search(plan: Plan, out: str) -> tuple[Any, Searcher | None, int]:
-    """The search space, the searcher if there is one, and how many times Tune is to sample from it."""
+def _search(plan: SweepPlan, out: str) -> tuple[Any, Searcher | None, int]:
+    """The search space, the searcher (None for a grid) and `num_samples` for Tune."""
     records = read_records(out)
     if plan.sweep.search != "optuna":
         choices = plan.choices()
-        if plan.sweep.early_stopping is None:  # else the scheduler needs the figures of all
+        if plan.sweep.early_stopping is None:  # else the scheduler needs the figures of ended trials too
             ended = {record.id for record in records if record.ended}
             choices = [choice for choice in choices if identity(plan.values(choice)) not in ended]
         return tune.grid_search(choices), None, 1
@@ -163,40 +176,44 @@ def _search(plan: Plan, out: str) -> tuple[Any, Searcher | None, int]:
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # What is known comes first, and is reported without being computed again.
+    # Known trials come first; they report their figures without computing them again.
     known = [{f"choice/{key}": n for key, n in record.choice.items()} for record in records]
     space = {key: tune.choice(range(len(values))) for key, values in plan.sweep.vary.items()}
     searcher = OptunaSearch(points_to_evaluate=known or None, seed=plan.sweep.seed)
     return space, searcher, int(plan.sweep.trials or 1)
 
 
-class _Keeper(tune.Callback):
-    """Sees trials end: one that the scheduler stopped, or whose process died, could not say so itself."""
+class _RecordKeeper(tune.Callback):
+    """Completes the records of trials that the scheduler stopped or whose process died."""
 
     def __init__(
-        self, plan: Plan, out: str, advance: Callable[[int], None], tell: Callable[[Record], None]
+        self,
+        plan: SweepPlan,
+        out: str,
+        advance: Callable[[int], None],
+        on_trial_end: Callable[[TrialRecord], None],
     ) -> None:
-        self._plan, self._out, self._advance, self._tell = plan, out, advance, tell
+        self._plan, self._out, self._advance, self._on_trial_end = plan, out, advance, on_trial_end
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune keeps a copy of its callbacks, and a terminal cannot be copied."""
+        """Empty: Tune pickles its callbacks, and the terminal's progress bar cannot be pickled."""
         return {}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It reported its last figure, or will not be asked for another."""
+        """Called when a trial has finished or was stopped."""
         self._end(trial, "stopped", None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Its process ended without a word."""
+        """Called when a trial's process died."""
         self._end(trial, "failed", "its process died")
 
     def _end(self, trial: Any, state: Any, reason: str | None) -> None:
         choice = trial.config["choice"]
         values = self._plan.values(choice)
         name = identity(values)
-        record = read_record(self._out, name) or Record(id=name, values=values, choice=choice)
+        record = read_record(self._out, name) or TrialRecord(id=name, values=values, choice=choice)
         if record.state == "running":
             record = record.model_copy(update={"state": state, "reason": reason})
             write_record(self._out, record)
         self._advance(1)
-        self._tell(record)
+        self._on_trial_end(record)

@@ -1,7 +1,7 @@
-"""One trial: its references, then its scores on more and more images, reported to Ray Tune and kept in a record.
+"""One trial: builds references, then computes scores on a growing number of images.
 
-The record of a trial that ended is all that a later run of the sweep needs: it reports the same figures again, so that
-scheduler and searcher know them, and computes nothing.
+Scores are reported to Ray Tune and stored in a record. When a sweep is resumed, a trial that ended reports the figures
+in its record again, so that the scheduler and the searcher know them, and computes nothing.
 """
 
 import time
@@ -16,76 +16,100 @@ from ray.actor import ActorHandle
 
 from reco_ray import storage
 from reco_ray.errors import RecoError, reason
-from reco_ray.sweep.plan import LOWER_IS_BETTER, Plan, Trial, identity
-from reco_ray.sweep.shared import BATCH, Future
-from reco_ray.sweep.work import PlannedReferences, Tally, augmented_view, figures, image_view
+from reco_ray.sweep.encoded import augmented_view, image_view
+from reco_ray.sweep.plan import SweepPlan, Trial, identity
+from reco_ray.sweep.shared_tasks import BATCH, Future
+from reco_ray.sweep.sweep_file import LOWER_IS_BETTER
+from reco_ray.sweep.tally import Tally, figures
+from reco_ray.sweep.trial_references import PlannedReferences
 
-METRIC, RESOURCE = "objective", "images"  # as Tune knows them; the metric is always to be maximised
-State = Literal["running", "finished", "stopped", "failed"]
+METRIC, RESOURCE = "objective", "images"  # names for Tune, which maximises the metric
+TrialState = Literal["running", "finished", "stopped", "failed"]
 
 
 class Rung(BaseModel):
-    """images: how many were asked for so far; used: how many of them could be read. figures: the scores on these."""
+    """The scores of a trial on its first images.
+
+    Attributes:
+        images: Number of images up to this rung.
+        used: How many of them could be read.
+        figures: Scores on these, by name.
+    """
 
     images: int
     used: int
     figures: dict[str, float | None]
 
 
-class Record(BaseModel):
-    """What became of a trial. stopped: early, as others did better. choice: as `Plan.trial` takes it."""
+class TrialRecord(BaseModel):
+    """State and scores of a trial.
+
+    Attributes:
+        id: Digest of `values`.
+        values: What is varied -> value.
+        choice: What is varied -> position of the value in the sweep file, as `SweepPlan.trial` takes it.
+        state: "stopped" means stopped early because other trials scored better.
+        rungs: Scores so far.
+        seconds: Time since the start of the trial at the last rung.
+        reason: Why the trial failed.
+    """
 
     id: str
     values: dict[str, Any]
     choice: dict[str, int]
-    state: State = "running"
+    state: TrialState = "running"
     rungs: list[Rung] = []
     seconds: float = 0.0
     reason: str | None = None
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing left to do; failed trials are tried again."""
+        """Whether the trial is complete; failed and running trials are tried again."""
         return self.state in ("finished", "stopped")
 
 
-def read_records(out: str) -> list[Record]:
-    """The records that a sweep left so far, in the order of their names; a damaged one counts as none."""
+def read_records(out: str) -> list[TrialRecord]:
+    """The readable records of a sweep, sorted by id."""
     found = []
     for name in storage.list_names(storage.join(out, "trials"), ".json"):
         with suppress(OSError, ValidationError):
-            found.append(Record.model_validate_json(storage.read_bytes(storage.join(out, "trials", name))))
+            found.append(
+                TrialRecord.model_validate_json(storage.read_bytes(storage.join(out, "trials", name)))
+            )
     return found
 
 
-def write_record(out: str, record: Record) -> None:
-    """Keeps a record, in place of an earlier one of the same trial."""
-    storage.write_bytes(_place(out, record.id), record.model_dump_json(indent=1).encode())
+def write_record(out: str, record: TrialRecord) -> None:
+    """Stores a record, replacing an earlier one of the same trial."""
+    storage.write_bytes(_record_uri(out, record.id), record.model_dump_json(indent=1).encode())
 
 
-def read_record(out: str, name: str) -> Record | None:
-    """The record of the trial with this id, if it has a readable one."""
+def read_record(out: str, name: str) -> TrialRecord | None:
+    """The record of the trial with this id; None if missing or damaged."""
     with suppress(OSError, ValidationError):
-        return Record.model_validate_json(storage.read_bytes(_place(out, name)))
+        return TrialRecord.model_validate_json(storage.read_bytes(_record_uri(out, name)))
     return None
 
 
 def run_trial(
-    config: dict[str, Any], *, plan: Plan, out: str, indexes: dict[str, str], shared: ActorHandle
+    config: dict[str, Any], *, plan: SweepPlan, out: str, indexes: dict[str, str], shared: ActorHandle
 ) -> None:
-    """What Ray Tune runs. A trial that fails says so in its record and reports no figure; it stops no other.
+    """The function that Ray Tune runs. A failure is stored in the record and does not stop other trials.
 
     Args:
-        config: `choice`, as `Plan.trial` takes it. indexes: by retrieval model, the index artifact, or after "error: "
-            why there is none.
+        config: Its `choice` is an argument of `SweepPlan.trial`.
+        plan: The sweep.
+        out: URI of the sweep's output.
+        indexes: Retrieval model -> URI of its index, or "error: " and why there is none.
+        shared: Actor of `SharedTasks`.
     """
     choice = config["choice"]
-    record = Record(id="", values={}, choice=choice)
+    record = TrialRecord(id="", values={}, choice=choice)
     try:
         trial = plan.trial(choice)
         record = read_record(out, trial.id) or record
         if not record.ended:
-            record = Record(id=trial.id, values=trial.values, choice=choice)
+            record = TrialRecord(id=trial.id, values=trial.values, choice=choice)
             write_record(out, record)
             _compute(trial, record, plan, out, indexes, shared)
             return
@@ -93,7 +117,7 @@ def run_trial(
         values = plan.values(choice)
         record = record.model_copy(update={"id": identity(values), "values": values})
         write_record(out, record.model_copy(update={"state": "failed", "reason": _why(error)}))
-        # No images: the scheduler compares it with nothing. Raising would end the process, which costs seconds.
+        # With 0 images the scheduler does not compare it. Raising would restart the process, which takes seconds.
         tune.report({RESOURCE: 0, METRIC: float("nan")})
         return
     for rung in record.rungs:
@@ -101,7 +125,7 @@ def run_trial(
 
 
 def _compute(
-    trial: Trial, record: Record, plan: Plan, out: str, indexes: dict[str, str], shared: ActorHandle
+    trial: Trial, record: TrialRecord, plan: SweepPlan, out: str, indexes: dict[str, str], shared: ActorHandle
 ) -> None:
     started = time.monotonic()
     settings = trial.settings
@@ -140,13 +164,13 @@ def _compute(
         _report(plan, rung)
 
 
-def _report(plan: Plan, rung: Rung) -> None:
+def _report(plan: SweepPlan, rung: Rung) -> None:
     value = rung.figures[plan.objective]
     assert value is not None, "an undefined objective is a failure"
     tune.report({RESOURCE: rung.images, METRIC: -value if plan.objective in LOWER_IS_BETTER else value})
 
 
-def _undefined(plan: Plan, rung: Rung) -> str:
+def _undefined(plan: SweepPlan, rung: Rung) -> str:
     if not rung.used:
         return f"none of the first {rung.images} images can be used"
     needs = {
@@ -163,10 +187,10 @@ def _get(method: Any, *arguments: Any) -> Any:
 
 
 def _why(error: Exception) -> str:
-    """One line; Ray's errors carry that of the task as their cause."""
+    """The error in one line; Ray stores a task's own error as `cause`."""
     cause = getattr(error, "cause", None) or error
     return reason(cause) if isinstance(cause, RecoError) else f"{type(cause).__name__}: {reason(cause)}"
 
 
-def _place(out: str, name: str) -> str:
+def _record_uri(out: str, name: str) -> str:
     return storage.join(out, "trials", f"{name}.json")

@@ -20,10 +20,10 @@ from reco_ray.config import load_settings
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.benchmark import open_benchmark
 from reco_ray.evaluation.compare import Compared, Comparer, Trained, Variant, sample_loader
+from reco_ray.evaluation.confusion import IGNORE, scores
 from reco_ray.evaluation.dataset import Dataset, Sample
+from reco_ray.evaluation.evaluation_protocol import PROTOCOL_NAMES, Protocol, choose_protocol
 from reco_ray.evaluation.jaccard import CosegmentWorker, square_loader
-from reco_ray.evaluation.metrics import IGNORE, scores
-from reco_ray.evaluation.protocols import PROTOCOL_NAMES, Protocol, choose_protocol
 from reco_ray.evaluation.stage import RECO, RECO_PLUS, score, variants
 from reco_ray.models.dense import DenseModels
 from reco_ray.storage import ArtifactWriter

@@ -26,14 +26,14 @@ from reco_ray.cluster import plan_workers
 from reco_ray.config import load_settings
 from reco_ray.cosegmentation.stage import build_references
 from reco_ray.evaluation.compare import Comparer, Variant, sample_loader
-from reco_ray.evaluation.metrics import confusion_matrix, scores
-from reco_ray.evaluation.protocols import choose_protocol
+from reco_ray.evaluation.confusion import confusion_matrix, scores
+from reco_ray.evaluation.evaluation_protocol import choose_protocol
 from reco_ray.shards import R, Worker
-from reco_ray.sweep.plan import Plan, open_plan
-from reco_ray.sweep.shared import Shared
+from reco_ray.sweep.encoded import exemplar_view, image_view
+from reco_ray.sweep.plan import SweepPlan, open_plan
+from reco_ray.sweep.shared_tasks import SharedTasks
 from reco_ray.sweep.stage import run_sweep
-from reco_ray.sweep.trial import Record, read_records
-from reco_ray.sweep.work import exemplar_view, image_view
+from reco_ray.sweep.trial import TrialRecord, read_records
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -75,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def plan_of(folder: Path, name: str, fields: dict) -> Plan:
+def plan_of(folder: Path, name: str, fields: dict) -> SweepPlan:
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(fields, sort_keys=False))
     return open_plan(str(folder / f"{name}.yaml"))
 
@@ -84,9 +84,9 @@ def plan_of(folder: Path, name: str, fields: dict) -> Plan:
 class Finished:
     """A sweep that was killed and went on. before: what had ended when it was killed. printed: by the second run."""
 
-    plan: Plan
+    plan: SweepPlan
     out: Path
-    before: dict[str, tuple[Record, int]]
+    before: dict[str, tuple[TrialRecord, int]]
     printed: str
 
 
@@ -127,7 +127,7 @@ def kill_after_a_trial(words: list[str], out: Path, log: Path) -> None:
             driver.wait()
 
 
-def ended(out: Path) -> dict[str, tuple[Record, int]]:
+def ended(out: Path) -> dict[str, tuple[TrialRecord, int]]:
     """The records of trials that need not run again, and when they were written."""
     found = {record.id: record for record in read_records(str(out)) if record.ended}
     return {name: (r, (out / "trials" / f"{name}.json").stat().st_mtime_ns) for name, r in found.items()}
@@ -218,7 +218,7 @@ def test_a_search_without_labels_stops_some_early_and_leaves_out_broken_images(
     pytest.importorskip("optuna")
     plan = plan_of(folder, "free", FREE)
     assert plan.rungs == [3, 6, 10]
-    told: list[Record] = []
+    told: list[TrialRecord] = []
     manifest, new, ranked = run_sweep(plan, str(tmp_path / "out"), told.append)
     assert new
     assert manifest is not None
@@ -250,7 +250,7 @@ def test_a_search_without_labels_stops_some_early_and_leaves_out_broken_images(
 
 
 def test_what_trials_share_is_made_once(labelled: Finished, folder: Path) -> None:
-    shared = Shared(plan_workers("cpu"))
+    shared = SharedTasks(plan_workers("cpu"))
     settings = labelled.plan.base
     uris = [str(file) for file in sorted((folder / "corpus").glob("*.jpg"))]
 

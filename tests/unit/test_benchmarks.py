@@ -12,8 +12,8 @@ from reco_ray.cli import main
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.benchmark import benchmark_names, load_benchmark, open_benchmark
 from reco_ray.evaluation.check import require_countable
+from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.dataset import Dataset
-from reco_ray.evaluation.metrics import IGNORE
 
 WIDTH, HEIGHT = 40, 30
 

@@ -9,8 +9,8 @@ from vectors import MODEL, clustered, write_embeddings
 
 from reco_ray import storage
 from reco_ray.config import IndexSettings
-from reco_ray.corpus.index import CorpusIndex, build_index, library, load_faiss, plan_index
-from reco_ray.corpus.index.choice import choose_factory, make_plan
+from reco_ray.corpus.index import CorpusIndex, build_index, faiss_library, load_faiss, plan_index
+from reco_ray.corpus.index.index_plan import choose_factory, make_plan
 from reco_ray.corpus.index.recall import EXACT, ExactAnswers, Queries, measure, merge_answers, recall
 from reco_ray.corpus.index.vectors import Part, list_parts, rows_at, sample_vectors
 from reco_ray.errors import RecoError
@@ -271,7 +271,7 @@ def test_nprobe_is_chosen_on_half_of_the_queries_and_measured_on_the_other():
 def test_gpus_are_used_if_faiss_has_them(monkeypatch):
     """Structure only: no GPU has ever run this."""
     flat = faiss.IndexFlatIP(4)
-    assert library.on_gpus(flat) is flat
+    assert faiss_library.on_gpus(flat) is flat
     fake = SimpleNamespace(get_num_gpus=lambda: 2, index_cpu_to_all_gpus=lambda index: ("on gpus", index))
-    monkeypatch.setattr(library, "load_faiss", lambda: fake)
-    assert library.on_gpus(flat) == ("on gpus", flat)
+    monkeypatch.setattr(faiss_library, "load_faiss", lambda: fake)
+    assert faiss_library.on_gpus(flat) == ("on gpus", flat)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
 
+from reco_ray.evaluation.confusion import IGNORE, confusion_matrix, scores
 from reco_ray.evaluation.jaccard import jaccard
-from reco_ray.evaluation.metrics import IGNORE, confusion_matrix, scores
 
 
 def test_by_hand() -> None:

@@ -15,10 +15,10 @@ from reco_ray.errors import RecoError, UsageError
 from reco_ray.meter import Meter, decisive, write_summary
 from reco_ray.pipeline import read_pipeline
 from reco_ray.planning.estimate import estimate
-from reco_ray.planning.measure import measure
+from reco_ray.planning.estimate_table import as_table
+from reco_ray.planning.measured_rates import measure
 from reco_ray.planning.nodes import Nodes, one_by_one, parse_nodes, place
 from reco_ray.planning.rates import ITEMS, Rate, as_yaml, read_rates
-from reco_ray.planning.table import as_table
 from reco_ray.planning.workload import Workload, workloads
 
 CPUS = [Nodes(4, {"CPU": 8.0})]

@@ -6,7 +6,7 @@ from PIL import Image
 
 from reco_ray.config import load_settings
 from reco_ray.errors import RecoError
-from reco_ray.evaluation.protocols import PROTOCOL_NAMES, choose_protocol
+from reco_ray.evaluation.evaluation_protocol import PROTOCOL_NAMES, choose_protocol
 
 SEGMENT = load_settings("mini", overrides=["segment.image_size=96"]).segment
 

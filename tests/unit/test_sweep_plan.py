@@ -11,8 +11,8 @@ from PIL import Image
 
 from reco_ray.config import load_settings
 from reco_ray.errors import RecoError
-from reco_ray.sweep import plan as plan_module
-from reco_ray.sweep.plan import Plan, open_plan
+from reco_ray.sweep import sweep_file
+from reco_ray.sweep.plan import SweepPlan, open_plan
 
 GRID = {"references.exemplars": [2, 3, 4], "segment.refine": ["none", "pamr"]}
 MINIMAL = {"corpus": "corpus", "images": "images", "vocabulary": "words.txt", "vary": GRID}
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(folder: Path, fields: dict[str, Any], **changes: Any) -> Plan:
+def opened(folder: Path, fields: dict[str, Any], **changes: Any) -> SweepPlan:
     """The plan of a file with these fields; a field that is changed to None is left out."""
     kept = {key: value for key, value in (fields | changes).items() if value is not None}
     file = folder / "sweep.yaml"
@@ -216,6 +216,6 @@ def test_files_that_are_no_sweep(folder: Path, text: str, says: str) -> None:
 
 
 def test_a_missing_searcher_is_named_before_any_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(sweep_file, "find_spec", lambda name: None)
     with pytest.raises(RecoError, match=r'optuna is not installed: pip install "reco-ray\[sweep\]"'):
         opened(folder, MINIMAL, search="optuna", trials=3)

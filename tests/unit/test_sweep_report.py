@@ -9,9 +9,9 @@ import yaml
 from images import write_photographs
 
 from reco_ray.config import load_settings
-from reco_ray.sweep.plan import Plan, open_plan
-from reco_ray.sweep.report import as_table, rank, rank_correlations, spearman, summary, write_results
-from reco_ray.sweep.trial import Record, Rung, State, read_records, write_record
+from reco_ray.sweep.plan import SweepPlan, open_plan
+from reco_ray.sweep.sweep_report import as_table, rank, rank_correlations, spearman, summary, write_results
+from reco_ray.sweep.trial import Rung, TrialRecord, TrialState, read_records, write_record
 
 SWEEP = {
     "corpus": "corpus",
@@ -23,27 +23,29 @@ SWEEP = {
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
+def plan(tmp_path: Path) -> SweepPlan:
     return make_plan(tmp_path)
 
 
-def make_plan(folder: Path, **changes: object) -> Plan:
+def make_plan(folder: Path, **changes: object) -> SweepPlan:
     write_photographs(folder / "corpus", 4)
     (folder / "words.txt").write_text("dog\ncar\n")
     (folder / "sweep.yaml").write_text(yaml.safe_dump(SWEEP | changes, sort_keys=False))
     return open_plan(str(folder / "sweep.yaml"))
 
 
-def record(plan: Plan, number: int, state: State, value: float | None, images: int = 4) -> Record:
+def record(
+    plan: SweepPlan, number: int, state: TrialState, value: float | None, images: int = 4
+) -> TrialRecord:
     choice = plan.choices()[number]
     trial = plan.trial(choice)
     figures = dict.fromkeys(plan.measured, 0.25) | {plan.objective: value}
     rungs = [] if value is None else [Rung(images=images, used=images, figures=figures)]
     why = "too few images" if state == "failed" else None
-    return Record(id=trial.id, values=trial.values, choice=choice, state=state, rungs=rungs, reason=why)
+    return TrialRecord(id=trial.id, values=trial.values, choice=choice, state=state, rungs=rungs, reason=why)
 
 
-def records(plan: Plan) -> list[Record]:
+def records(plan: SweepPlan) -> list[TrialRecord]:
     return [
         record(plan, 0, "finished", 0.3),
         record(plan, 1, "failed", None),
@@ -53,7 +55,7 @@ def records(plan: Plan) -> list[Record]:
     ]
 
 
-def test_finished_trials_come_first_then_those_that_came_far(plan: Plan) -> None:
+def test_finished_trials_come_first_then_those_that_came_far(plan: SweepPlan) -> None:
     states = [
         (r.state, r.rungs[-1].figures[plan.objective] if r.rungs else None) for r in rank(plan, records(plan))
     ]
@@ -72,7 +74,7 @@ def test_of_entropy_the_lowest_is_the_best(tmp_path: Path) -> None:
     assert [r.rungs[-1].figures["prediction_entropy"] for r in ranked] == [0.8, 0.9]
 
 
-def test_the_table_of_trials(plan: Plan, tmp_path: Path) -> None:
+def test_the_table_of_trials(plan: SweepPlan, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     write_results(plan, out, records(plan))
     rows = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
@@ -84,7 +86,7 @@ def test_the_table_of_trials(plan: Plan, tmp_path: Path) -> None:
     assert rows[-1]["reason"] == "too few images"
 
 
-def test_the_best_setting_is_a_settings_file(plan: Plan, tmp_path: Path) -> None:
+def test_the_best_setting_is_a_settings_file(plan: SweepPlan, tmp_path: Path) -> None:
     write_results(plan, str(tmp_path / "out"), records(plan))
     file = tmp_path / "out" / "best.yaml"
     expected = plan.trial(plan.choices()[3]).settings
@@ -95,13 +97,15 @@ def test_the_best_setting_is_a_settings_file(plan: Plan, tmp_path: Path) -> None
     assert "--vocabulary words.txt" in text
 
 
-def test_without_a_finished_trial_there_is_no_best(plan: Plan, tmp_path: Path) -> None:
+def test_without_a_finished_trial_there_is_no_best(plan: SweepPlan, tmp_path: Path) -> None:
     write_results(plan, str(tmp_path / "out"), records(plan)[1:3])
     assert (tmp_path / "out" / "trials.parquet").exists()
     assert not (tmp_path / "out" / "best.yaml").exists()
 
 
-def test_the_page_is_one_file_with_a_line_for_every_trial_that_was_scored(plan: Plan, tmp_path: Path) -> None:
+def test_the_page_is_one_file_with_a_line_for_every_trial_that_was_scored(
+    plan: SweepPlan, tmp_path: Path
+) -> None:
     write_results(plan, str(tmp_path / "out"), records(plan))
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "://" not in page
@@ -116,7 +120,7 @@ def test_the_page_is_one_file_with_a_line_for_every_trial_that_was_scored(plan: 
         assert text in page
 
 
-def test_the_printed_table_and_the_line_of_a_trial(plan: Plan) -> None:
+def test_the_printed_table_and_the_line_of_a_trial(plan: SweepPlan) -> None:
     table = as_table(plan, rank(plan, records(plan))).splitlines()
     assert table[2].startswith("| references.exemplars | references.context_elimination |")
     assert "| 0.5000 | 4 | finished |" in table[4]
@@ -125,7 +129,7 @@ def test_the_printed_table_and_the_line_of_a_trial(plan: Plan) -> None:
     assert summary(plan, records(plan)[1]).startswith("failed: too few images")
 
 
-def test_records_are_read_as_they_were_written(plan: Plan, tmp_path: Path) -> None:
+def test_records_are_read_as_they_were_written(plan: SweepPlan, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     for each in records(plan):
         write_record(out, each)
@@ -153,9 +157,9 @@ def test_spearman_of_a_known_example_and_of_ties() -> None:
     assert spearman(np.array([1.0]), np.array([1.0])) is None
 
 
-def test_correlations_turn_the_sign_of_what_is_better_low(plan: Plan) -> None:
+def test_correlations_turn_the_sign_of_what_is_better_low(plan: SweepPlan) -> None:
     assert rank_correlations(plan, records(plan)) == {}
-    labelled = Plan(
+    labelled = SweepPlan(
         plan.sweep.model_copy(update={"objective": "miou"}),
         plan.folder,
         plan.base,

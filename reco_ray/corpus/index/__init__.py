@@ -4,9 +4,9 @@
 shards in parallel, `recall` says how far the result is from exact search, `search` opens it.
 """
 
-from reco_ray.corpus.index.build import build_index
-from reco_ray.corpus.index.choice import Plan, plan_index
-from reco_ray.corpus.index.library import KIND, load_faiss
-from reco_ray.corpus.index.search import CorpusIndex
+from reco_ray.corpus.index.corpus_index import CorpusIndex
+from reco_ray.corpus.index.faiss_library import KIND, load_faiss
+from reco_ray.corpus.index.index_plan import IndexPlan, plan_index
+from reco_ray.corpus.index.stage import build_index
 
-__all__ = ["KIND", "CorpusIndex", "Plan", "build_index", "load_faiss", "plan_index"]
+__all__ = ["KIND", "CorpusIndex", "IndexPlan", "build_index", "load_faiss", "plan_index"]

@@ -1,9 +1,9 @@
 """`reco-ray index --explain`: the plan in words."""
 
-from reco_ray.corpus.index.choice import FLAT_UP_TO, SCALAR_UP_TO, Plan
+from reco_ray.corpus.index.index_plan import FLAT_UP_TO, SCALAR_UP_TO, IndexPlan
 
 
-def explain(plan: Plan) -> str:
+def explain(plan: IndexPlan) -> str:
     """What would be built, what it costs and what to expect; a line a fact."""
     files = sum(len(shard.parts) for shard in plan.shards)
     largest = max(shard.rows for shard in plan.shards)
@@ -23,7 +23,7 @@ def explain(plan: Plan) -> str:
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
 
 
-def _why(plan: Plan) -> str:
+def _why(plan: IndexPlan) -> str:
     if not plan.automatic:
         return "as index.factory says"
     if plan.exact:
@@ -31,7 +31,7 @@ def _why(plan: Plan) -> str:
     return f"{'up to' if plan.images <= SCALAR_UP_TO else 'more than'} {SCALAR_UP_TO:,} images"
 
 
-def _training(plan: Plan) -> str:
+def _training(plan: IndexPlan) -> str:
     if plan.exact:
         return "none"
     return (
@@ -40,7 +40,7 @@ def _training(plan: Plan) -> str:
     )
 
 
-def _recall(plan: Plan) -> str:
+def _recall(plan: IndexPlan) -> str:
     if plan.exact:
         return "1, exact"
     floor = f"measured when built; below {plan.settings.min_recall} it is refused"

@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from reco_ray import storage, stores
-from reco_ray.corpus.index.library import load_faiss, share_centroids
+from reco_ray.corpus.index.faiss_library import load_faiss, share_centroids
 from reco_ray.errors import RecoError, reason
 
 _AT_ONCE = 65_536  # rows of a scan

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from reco_ray.corpus.index.library import inverted_file, load_faiss
+from reco_ray.corpus.index.faiss_library import inverted_file, load_faiss
 from reco_ray.corpus.index.vectors import Part, rows_at
 
 K = 50

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from reco_ray.corpus.index.library import inverted_file, load_faiss
+from reco_ray.corpus.index.faiss_library import inverted_file, load_faiss
 from reco_ray.corpus.index.recall import merge_answers
 
 

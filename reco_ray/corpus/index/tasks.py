@@ -15,8 +15,14 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from reco_ray import storage
-from reco_ray.corpus.index.choice import Plan, Shard
-from reco_ray.corpus.index.library import empty_index, inverted_file, load_faiss, on_gpus, without_centroids
+from reco_ray.corpus.index.faiss_library import (
+    empty_index,
+    inverted_file,
+    load_faiss,
+    on_gpus,
+    without_centroids,
+)
+from reco_ray.corpus.index.index_plan import IndexPlan, Shard
 from reco_ray.corpus.index.recall import EXACT, ExactAnswers, Queries, draw_queries, ladder, shard_answers
 from reco_ray.corpus.index.vectors import IMAGE_COLUMNS, read_part, sample_vectors, vectors_of
 from reco_ray.errors import RecoError, reason
@@ -27,7 +33,7 @@ IMAGES_A_GROUP = 16_384  # rows of the image table that are read to look one up
 _ROWS_AT_ONCE = 65_536
 
 
-def train(embeddings: str, out: str, plan: Plan) -> str:
+def train(embeddings: str, out: str, plan: IndexPlan) -> str:
     """Trains the empty index on a sample, draws the queries, stores both, and their fingerprint last.
 
     Returns:
@@ -76,7 +82,7 @@ def queries_of(out: str) -> Queries:
     return Queries(**load_arrays(storage.read_bytes(storage.join(out, TRAINED, "queries.safetensors"))))
 
 
-def add_shard(embeddings: str, out: str, plan: Plan, shard: Shard, fingerprint: str) -> dict[str, Any]:
+def add_shard(embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerprint: str) -> dict[str, Any]:
     """Adds the rows of a shard to a clone of the trained index and commits it.
 
     Ids are row numbers of the whole corpus, 64 bits. The vectors of one file are in memory at a time, and the shard.
@@ -91,7 +97,7 @@ def add_shard(embeddings: str, out: str, plan: Plan, shard: Shard, fingerprint: 
     )
     queries = queries_of(out)
     exact = ExactAnswers(queries) if inverted_file(index) is not None else None
-    images = _ImageTable()
+    images = _ImageTableWriter()
     start = shard.start
     for part in shard.parts:
         table = read_part(embeddings, part)
@@ -125,7 +131,7 @@ def add_shard(embeddings: str, out: str, plan: Plan, shard: Shard, fingerprint: 
     return record
 
 
-class _ImageTable:
+class _ImageTableWriter:
     """A Parquet file in memory whose row groups have IMAGES_A_GROUP rows, whatever the tables added have."""
 
     def __init__(self) -> None:

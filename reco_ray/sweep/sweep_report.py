@@ -1,4 +1,4 @@
-"""What a sweep leaves: a table of its trials, a page with their parallel coordinates, the best setting as a file."""
+"""Results of a sweep: a table of its trials, an HTML report with parallel coordinates, the best settings as YAML."""
 
 import json
 from typing import Any
@@ -9,20 +9,21 @@ import yaml
 
 from reco_ray import storage
 from reco_ray.config import load_settings
-from reco_ray.evaluation.table import markdown
+from reco_ray.evaluation.results_table import markdown
 from reco_ray.pages import render_page
-from reco_ray.sweep.plan import LOWER_IS_BETTER, VOCABULARY, Plan
-from reco_ray.sweep.trial import Record
+from reco_ray.sweep.plan import SweepPlan
+from reco_ray.sweep.sweep_file import LOWER_IS_BETTER, VOCABULARY
+from reco_ray.sweep.trial import TrialRecord
 
-_WIDTH, _HEIGHT, _MARGIN = 1160, 420, 60  # of the plot, in its own units
+_WIDTH, _HEIGHT, _MARGIN = 1160, 420, 60  # of the plot, in SVG units
 
 
-def write_results(plan: Plan, out: str, records: list[Record]) -> list[Record]:
-    """Writes `trials.parquet`, `report/index.html` and `best.yaml` of the trials that ended.
+def write_results(plan: SweepPlan, out: str, records: list[TrialRecord]) -> list[TrialRecord]:
+    """Writes `trials.parquet`, `report/index.html` and, if a trial finished, `best.yaml`.
 
-    trials.parquet: a row a trial, the best first: `trial`, `rank` (null unless finished), `state`, `images`, `used`
-    (images that could be read), the scores, `seconds`, `reason`, and a column for everything that was varied (as JSON
-    where its values are of several types).
+    trials.parquet has one row per trial, ranked, with the columns `trial`, `rank` (null unless finished), `state`,
+    `images`, `used` (images that could be read), the scores, `seconds`, `reason`, and one column per varied setting (as
+    JSON if its values have several types).
 
     Returns:
         The records, ranked.
@@ -48,12 +49,12 @@ def write_results(plan: Plan, out: str, records: list[Record]) -> list[Record]:
     return ranked
 
 
-def rank(plan: Plan, records: list[Record]) -> list[Record]:
-    """Finished trials by the objective, then those stopped early, the later the better, then all others."""
+def rank(plan: SweepPlan, records: list[TrialRecord]) -> list[TrialRecord]:
+    """Sorts finished trials by the objective, then those stopped early by the number of images, then all others."""
     sign = 1 if plan.objective in LOWER_IS_BETTER else -1
     order = {"finished": 0, "stopped": 1}
 
-    def place(record: Record) -> tuple[float, ...]:
+    def place(record: TrialRecord) -> tuple[float, ...]:
         if not record.rungs:
             return (3,)
         last = record.rungs[-1]
@@ -63,15 +64,15 @@ def rank(plan: Plan, records: list[Record]) -> list[Record]:
     return sorted(records, key=place)
 
 
-def provenance(plan: Plan) -> str:
-    """How the best was chosen: whoever reads its figures must know."""
+def provenance(plan: SweepPlan) -> str:
+    """How the best settings were chosen, to be shown with their figures."""
     if plan.objective == "miou":
         return "tuned on labels"
     return f"chosen without labels, by {plan.objective}"
 
 
-def as_table(plan: Plan, ranked: list[Record]) -> str:
-    """The trials as Markdown, the best first, and how each score ranks them where labels were measured."""
+def as_table(plan: SweepPlan, ranked: list[TrialRecord]) -> str:
+    """The ranked trials as a Markdown table and, with labels, the correlation of each label-free score with mIoU."""
     images = f"{len(plan.images)} images"
     lines = [f"{plan.sweep.benchmark or plan.sweep.images}, {images}, {provenance(plan)}", ""]
     lines += markdown(
@@ -83,7 +84,7 @@ def as_table(plan: Plan, ranked: list[Record]) -> str:
     return "\n".join(lines)
 
 
-def summary(plan: Plan, record: Record) -> str:
+def summary(plan: SweepPlan, record: TrialRecord) -> str:
     """One trial in one line."""
     chosen = ", ".join(f"{key}={_text(value)}" for key, value in record.values.items())
     if not record.rungs or record.state == "failed":
@@ -93,11 +94,11 @@ def summary(plan: Plan, record: Record) -> str:
     return f"{record.state} at {last.images} images: {plan.objective} {_number(value)}   {chosen}"
 
 
-def rank_correlations(plan: Plan, records: list[Record]) -> dict[str, float | None]:
-    """How every label-free score ranks the finished trials: Spearman's correlation with miou, empty without labels.
+def rank_correlations(plan: SweepPlan, records: list[TrialRecord]) -> dict[str, float | None]:
+    """Spearman's correlation of each label-free score with mIoU over the finished trials; empty without labels.
 
-    The sign of scores of which lower is better is turned, so that 1 is a perfect ranking for all of them. None where a
-    score or miou is the same everywhere.
+    Scores of which lower is better are negated, so that 1 always means a perfect ranking. None if a score or mIoU is
+    constant.
     """
     if "miou" not in plan.measured:
         return {}
@@ -113,7 +114,7 @@ def rank_correlations(plan: Plan, records: list[Record]) -> dict[str, float | No
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Spearman's correlation of two float (n,), ties sharing the mean of their ranks; None if either is constant."""
+    """Spearman's correlation of two float (n,), ties having their mean rank; None if either is constant or n < 2."""
     first, second = _ranks(a), _ranks(b)
     if len(a) < 2 or not np.ptp(first) or not np.ptp(second):
         return None
@@ -121,13 +122,13 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """From 0; the mean for values that are equal."""
+    """Ranks from 0; equal values have their mean rank."""
     below = (values[:, None] > values[None]).sum(axis=1)
     equal = (values[:, None] == values[None]).sum(axis=1)
     return np.asarray(below + (equal - 1) / 2)
 
 
-def _as_arrow(plan: Plan, ranked: list[Record]) -> pa.Table:
+def _as_arrow(plan: SweepPlan, ranked: list[TrialRecord]) -> pa.Table:
     last = [record.rungs[-1] if record.rungs else None for record in ranked]
     finished = iter(range(1, len(ranked) + 1))
     columns: dict[str, pa.Array] = {
@@ -152,8 +153,8 @@ def _as_arrow(plan: Plan, ranked: list[Record]) -> pa.Table:
     return pa.table(columns)
 
 
-def _best(plan: Plan, finished: list[Record]) -> str:
-    """A settings file: what differs from the preset."""
+def _best(plan: SweepPlan, finished: list[TrialRecord]) -> str:
+    """The text of a settings file with the fields of the best trial that differ from the preset."""
     trial = plan.trial(finished[0].choice)
     chosen = trial.settings.model_dump(mode="json")
     preset = load_settings(plan.sweep.preset).model_dump(mode="json")
@@ -175,10 +176,10 @@ def _best(plan: Plan, finished: list[Record]) -> str:
     return "\n".join(lines) + "\n" + yaml.safe_dump(changed, sort_keys=False)
 
 
-# --- for people ---------------------------------------------------------------------------------------------
+# --- text and plot ---------------------------------------------------------------------------------------------
 
 
-def _row(plan: Plan, record: Record) -> list[str]:
+def _row(plan: SweepPlan, record: TrialRecord) -> list[str]:
     figures = record.rungs[-1].figures if record.rungs else {}
     return [
         *(_text(value) for value in record.values.values()),
@@ -196,12 +197,12 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _plot(plan: Plan, records: list[Record]) -> dict[str, Any]:
-    """Parallel coordinates: an axis for everything varied, its values evenly spaced, and one for the objective.
+def _plot(plan: SweepPlan, records: list[TrialRecord]) -> dict[str, Any]:
+    """Parallel coordinates: one axis per varied setting, its values evenly spaced, and one for the objective.
 
     Returns:
-        `axes` with name, x and ticks (y, text); `lines`, the worst first, with points, share (1 for the best), whether
-        it was stopped, and text.
+        `width` and `height`; `axes` with `name`, `x` and `ticks` (y, text); `lines`, worst first, with `points`,
+        `share` (1 for the best), `stopped` and `text`.
     """
     names = [*plan.sweep.vary, plan.objective]
     step = (_WIDTH - 2 * _MARGIN) / (len(names) - 1)

@@ -25,8 +25,8 @@ from reco_ray import storage
 from reco_ray.cluster import Workers, node_resources, total_resources
 from reco_ray.config import IndexSettings
 from reco_ray.console import progress
-from reco_ray.corpus.index.choice import Plan, Shard, plan_index
-from reco_ray.corpus.index.library import KIND, load_faiss
+from reco_ray.corpus.index.faiss_library import KIND, load_faiss
+from reco_ray.corpus.index.index_plan import IndexPlan, Shard, plan_index
 from reco_ray.corpus.index.recall import KINDS, measure, merge_answers
 from reco_ray.corpus.index.tasks import (
     add_shard,
@@ -43,7 +43,7 @@ _RETRIES = 5
 
 
 def build_index(
-    embeddings: str, out: str, settings: IndexSettings | None = None, plan: Plan | None = None
+    embeddings: str, out: str, settings: IndexSettings | None = None, plan: IndexPlan | None = None
 ) -> tuple[storage.Manifest, bool]:
     """Builds the index of an embeddings artifact, on the connected Ray cluster unless the plan needs none.
 
@@ -98,7 +98,7 @@ def build_index(
     return writer.commit(counts, content), True
 
 
-def _build(embeddings: str, out: str, plan: Plan) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _build(embeddings: str, out: str, plan: IndexPlan) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Trains, unless that is done, and adds all shards that are missing; their records in order, and what it took."""
     meter, training = Meter(), 0.0
     fingerprint = trained_fingerprint(out)
@@ -118,7 +118,7 @@ def _build(embeddings: str, out: str, plan: Plan) -> tuple[list[dict[str, Any]],
     return [record for record in records.values() if record is not None], took
 
 
-def _room(plan: Plan, shards: int) -> tuple[int, int]:
+def _room(plan: IndexPlan, shards: int) -> tuple[int, int]:
     """The cores that train, 0 where a GPU does, and how many tasks add shards at a time."""
     if not plan.needs_cluster:
         return os.cpu_count() or 1, 1
@@ -132,7 +132,7 @@ def _trains_on_gpu() -> bool:
     return hasattr(load_faiss(), "StandardGpuResources") and ray.cluster_resources().get("GPU", 0) > 0
 
 
-def _train(embeddings: str, out: str, plan: Plan) -> str:
+def _train(embeddings: str, out: str, plan: IndexPlan) -> str:
     if not plan.needs_cluster:
         return train(embeddings, out, plan)
     # k-means takes all cores of the node it lands on, the largest one if it lives: nothing else runs meanwhile.
@@ -146,7 +146,7 @@ def _train(embeddings: str, out: str, plan: Plan) -> str:
 
 
 def _add(
-    embeddings: str, out: str, plan: Plan, pending: list[Shard], fingerprint: str, meter: Meter
+    embeddings: str, out: str, plan: IndexPlan, pending: list[Shard], fingerprint: str, meter: Meter
 ) -> Iterator[dict[str, Any]]:
     if not plan.needs_cluster:
         for shard in pending:
@@ -169,14 +169,14 @@ def _add(
 
 
 def _timed(
-    embeddings: str, out: str, plan: Plan, shard: Shard, fingerprint: str
+    embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerprint: str
 ) -> tuple[dict[str, Any], float]:
     """Adds a shard; its record and the seconds that took."""
     start = time.perf_counter()
     return add_shard(embeddings, out, plan, shard, fingerprint), time.perf_counter() - start
 
 
-def _measured(out: str, plan: Plan) -> dict[str, Any]:
+def _measured(out: str, plan: IndexPlan) -> dict[str, Any]:
     """`nprobe` and `recall` of the whole index.
 
     Raises:
@@ -210,7 +210,7 @@ def _unwrap(answer: dict[str, Any]) -> Any:
 
 
 @ray.remote(num_cpus=1, max_retries=_RETRIES)
-def _remote_train(embeddings: str, out: str, plan: Plan) -> dict[str, Any]:
+def _remote_train(embeddings: str, out: str, plan: IndexPlan) -> dict[str, Any]:
     try:
         return {"result": train(embeddings, out, plan), "error": None}
     except RecoError as error:
@@ -218,7 +218,7 @@ def _remote_train(embeddings: str, out: str, plan: Plan) -> dict[str, Any]:
 
 
 @ray.remote(num_cpus=1, max_retries=_RETRIES)
-def _remote_add(embeddings: str, out: str, plan: Plan, shard: Shard, fingerprint: str) -> dict[str, Any]:
+def _remote_add(embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerprint: str) -> dict[str, Any]:
     try:
         return {"result": _timed(embeddings, out, plan, shard, fingerprint), "error": None}
     except RecoError as error:

@@ -1,7 +1,7 @@
-"""Work that several trials need, done once: Ray futures by what they were made from.
+"""A cache of the Ray tasks that the trials of a sweep share, keyed by their inputs.
 
-A trial only asks. The first to ask for something has it submitted, all who ask later get the same future, also while it
-is still being computed. Results stay in Ray's object store, which spills to disk, as long as the sweep runs.
+The first request for a result submits its task; later requests return the same future, also while the task is running.
+Results stay in Ray's object store, which spills to disk, until the sweep ends.
 """
 
 from collections.abc import Callable
@@ -13,17 +13,25 @@ import torch
 from reco_ray import storage
 from reco_ray.cluster import Workers
 from reco_ray.config import Settings
-from reco_ray.sweep import work
-from reco_ray.sweep.work import PlannedReferences, View
+from reco_ray.sweep.encoded import View, encode, exemplar_view
+from reco_ray.sweep.tally import tally
+from reco_ray.sweep.trial_references import (
+    PlannedReferences,
+    build_bank,
+    build_reference,
+    plan_trial_references,
+)
 from reco_ray.vocabulary import Vocabulary
 
-BATCH = 16  # images a task: activations near 100 MB at 448 px
+BATCH = 16  # images per task: about 100 MB of activations at 448 px
 Future: TypeAlias = ray.ObjectRef
 
 
-class Shared:
-    """The futures; one actor of it serves a sweep, and answers at once. A future is returned in a list, because Ray
-    would replace a bare one by its result."""
+class SharedTasks:
+    """The cache. A sweep has one actor of this class, whose methods only submit tasks and return at once.
+
+    Futures are returned in a list because Ray resolves a bare future to its result.
+    """
 
     def __init__(self, workers: Workers) -> None:
         self._futures: dict[str, Future] = {}
@@ -31,12 +39,12 @@ class Shared:
         self._encoded = 0
 
     def encoded(self, view: View, uris: list[str]) -> list[Future]:
-        """Of every image its `Encoded`."""
+        """The `Encoded` of every image."""
         keys = {uri: storage.digest("encoded", view.models.model_dump(), *view[1:], uri) for uri in uris}
         missing = [uri for uri, key in keys.items() if key not in self._futures]
         for start in range(0, len(missing), BATCH):
             batch = missing[start : start + BATCH]
-            futures = self._submit(work.encode, view, batch, self._workers.device, results=len(batch))
+            futures = self._submit(encode, view, batch, self._workers.device, results=len(batch))
             self._futures |= {keys[uri]: future for uri, future in zip(batch, futures, strict=True)}
         self._encoded += len(missing)
         return [self._futures[keys[uri]] for uri in uris]
@@ -50,11 +58,11 @@ class Shared:
             "index": index,
         }
         key = storage.digest("planned", depends_on)
-        return self._once(key, work.plan_trial_references, settings, vocabulary, index)
+        return self._once(key, plan_trial_references, settings, vocabulary, index)
 
     def bank(self, settings: Settings, planned: PlannedReferences) -> list[Future]:
-        """The `Bank` of a plan; its references are shared with every other plan that has them."""
-        view, device, futures = work.exemplar_view(settings), self._workers.device, dict[str, Future]()
+        """The `TrialBank` of a plan. References that several plans contain are built once."""
+        view, device, futures = exemplar_view(settings), self._workers.device, dict[str, Future]()
         for step in planned.plan.steps:
             if step.same_as is None:
                 uris = planned.evidence.exemplars[step.id]["uri"].to_pylist()
@@ -62,16 +70,16 @@ class Shared:
                 inputs = [*context, *self.encoded(view, uris)]
                 text = planned.evidence.texts[step.id]
                 arguments = [settings, text, device, len(context), *inputs]
-                (futures[step.id],) = self._once(step.id, work.build_reference, *arguments)
+                (futures[step.id],) = self._once(step.id, build_reference, *arguments)
         key = storage.digest("bank", planned.plan.made_from)
-        return self._once(key, work.build_bank, planned, *futures.values())
+        return self._once(key, build_bank, planned, *futures.values())
 
     def tally(self, key: str, arguments: list[Any], images: list[Future]) -> list[Future]:
-        """The `Tally` of a trial's images: a searcher may ask for the same trial twice."""
-        return self._once(key, work.tally, *arguments, self._workers.device, *images)
+        """The `Tally` of a trial's images; cached, as a searcher may try the same trial twice."""
+        return self._once(key, tally, *arguments, self._workers.device, *images)
 
     def encoded_count(self) -> int:
-        """How many images were encoded so far, each view for itself."""
+        """Number of images encoded so far, counting each view."""
         return self._encoded
 
     def _once(self, key: str, function: Callable[..., Any], *arguments: Any) -> list[Future]:

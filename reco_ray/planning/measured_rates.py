@@ -51,7 +51,7 @@ class _Run(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _MeasuredRun:
     """An artifact and its run. total: items of the artifact, which may have taken several runs. size: bytes."""
 
     stage: str
@@ -82,14 +82,14 @@ def measure(artifacts: Iterable[str], machine: str | None = None) -> list[Rate]:
     Raises:
         RecoError: not an artifact of a stage that has rates, unfinished, or made by a run that tells none.
     """
-    groups: dict[tuple[str, ...], list[_Measured]] = {}
+    groups: dict[tuple[str, ...], list[_MeasuredRun]] = {}
     for artifact in artifacts:
         one = _read(artifact)
         groups.setdefault(one.key, []).append(one)
     return [_rate(group, machine) for group in groups.values()]
 
 
-def _rate(runs: list[_Measured], machine: str | None) -> Rate:
+def _rate(runs: list[_MeasuredRun], machine: str | None) -> Rate:
     first = runs[0]
     items, total = sum(one.run.items for one in runs), sum(one.total for one in runs)
     cpu = first.run.device == "cpu"
@@ -116,7 +116,7 @@ def _rate(runs: list[_Measured], machine: str | None) -> Rate:
     )
 
 
-def _read(artifact: str) -> _Measured:
+def _read(artifact: str) -> _MeasuredRun:
     manifest = storage.read_manifest(artifact)
     stage = _STAGES.get(manifest.kind)
     if stage is None:
@@ -141,7 +141,7 @@ def _read(artifact: str) -> _Measured:
         raise RecoError(f"{artifact}: has no checksums, which tell its size: {again}")
     workers = f"{_counted(run.workers, 'worker')} of {_counted(run.threads, 'thread')}"
     took = f"{run.items:,} {items} in {_counted(run.parts, 'part')}, {run.seconds} s by {workers}"
-    return _Measured(
+    return _MeasuredRun(
         stage=stage,
         preset=summary.get("preset"),
         settings=summary["settings"],
@@ -172,7 +172,7 @@ def _training(stage: str, run: _Run, manifest: storage.Manifest) -> float | None
     if "PQ" in manifest.content["factory"]:
         return None
     from reco_ray.config import IndexSettings
-    from reco_ray.corpus.index.choice import make_plan
+    from reco_ray.corpus.index.index_plan import make_plan
 
     content, sample = manifest.content, manifest.made_from["index.sample"]
     settings = IndexSettings(factory=content["factory"], sample=sample)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reco_ray import storage
 from reco_ray.config import IndexSettings
-from reco_ray.corpus.index.library import empty_index, inverted_file
+from reco_ray.corpus.index.faiss_library import empty_index, inverted_file
 from reco_ray.corpus.index.vectors import Part, list_parts
 from reco_ray.errors import RecoError
 
@@ -32,7 +32,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Plan:
+class IndexPlan:
     """An index to build. bytes_a_vector: codes and ids. fixed_bytes: centroids, which stay in memory."""
 
     images: int
@@ -96,7 +96,7 @@ def choose_factory(images: int, dim: int) -> str:
     return f"RR{dim},{lists},RaBitQ{CODE_BITS}"
 
 
-def plan_index(embeddings: str, settings: IndexSettings) -> Plan:
+def plan_index(embeddings: str, settings: IndexSettings) -> IndexPlan:
     """Plans the index of an embeddings artifact; builds nothing.
 
     Raises:
@@ -113,7 +113,7 @@ def plan_index(embeddings: str, settings: IndexSettings) -> Plan:
     return make_plan(images, source.content["dim"], settings, parts)
 
 
-def make_plan(images: int, dim: int, settings: IndexSettings, parts: list[Part]) -> Plan:
+def make_plan(images: int, dim: int, settings: IndexSettings, parts: list[Part]) -> IndexPlan:
     """The plan for so many images in these files.
 
     Raises:
@@ -130,7 +130,7 @@ def make_plan(images: int, dim: int, settings: IndexSettings, parts: list[Part])
     if settings.sample is not None and settings.sample < centroids:
         raise RecoError(f"setting index.sample: {factory!r} needs {centroids:,} vectors at least")
     graph = 256 if "_HNSW" in factory else 0  # two lists of 32 neighbours a centroid
-    return Plan(
+    return IndexPlan(
         images=images,
         dim=dim,
         factory=factory,

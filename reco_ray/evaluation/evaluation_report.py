@@ -10,9 +10,9 @@ from PIL import Image
 from reco_ray import storage
 from reco_ray.config import Settings
 from reco_ray.evaluation.compare import Compared, Comparer, Trained, Variant, sample_loader
+from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.dataset import Dataset
-from reco_ray.evaluation.metrics import IGNORE
-from reco_ray.evaluation.protocols import Protocol
+from reco_ray.evaluation.evaluation_protocol import Protocol
 from reco_ray.pages import css_colour, jpeg_uri, render_page
 from reco_ray.segmentation.overlay import overlay
 

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from reco_ray import storage
+from reco_ray.corpus.index.faiss_library import KIND, inverted_file, load_faiss
 from reco_ray.corpus.index.files import ImageTable, open_trained, open_vectors, shard_files
-from reco_ray.corpus.index.library import KIND, inverted_file, load_faiss
 from reco_ray.corpus.index.side_by_side import search_side_by_side
 from reco_ray.errors import RecoError, reason
 
