@@ -30,6 +30,13 @@ class DecodeError(Exception):
     """An image that cannot be used; its text is the reason written to `rejected/`."""
 
 
+def is_image(data: bytes) -> bool:
+    """Whether bytes begin as one of the formats that `decode_image` reads; whether they are sound, it does not say."""
+    Image.init()  # registers the formats, once
+    tests = (Image.OPEN[name][1] for name in _FORMATS if name in Image.OPEN)
+    return any(test is not None and test(data[:16]) is True for test in tests)
+
+
 def decode_image(
     data: bytes, *, max_pixels: int, short_side: int | None = None
 ) -> tuple[Image.Image, int, int]:

@@ -141,8 +141,12 @@ class Gate:
                 )
             scope["state"]["owner"] = owner
             self.take(owner, 1)
-        if headers.get("content-encoding", "identity") != "identity":
-            raise Problem(415, "bodies must not be compressed: leave Content-Encoding out")
+        if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
+            raise Problem(
+                415,
+                "bodies must not be compressed: leave Content-Encoding out",
+                headers={"Accept-Encoding": "identity"},
+            )
         declared = headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > self._limits.bytes:
             raise body.too_large()

@@ -14,15 +14,17 @@ from reco_ray.errors import RecoError
 from reco_ray.registry import REFINEMENTS
 from reco_ray.serving.answers import JPEG, JSON, Legend, PixelsFor, as_jpeg, as_json, as_png, decode
 from reco_ray.serving.bank import BankRef
+from reco_ray.serving.bodies import Upload
 from reco_ray.serving.calls import RETRY_SOON, call
 from reco_ray.serving.gate import Gate
 from reco_ray.serving.keys import KeyRing
 from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.metrics import IngressMetrics
+from reco_ray.serving.middleware import HeadAsGet, TrailingSlash
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.problems import Problem
 from reco_ray.serving.routes import build_routes
-from reco_ray.serving.uploads import Options, Upload, parse_vocabulary
+from reco_ray.serving.uploads import Options, parse_vocabulary
 from reco_ray.serving.work import Labelled, Refused, Work
 
 logger = logging.getLogger("ray.serve")
@@ -54,7 +56,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         self._gate = Gate(build_routes(self, self._keys is not None), self.limits, self._keys, self._metrics)
-        return self._gate
+        return HeadAsGet(TrailingSlash(self._gate))
 
     async def drain(self) -> int:
         """Takes no more requests; says how many images are still in the house."""

@@ -275,10 +275,14 @@ def segment_request(limits: Limits) -> dict[str, Any]:
                 "multipart/form-data": {
                     "schema": _with_options(limits, {"image": binary["schema"]}, ["image"])
                 },
+                "application/x-www-form-urlencoded": {
+                    "schema": _with_options(limits, {"image": _BASE64}, ["image"])
+                },
                 "application/json": {"schema": _with_options(limits, {"image": _BASE64}, ["image"])},
                 "image/jpeg": binary,
                 "image/png": binary,
                 "application/octet-stream": binary,
+                "binary/octet-stream": binary,
             },
         },
     }
@@ -361,7 +365,11 @@ def install(app: FastAPI, keys_required: bool) -> None:
     app.openapi = complete  # type: ignore[method-assign]
 
 
-_BASE64 = {"type": "string", "contentEncoding": "base64", "minLength": 4}
+_BASE64 = {
+    "type": "string",
+    "description": "the image in base64, of either alphabet, also in lines or without padding; or a data URL",
+    "minLength": 4,
+}
 
 
 def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -395,8 +403,8 @@ def _query(limits: Limits) -> list[dict[str, Any]]:
     for name, schema in _option_schemas(limits).items():
         description = schema.pop("description")
         if name == "concepts":
-            schema = {"type": "string", "minLength": 1}
-            description += ", comma-separated"
+            schema = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+            description += "; repeated, or one value with commas or a JSON list; `concepts[]` is the same"
         parameters.append(
             {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
         )
@@ -406,7 +414,7 @@ def _query(limits: Limits) -> list[dict[str, Any]]:
 def _with_options(limits: Limits, own: dict[str, Any], required: list[str]) -> dict[str, Any]:
     properties = _option_schemas(limits)
     properties["concepts"] = {
-        "description": "a list, or names separated by commas",
+        "description": "a list, or names separated by commas; a form may repeat the field, also as `concepts[]`",
         "anyOf": [{"type": "string", "minLength": 1}, properties["concepts"]],
     }
     return {

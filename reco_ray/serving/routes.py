@@ -12,10 +12,11 @@ from starlette.staticfiles import StaticFiles
 from reco_ray import __version__
 from reco_ray.serving import openapi
 from reco_ray.serving.answers import JSON, choose_type
+from reco_ray.serving.bodies import Upload, is_json, read_json
 from reco_ray.serving.openapi import Batch, Concept, Found, Info, Vocabularies, VocabularyResource
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import Problem, problem_response
-from reco_ray.serving.uploads import Options, Upload, read_json, read_request
+from reco_ray.serving.uploads import Options, read_request
 
 _PAGE = Folder(__file__).parent / "page"
 _NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -145,9 +146,10 @@ def _add_vocabularies(app: FastAPI, backend: Backend) -> None:
     async def put_vocabulary(request: Request, name: Name) -> Response:
         """Builds a vocabulary from the index, in the background; ask for it to see how far it is."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
+        body = await request.body()
+        if not is_json(kind, body):
             raise Problem(415, "a vocabulary is application/json")
-        fields = openapi.vocabulary_fields(read_json(await request.body()), backend.limits)
+        fields = openapi.vocabulary_fields(read_json(body), backend.limits)
         resource, ready = await backend.put(request.scope["state"]["owner"], name, fields)
         return JSONResponse(resource, 200 if ready else 202, headers={"Location": f"/v1/vocabularies/{name}"})
 

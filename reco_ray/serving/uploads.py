@@ -1,23 +1,30 @@
-"""Requests -> images and options, in the three forms that clients send: multipart, a raw body, JSON with base64."""
+"""Requests -> images and options, in the forms that clients send: a form, a raw body, JSON with base64."""
 
-import base64
-import binascii
-import json
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from reco_ray.config import Refinement
+from reco_ray.corpus.decode import is_image
+from reco_ray.serving.bodies import (
+    MULTIPART,
+    URLENCODED,
+    Fields,
+    Upload,
+    is_json,
+    merged,
+    read_json_images,
+    read_multipart,
+    read_urlencoded,
+    split_names,
+)
+from reco_ray.serving.encoded import SVG
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import Problem
 from reco_ray.vocabulary import Vocabulary
 
-# SVG and PDF are documents, not photographs; everything else is decided by what the bytes are.
-_NOT_PHOTOGRAPHS = ("image/svg+xml",)
-_FORM_FIELDS = 16
+_OCTETS = ("application/octet-stream", "binary/octet-stream")  # the second is S3's default
 
 
 class Options(BaseModel):
@@ -47,7 +54,7 @@ class Options(BaseModel):
     @field_validator("concepts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return split_names(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _either(self) -> "Options":
@@ -56,37 +63,39 @@ class Options(BaseModel):
         return self
 
 
-@dataclass(frozen=True)
-class Upload:
-    """id: what the client calls the image, in a batch. data: the encoded image, or why there is none."""
-
-    data: bytes | Problem
-    id: str | None = None
-
-
 async def read_request(request: Request, limits: Limits, *, batch: bool) -> tuple[list[Upload], Options]:
     """Reads a request for one image or, with `batch`, for several.
+
+    What the body is decides where it can be told from the bytes: an image is one whatever its Content-Type says.
 
     Raises:
         Problem: 400 malformed, 413 too large, 415 another type, 422 options or counts that cannot be.
     """
-    kind, _, _ = request.headers.get("content-type", "application/octet-stream").partition(";")
-    kind = kind.strip().lower()
-    fields: dict[str, Any] = {}
-    if kind == "multipart/form-data":
-        uploads, fields = await _read_form(request, limits, batch)
-    elif kind == "application/json":
-        uploads, fields = _read_json(await request.body(), batch)
+    declared = request.headers.get("content-type", "")
+    kind = declared.partition(";")[0].strip().lower()
+    fields: Fields = []
+    if kind == MULTIPART and "boundary=" in declared.lower():
+        uploads, fields = await read_multipart(request, limits, batch)
+    elif is_image(body := await request.body()) and not batch:
+        uploads = [Upload(body)]
+    elif is_json(kind, body):
+        uploads, fields = read_json_images(body, batch)
+    elif kind == URLENCODED:
+        uploads, fields = read_urlencoded(body, limits, batch)
+    elif kind == MULTIPART:
+        raise Problem(
+            400, "multipart/form-data without a boundary: let your HTTP library write the Content-Type"
+        )
     elif batch:
         raise Problem(415, "a batch is application/json or multipart/form-data")
-    elif kind in _NOT_PHOTOGRAPHS or not (kind.startswith("image/") or kind == "application/octet-stream"):
+    elif kind and (kind == SVG or not kind.startswith("image/")) and kind not in _OCTETS:
         raise Problem(
             415,
             "this Content-Type is no image: send image/jpeg or another image type, application/octet-stream, "
             "multipart/form-data or application/json",
         )
     else:
-        uploads = [Upload(await request.body())]
+        uploads = [Upload(body)]
     if not uploads or uploads == [Upload(b"")]:
         raise Problem(400, "there is no image in the request")
     if len(uploads) > (limits.batch if batch else 1):
@@ -126,84 +135,16 @@ def explain(error: ValidationError) -> str:
     return f"{place[:80]}: {message}" if place else message
 
 
-def _options(request: Request, fields: dict[str, Any], limits: Limits) -> Options:
-    given = list(request.query_params.multi_items()) + list(fields.items())
-    names = [name for name, _ in given]
-    if repeated := next((name for name in names if names.count(name) > 1), None):
-        raise Problem(422, f"{repeated[:80]}: given more than once")
+def _options(request: Request, fields: Fields, limits: Limits) -> Options:
+    given = merged(request.query_params.multi_items())
+    for name, value in merged(fields).items():
+        if name in given:
+            raise Problem(422, f"{name[:80]}: given more than once")
+        given[name] = value
     try:
-        options = Options(**dict(given))
+        options = Options(**given)
     except ValidationError as error:
         raise Problem(422, explain(error)) from None
     if (options.max_side or 0) > limits.max_side:
         raise Problem(422, f"max_side: at most {limits.max_side}")
     return options
-
-
-async def _read_form(request: Request, limits: Limits, batch: bool) -> tuple[list[Upload], dict[str, Any]]:
-    name = "images" if batch else "image"
-    uploads: list[Upload] = []
-    fields: dict[str, Any] = {}
-    async with request.form(
-        max_files=limits.batch + 1, max_fields=_FORM_FIELDS, max_part_size=1_000_000
-    ) as form:
-        for key, value in form.multi_items():
-            if not isinstance(value, UploadFile):
-                if key in fields:
-                    raise Problem(422, f"{key[:80]}: given more than once")
-                fields[key] = value
-            elif key != name:
-                raise Problem(422, f"{key[:80]}: images come in the field {name!r}")
-            elif (value.content_type or "").lower() in _NOT_PHOTOGRAPHS:
-                raise Problem(415, "an SVG document is no photograph")
-            else:
-                uploads.append(Upload(await value.read(), str(len(uploads)) if batch else None))
-    if name in fields:
-        raise Problem(422, f"{name}: must be a file, not text")
-    return uploads, fields
-
-
-def _read_json(body: bytes, batch: bool) -> tuple[list[Upload], dict[str, Any]]:
-    fields = read_json(body)
-    if not batch:
-        image = fields.pop("image", None)
-        if image is None:
-            raise Problem(400, "image: missing, expected the image in base64")
-        data = _decode(image)
-        if isinstance(data, Problem):
-            raise data
-        return [Upload(data)], fields
-    images = fields.pop("images", None)
-    if not isinstance(images, list):
-        raise Problem(400, "images: expected a list of images in base64, or of {id, image}")
-    uploads = []
-    for number, entry in enumerate(images):
-        own = entry if isinstance(entry, dict) else {"image": entry}
-        if not set(own) <= {"id", "image"} or not isinstance(own.get("id", ""), str):
-            raise Problem(422, f"images.{number}: expected base64, or {{id, image}} with a text as id")
-        uploads.append(Upload(_decode(own.get("image")), own.get("id", str(number))[:200]))
-    return uploads, fields
-
-
-def read_json(body: bytes) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        Problem: 400.
-    """
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
-        raise Problem(400, "the body is not valid JSON") from None
-    if not isinstance(fields, dict):
-        raise Problem(400, "the body must be a JSON object")
-    return fields
-
-
-def _decode(text: Any) -> bytes | Problem:
-    if not isinstance(text, str) or not text:
-        return Problem(422, "image: expected the image in base64")
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return Problem(422, "image: not valid base64")

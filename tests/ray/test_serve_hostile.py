@@ -103,9 +103,13 @@ UPLOADS: dict[str, tuple[bytes, str, int]] = {
     ),
     "zip": (b"PK\x03\x04" + bytes(60), "application/zip", 415),
     "pickle": (b"\x80\x04\x95\x0b\0\0\0\0\0\0\0\x8c\x02os\x94.", "application/octet-stream", 422),
-    "form of a browser": (b"a=b", "application/x-www-form-urlencoded", 415),
-    "type that is none": (PHOTO, "image", 415),
-    "type with a newline's code": (PHOTO, "text/plain%0d%0aX: y", 415),
+    "form of a browser": (b"a=b", "application/x-www-form-urlencoded", 400),
+    "default of curl": (PHOTO, "application/x-www-form-urlencoded", 200),
+    "default of S3": (PHOTO, "binary/octet-stream", 200),
+    "image as svg": (PHOTO, "image/svg+xml", 200),
+    "type that is none": (PHOTO, "image", 200),
+    "type with a newline's code": (PHOTO, "text/plain%0d%0aX: y", 200),
+    "text with a newline's code": (b"hello", "text/plain%0d%0aX: y", 415),
     "jpeg and html": (PHOTO + b"<html><script>alert(1)</script></html>", JPEG, 200),
     "zip after a jpeg": (PHOTO + b"PK\x05\x06" + bytes(18), JPEG, 200),
     "wrong but decodable type": (PHOTO, "image/tiff", 200),
@@ -218,6 +222,47 @@ def test_header_tricks(server: Server, client: httpx.Client, name: str) -> None:
     assert client.get("/healthz").status_code == 200  # and the server lives
 
 
+def test_a_body_is_waited_for_and_taken_in_pieces(server: Server) -> None:
+    """`Expect: 100-continue`, as curl sends it with large bodies, and a body in chunks."""
+    head = HEAD.replace(b"vocabulary=known", b"vocabulary=known&max_side=32")
+    waiting = head + b"Content-Length: %d\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n" % len(PHOTO)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(waiting)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(PHOTO)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+    chunks = (
+        b"".join(b"%x\r\n" % len(part) + part + b"\r\n" for part in (PHOTO[:99], PHOTO[99:])) + b"0\r\n\r\n"
+    )
+    answer = _send(server.port, head + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + chunks)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_every_get_answers_head_and_paths_with_a_slash(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    concept = client.get("/v1/vocabularies/known").json()["concept_ids"][0]
+    hit = client.get("/v1/search", params={"q": "dog", "k": 1}).json()["hits"][0]["image_id"]
+    known = {"name": "known", "concept_id": concept, "image_id": hit, "example_id": "none"}
+    paths = [path.format(**known) for path, operations in document["paths"].items() if "get" in operations]
+    assert len(paths) >= 10
+    for path in ("/", "/page/page.css", "/openapi.json", "/nothing", *paths):
+        query = {"q": "dog"} if path == "/v1/search" else {}
+        asked = client.get(path, params=query)
+        for same in (path, path if path == "/" else path + "/"):
+            head = client.head(same, params=query)
+            assert (head.status_code, head.content) == (asked.status_code, b""), same
+            for name in ("content-type", "content-length", "cache-control"):
+                assert head.headers.get(name) == asked.headers.get(name), (same, name)
+        if path != "/":
+            assert client.get(path + "/", params=query).status_code == asked.status_code
+    assert client.head("/v1/segment").status_code == 405
+    posted = client.post("/v1/segment/", params={"vocabulary": "known"}, content=PHOTO)
+    assert posted.status_code == 200, posted.text
+    crossing = {"origin": "http://example.com", "access-control-request-method": "POST"}
+    asked = client.options("/v1/segment", headers=crossing)  # no other web site may call
+    assert (asked.status_code, "access-control-allow-origin" in asked.headers) == (405, False)
+
+
 def test_a_request_id_cannot_carry_anything_into_the_log(client: httpx.Client) -> None:
     answer = client.post("/v1/segment", headers={"x-request-id": 'x"} <script>'})
     assert answer.json()["request_id"] == "xscript"
@@ -229,6 +274,7 @@ def test_an_svg_in_a_form_and_other_fields_are_refused(client: httpx.Client) -> 
 
     image = ("image", ("a.jpg", PHOTO, JPEG))
     assert post(image) == 200
+    assert post(("file", image[1])) == 200
     assert post(image, image) == 422
     assert post(image, ("other", ("a.jpg", PHOTO, JPEG))) == 422
     assert post(("image", ("a.svg", b"<svg/>", "image/svg+xml"))) == 415
