@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +25,7 @@ import requests
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from reco_ray.corpus.arrays import picture_of
 from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.errors import RecoError, reason
 
@@ -31,7 +33,7 @@ UNLABELLED = -1
 OPACITY = 0.55
 _LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server says
 
-ImageLike = str | Path | bytes | Image.Image
+ImageLike = Any  # a path, the bytes of a file, an open file, a PIL image, an array or a tensor
 
 
 class ServiceError(RecoError):
@@ -192,7 +194,8 @@ class Client:
         """Segments one photograph into `concepts`, or into those of a `vocabulary` that the service has.
 
         Args:
-            image: a path, the bytes of a file, or a picture.
+            image: a path, the bytes of a file, an open file; or a PIL image of any mode, an array or a tensor, as for
+                `reco_ray.corpus.arrays.picture_of`.
             refine: "none", "pamr" or "crf"; the service's own setting if absent.
             background: whether pixels that fit no concept get a label of their own.
             threshold: in [0, 1], below which a pixel is background.
@@ -243,7 +246,7 @@ class Client:
         Raises:
             ServiceError: there is none of that name (status 404).
         """
-        return _vocabulary(self._json("GET", f"/v1/vocabularies/{quote(name, safe='')}"))
+        return _vocabulary(self._json("GET", _vocabulary_path(name)))
 
     def build(
         self,
@@ -267,10 +270,10 @@ class Client:
         Raises:
             ServiceError: refused, or the build failed; its text says why.
         """
-        body: dict[str, Any] = {"concepts": list(concepts), "background": background}
+        body: dict[str, Any] = {"concepts": _names(concepts), "background": background}
         if context is not None:
-            body["context"] = list(context)
-        state = _vocabulary(self._json("PUT", f"/v1/vocabularies/{quote(name, safe='')}", json=body))
+            body["context"] = _names(context)
+        state = _vocabulary(self._json("PUT", _vocabulary_path(name), json=body))
         while wait and state.status == "building":
             if progress is not None:
                 progress(state)
@@ -288,7 +291,7 @@ class Client:
         Raises:
             ServiceError: there is none of that name (404), or it is another key's (403).
         """
-        self._request("DELETE", f"/v1/vocabularies/{quote(name, safe='')}")
+        self._request("DELETE", _vocabulary_path(name))
 
     def search(self, words: str, *, k: int = 20) -> list[Hit]:
         """The `k` images of the corpus nearest to the words."""
@@ -324,6 +327,12 @@ class Client:
             time.sleep(pause)
 
 
+def _vocabulary_path(name: str) -> str:
+    if not name:
+        raise RecoError("the name of a vocabulary is empty")
+    return f"/v1/vocabularies/{quote(name, safe='')}"
+
+
 def _options(
     concepts: Iterable[str] | None,
     vocabulary: str | None,
@@ -334,10 +343,8 @@ def _options(
 ) -> dict[str, Any]:
     if (concepts is None) == (vocabulary is None):
         raise RecoError("give either concepts or a vocabulary")
-    if isinstance(concepts, str):
-        raise RecoError('concepts is one string: give a list, as ["cat", "dog"]')
     options = {
-        "concepts": None if concepts is None else list(concepts),
+        "concepts": None if concepts is None else _names(concepts),
         "vocabulary": vocabulary,
         "refine": refine,
         "background": background,
@@ -347,15 +354,22 @@ def _options(
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _image_bytes(image: ImageLike) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, Image.Image):
+def _names(concepts: Iterable[Any]) -> list[Any]:
+    if isinstance(concepts, str):
+        raise RecoError('concepts is one string: give a list, as ["cat", "dog"]')
+    return list(concepts)
+
+
+def _image_bytes(image: Any) -> bytes:
+    """The encoded image to send: a file's bytes as they are, what is in memory as PNG."""
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if not isinstance(image, str | PathLike) and not hasattr(image, "read"):
         buffer = io.BytesIO()
-        image.save(buffer, "PNG", compress_level=1)
+        picture_of(image).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
     try:
-        return Path(image).read_bytes()
+        return Path(image).read_bytes() if isinstance(image, str | PathLike) else image.read()
     except OSError as error:
         raise RecoError(f"{image}: the image cannot be read: {reason(error)}") from error
 

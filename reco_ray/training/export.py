@@ -1,9 +1,9 @@
 """A segmenter as one file for other runtimes, ONNX or torch.export, its normalisation inside.
 
-Files of the artifact: `segmenter.onnx` or `segmenter.pt2`. Either takes RGB `pixels`, uint8 (b, H, W, 3), sides
-multiples of `stride` (two or more), to `logits`, float32 (b, m, H, W); b, H and W are free. Labels, palette, stride and
-image size are in the manifest and, as JSON, in the file itself: `reco_ray` of ONNX's metadata, the extra file
-`reco_ray.json` of a .pt2.
+Files of the artifact: `segmenter.onnx` or `segmenter.pt2`. Either takes RGB `pixels`, uint8 (b, H, W, 3), to `logits`,
+float32 (b, m, H, W); b, H and W are free. Sides that are no multiples of `stride` are padded inside, and the logits
+cropped back. Labels, palette, stride and image size are in the manifest and, as JSON, in the file itself: `reco_ray` of
+ONNX's metadata, the extra file `reco_ray.json` of a .pt2.
 """
 
 import copy
@@ -32,6 +32,7 @@ from reco_ray.training.segmenter import Segmenter
 KIND = "exported-segmenter"
 Format = Literal["onnx", "torch-export"]
 FILES: dict[Format, str] = {"onnx": "segmenter.onnx", "torch-export": "segmenter.pt2"}
+_MOST_STRIDES = 100_000  # of a side: a bound that the exporter needs to know
 _TOLERANCE = 1e-3  # of the largest logit: another order of the same sums
 
 
@@ -46,6 +47,33 @@ class PixelsToLogits(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Sides must be multiples of the network's stride."""
         return self.module(self._transform.normalize(pixels))
+
+
+class AnySize(nn.Module):
+    """Pads images at the right and at the bottom, by repeating their edge, to the next multiple of `stride`, at least
+    two of them; and crops what comes out back to their size."""
+
+    def __init__(self, module: nn.Module, stride: int) -> None:
+        super().__init__()
+        self.module, self._stride = module, stride
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (b, H, W, 3) -> float32 (b, m, H, W)."""
+        height, width = pixels.shape[1:3]
+        padded = pixels.index_select(1, self._padded(height)).index_select(2, self._padded(width))
+        logits = self.module(padded)
+        return logits.index_select(2, torch.arange(height)).index_select(3, torch.arange(width))
+
+    def _padded(self, side: int) -> torch.Tensor:
+        """Which pixel of a side stands at each place of the padded one, int64."""
+        # By way of a tensor, so that the exporter sees a new number, of which it knows only that it is multiplied by
+        # the stride: it cannot follow sides that are rounded up through the levels of a network.
+        # Of positive numbers only: ONNX divides integers towards zero.
+        enough = (side + self._stride - 1) // self._stride
+        strides = (torch.ones((), dtype=torch.int64) * enough).clamp(min=2).item()
+        torch._check(strides >= 2)
+        torch._check(strides <= _MOST_STRIDES)
+        return torch.arange(strides * self._stride).clamp(max=side - 1)
 
 
 def export_segmenter(uri: str, out: str, form: Format) -> tuple[storage.Manifest, bool]:
@@ -76,8 +104,8 @@ def export_segmenter(uri: str, out: str, form: Format) -> tuple[storage.Manifest
         "image_size": segmenter.image_size,
         "stride": stride,
     }
-    module = PixelsToLogits(segmenter.network).eval()
-    program = trace(with_fixed_padding(module), stride)
+    module = AnySize(PixelsToLogits(segmenter.network), stride).eval()
+    program = trace(with_fixed_padding(module))
     with tempfile.TemporaryDirectory(prefix="reco-ray-") as folder:
         file = Path(folder) / FILES[form]
         if form == "onnx":
@@ -112,33 +140,39 @@ def with_fixed_padding(module: nn.Module) -> nn.Module:
     return module
 
 
-def trace(module: nn.Module, stride: int) -> ExportedProgram:
-    """uint8 (b, H, W, 3) -> ..., traced for every b, and all H and W that are multiples of `stride`, at least two.
+def trace(module: nn.Module) -> ExportedProgram:
+    """uint8 (b, H, W, 3) -> ..., traced for every b, H and W.
 
     Raises:
         RecoError: the network cannot be traced so.
     """
-    sizes = {0: Dim("batch"), 1: stride * Dim("rows", min=2), 2: stride * Dim("columns", min=2)}
-    example = _pixels(2, 3 * stride, 4 * stride)
+    sizes = {0: Dim("batch"), 1: Dim("height"), 2: Dim("width")}
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            example = _pixels(2, 70, 100)
             return torch.export.export(module, (example,), dynamic_shapes={"pixels": sizes}, strict=False)
     except Exception as error:  # the exporter has many, without a common base
         raise RecoError(f"the network cannot be exported for free sizes: {reason(error)}") from error
 
 
 def largest_difference(module: nn.Module, run: Callable[[torch.Tensor], torch.Tensor], stride: int) -> float:
-    """Between the logits of `module` and `run` on noise of two sizes.
+    """Between the logits of `module` and `run` on noise of three sizes, one of them no multiple of the stride.
 
     Raises:
         RecoError: they differ by more than rounding.
     """
     largest = 0.0
-    for size in ((1, 2 * stride, 5 * stride), (3, 4 * stride, 2 * stride)):
+    for size in (
+        (1, 2 * stride, 5 * stride),
+        (3, 4 * stride, 2 * stride),
+        (1, 3 * stride - 1, 2 * stride + 1),
+    ):
         pixels = _pixels(*size)
         with torch.no_grad():
             expected, found = module(pixels), run(pixels)
+        if found.shape != expected.shape:
+            raise RecoError(f"what was exported gives {tuple(found.shape)} for {tuple(expected.shape)}")
         difference = float((found - expected).abs().max())
         if not difference <= _TOLERANCE * float(expected.abs().max().clamp_min(1)):
             raise RecoError(f"what was exported differs from the segmenter, by {difference:g} in a logit")

@@ -5,6 +5,7 @@ frames beside their pseudo-labels and predictions; `tensorboard/`.
 """
 
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from PIL import Image
 from safetensors.torch import load as load_tensors
 
 from reco_ray import storage
+from reco_ray.corpus.arrays import picture_of
+from reco_ray.corpus.decode import DecodeError, decode_image
+from reco_ray.corpus.read import read_image_bytes
 from reco_ray.errors import RecoError, reason
 from reco_ray.models.runtime import Runtime, resolve_runtime
 from reco_ray.segmentation.palette import palette
@@ -22,6 +26,7 @@ from reco_ray.training.network import Network, build_network
 from reco_ray.vocabulary import Vocabulary
 
 KIND = "segmenter"
+MAX_PIXELS = 178_956_970  # of an image; Pillow refuses larger ones
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,43 @@ class Segmenter:
         """uint8 (b, H, W, 3), as for `logits`, -> label maps of the given (height, width), scores as probabilities."""
         return [best_label(one, size) for one, size in zip(self.logits(pixels), sizes, strict=True)]
 
-    def predict(self, image: Image.Image | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """An RGB image, or uint8 (H, W, 3), -> label ids, int64 (H, W), and their probabilities, float32 (H, W)."""
-        picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image.convert("RGB")
+    def predict(self, image: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Segments one image.
+
+        Args:
+            image: a PIL image, an array or a tensor as for `picture_of`; or the path, URI, bytes or open file of an
+                encoded image, which is then turned upright.
+
+        Returns:
+            Label ids, int64 (H, W), and their probabilities, float32 (H, W), at the size of the image.
+
+        Raises:
+            RecoError: an image that cannot be read, or an array of another shape, dtype or range.
+        """
+        picture = _picture(image)
         pixels = self.network.transform.fit(picture, self.image_size, self.network.stride)
         result = self.segment(torch.from_numpy(pixels.copy())[None], [(picture.height, picture.width)])[0]
         return result.labels.cpu().numpy(), result.scores.cpu().numpy()
+
+
+def _picture(image: Any) -> Image.Image:
+    """An image in any form -> RGB."""
+    name = "image"
+    try:
+        if isinstance(image, str | PathLike):
+            name = str(image)
+            data = read_image_bytes(name)
+        elif isinstance(image, bytes | bytearray | memoryview):
+            data = bytes(image)
+        elif hasattr(image, "read"):
+            data = image.read()
+        else:
+            return picture_of(image)
+        return decode_image(data, max_pixels=MAX_PIXELS)[0]
+    except OSError as error:
+        raise RecoError(f"{name}: the image cannot be read: {reason(error)}") from error
+    except DecodeError as error:
+        raise RecoError(f"{name}: {error}") from error
 
 
 def best_label(logits: torch.Tensor, size: tuple[int, int]) -> Segmentation:

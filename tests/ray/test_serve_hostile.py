@@ -245,7 +245,7 @@ def test_every_get_answers_head_and_paths_with_a_slash(client: httpx.Client) -> 
     known = {"name": "known", "concept_id": concept, "image_id": hit, "example_id": "none"}
     paths = [path.format(**known) for path, operations in document["paths"].items() if "get" in operations]
     assert len(paths) >= 10
-    for path in ("/", "/page/page.css", "/openapi.json", "/nothing", *paths):
+    for path in ("/", "/page/style.css", "/openapi.json", "/nothing", *paths):
         query = {"q": "dog"} if path == "/v1/search" else {}
         asked = client.get(path, params=query)
         for same in (path, path if path == "/" else path + "/"):

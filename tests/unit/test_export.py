@@ -16,6 +16,7 @@ from reco_ray.training import Segmenter
 from reco_ray.training import export as exporting
 
 SIZES = [(1, 64, 96), (3, 96, 64)]
+ODD_SIZES = [(1, 70, 97), (2, 33, 64), (1, 5, 1)]  # no multiples of the stride, or fewer than two
 LABELS = 3
 
 
@@ -54,6 +55,15 @@ def test_an_export_agrees_with_the_segmenter(form: exporting.Format, segmenter: 
             found = run(pixels)
         assert found.shape == (size[0], LABELS, *size[1:])
         torch.testing.assert_close(found, eager.logits(pixels), rtol=1e-3, atol=1e-4)
+    for count, height, width in ODD_SIZES:
+        pixels = batch(count, height, width)
+        rows, columns = (max(-(-side // 32), 2) * 32 for side in (height, width))
+        padded = np.pad(pixels, ((0, 0), (0, rows - height), (0, columns - width), (0, 0)), mode="edge")
+        with torch.no_grad():
+            found = run(pixels)
+        assert found.shape == (count, LABELS, height, width)
+        expected = eager.logits(torch.from_numpy(padded))[..., :height, :width]
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     described = json.loads(inside)
     assert described["labels"] == eager.labels
     assert described["palette"] == eager.palette.tolist()
@@ -74,10 +84,10 @@ def test_an_export_that_differs_is_refused() -> None:
 def test_a_network_with_a_size_of_its_own_is_one_line() -> None:
     class Fixed(torch.nn.Module):
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return pixels.view(2, 24, 32, 3)
+            return pixels.view(2, 70, 100, 3)
 
     with pytest.raises(RecoError, match="cannot be exported for free sizes"):
-        exporting.trace(Fixed(), 8)
+        exporting.trace(Fixed())
 
 
 class _Floats(torch.nn.Module):
