@@ -21,11 +21,11 @@ from reco_ray.meter import Meter, write_summary
 from reco_ray.outcome import Outcome
 from reco_ray.training.live import live_table
 from reco_ray.training.loop import TIMING, Job, train_worker
-from reco_ray.training.network import build_network
 from reco_ray.training.pseudo_labels import LABELS_KIND
 from reco_ray.training.records import tracking_environment
 from reco_ray.training.samples import Frames, split
 from reco_ray.training.segmenter import KIND
+from reco_ray.training.trial import require_network
 from reco_ray.vocabulary import Vocabulary
 
 POLL_SECONDS = 1.0
@@ -51,8 +51,7 @@ def train_segmenters(
             first ones, before any training starts.
     """
     jobs, writers = {}, {}
-    workers, at_once = plan_runs(len(labels), settings)
-    environment = tracking_environment()
+    workers, at_once, environment = require_trainer(len(labels), settings)
     for name, uri in labels.items():
         manifest = storage.read_manifest(uri, LABELS_KIND)
         try:
@@ -62,7 +61,6 @@ def train_segmenters(
             continue
         jobs[name] = _job(name, manifest, uri, outs[name], settings, workers.threads, environment)
         writers[name] = storage.ArtifactWriter(outs[name], KIND, _made_from(manifest, uri, settings))
-    _require_network(settings)
     finished = {name: writer.finished() for name, writer in writers.items()}
     for name, done in finished.items():
         if done is not None:
@@ -77,6 +75,21 @@ def train_segmenters(
             table.end(name, "done")
             manifest = _commit(writers[name], jobs[name], workers, meter)
             yield Outcome("train", writers[name].uri, manifest, name=name)
+
+
+def require_trainer(runs: int, settings: Settings) -> tuple[Workers, int, dict[str, str]]:
+    """Checks what all runs need: room on the cluster, a network that takes the crops, the tracking server's client.
+
+    Returns:
+        The workers of a run, how many runs fit side by side, and the variables that workers get.
+
+    Raises:
+        RecoError: any of it is missing.
+    """
+    workers, at_once = plan_runs(runs, settings)
+    environment = tracking_environment()
+    require_network(settings)
+    return workers, at_once, environment
 
 
 # --- before -------------------------------------------------------------------------------------------------
@@ -100,12 +113,6 @@ def _require_trainable(
         )
     if manifest.counts["images"] < 2:
         raise RecoError(f"{name}: one image is not enough: one is held out, at least one more is needed")
-
-
-def _require_network(settings: Settings) -> None:
-    """Builds the network once: an unknown name or missing weights stop here, not in every worker."""
-    train = settings.train
-    build_network(train.segmenter, 2, initial=train.initial, weights_folder=settings.models.weights)
 
 
 def _made_from(manifest: storage.Manifest, uri: str, settings: Settings) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from reco_ray.errors import UsageError
 from reco_ray.outcome import Outcome
 from reco_ray.training.label import label_images
 from reco_ray.training.label_worker import LabelSet
-from reco_ray.training.stage import train_segmenters
+from reco_ray.training.stage import require_trainer, train_segmenters
 from reco_ray.vocabulary import Vocabulary
 
 
@@ -27,9 +27,10 @@ def train_vocabularies(
         Outcomes as they come. A vocabulary that fails in one stage is left out of the next.
 
     Raises:
-        RecoError: two vocabularies are the same; nothing can be done for any of them.
+        RecoError: two vocabularies are the same; the network cannot be trained so; nothing can be done for any of them.
     """
     require_distinct(vocabularies)
+    require_trainer(len(vocabularies), settings)
     uris = {name: storage.join(out, name, "references") for name in vocabularies}
     banks: dict[str, str] = {}
     concepts = storage.join(out, "concepts")

@@ -22,6 +22,8 @@ from reco_ray.errors import RecoError
 from reco_ray.training.feed import feed
 from reco_ray.training.samples import Frames, order, split
 from reco_ray.training.stage import Outcome, train_segmenters
+from reco_ray.training.vocabularies import train_vocabularies
+from reco_ray.vocabulary import parse_concepts
 
 SMALL = [
     "train.image_size=64",
@@ -105,6 +107,19 @@ def test_more_workers_than_cores_is_an_error_and_no_wait(
 ) -> None:
     with pytest.raises(RecoError, match=r"train\.workers=4: the cluster has only 2 CPUs"):
         train(labels, tmp_path / "out", "train.workers=4")
+
+
+def test_a_network_that_needs_more_crops_is_found_before_anything_is_built(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    words = {"a": parse_concepts("shadow, light")}
+    chosen = settings(*PAPER, "train.batch_size=2", "train.accumulate=2")
+    with pytest.raises(RecoError, match="leaves 1 crop a pass"):
+        list(train_vocabularies(words, "no-index", "no-images", str(tmp_path / "out"), chosen))
+    many = settings("train.workers=4")
+    with pytest.raises(RecoError, match=r"train\.workers=4"):
+        list(train_vocabularies(words, "no-index", "no-images", str(tmp_path / "out"), many))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_loss_that_is_no_number_names_the_batch(labels: str, ray_cluster: None, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from reco_ray.training.measure import folded
 from reco_ray.training.network import build_network
 from reco_ray.training.pseudo_labels import FRAMES_SCHEMA, IGNORE, LABELS_SCHEMA, encode
 from reco_ray.training.samples import SOFT_PIXELS, Crops, Frames, augmentation, order, positions, split
+from reco_ray.training.trial import require_network
 from reco_ray.training.vocabularies import require_distinct
 from reco_ray.vocabulary import parse_concepts
 
@@ -201,6 +202,58 @@ def test_folded_weights_give_standardised_logits(spec: str) -> None:
 def test_an_unknown_network_is_one_line(spec: str) -> None:
     with pytest.raises(RecoError, match="segmenter"):
         build_network(spec, 2, initial="random")
+
+
+DEEPLAB = "smp:DeepLabV3Plus/tu-resnet18"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([f"segmenter={DEEPLAB}", "batch_size=2", "accumulate=2"], "leaves 1 crop a pass.*batch_size=4"),
+        ([f"segmenter={DEEPLAB}", "batch_size=4", "workers=4"], "leaves 1 crop a pass.*batch_size=8"),
+        (
+            [
+                "segmenter=smp:FPN/tu-resnet18",
+                "crop=32",
+                "batch_size=2",
+                "accumulate=2",
+                "encoder_learning_rate=1",
+            ],
+            "leaves 1 crop a pass",
+        ),
+        (["segmenter=smp:FPN/tu-resnet18", "crop=70"], "train.crop=70 is no multiple of 32.*64 or 96"),
+        (["segmenter=smp:FPN/tu-resnet18", "crop=33"], "train.crop=32 or 64"),
+        (["segmenter=frozen:timm:vit_tiny_patch16_224/random", "crop=70"], "no multiple of 16.*64 or 80"),
+    ],
+)
+def test_crops_that_a_network_does_not_take_are_found_before_any_work(
+    overrides: list[str], said: str
+) -> None:
+    chosen = ["train.initial=random", "train.crop=64", *(f"train.{each}" for each in overrides)]
+    with pytest.raises(RecoError, match=said) as error:
+        require_network(load_settings("mini", overrides=chosen))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["batch_size=2"],  # DeepLab with two crops a pass
+        ["segmenter=smp:FPN/tu-resnet18", "batch_size=2", "accumulate=2"],  # no norm over a whole crop
+        ["segmenter=smp:FPN/tu-resnet18", "batch_size=64", "crop=96"],
+    ],
+)
+def test_crops_that_a_network_takes_pass(overrides: list[str]) -> None:
+    chosen = [f"segmenter={DEEPLAB}", "initial=random", "crop=64", *overrides]
+    require_network(load_settings("mini", overrides=[f"train.{each}" for each in chosen]))
+
+
+def test_a_plan_has_whole_batches_also_of_fewer_images() -> None:
+    rows, _ = split([3], 0.2, seed=0)
+    plan = order(rows, 4 * 8, seed=0)
+    assert len(plan) == 32
+    assert sorted(len(positions(len(plan), 8, rank, 2)) for rank in range(2)) == [12, 12]
 
 
 def test_the_same_vocabulary_twice_is_refused() -> None:
