@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reco_ray.corpus.decode import _to_rgb as to_rgb
+from reco_ray.corpus.colour import NoPixels, to_rgb, white
 from reco_ray.errors import RecoError, reason
 
 _CHANNELS = (1, 2, 3, 4)  # grey, grey and alpha, RGB, RGBA
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-_BITS = (8, 10, 12, 14, 16)
 _OVERSHOOT = 0.01  # of a range: what resizing adds beyond it
 _EXPECTED = (
     "expected (H, W), (H, W, C) or (C, H, W) with 1 to 4 channels, of bool, uint8, uint16, or of floats in 0..1 or "
@@ -34,7 +33,7 @@ def picture_of(image: Any) -> Image.Image:
     if isinstance(image, Image.Image):
         if not image.width or not image.height:
             raise RecoError(f"image: {image.width} x {image.height} pixels: there are none")
-        return to_rgb(image)
+        return _as_rgb(image)
     array, channels_first = _array(image)
     said = f"image: shape {tuple(array.shape)}, dtype {array.dtype}"
     pixels = array
@@ -51,7 +50,16 @@ def picture_of(image: Any) -> Image.Image:
         raise RecoError(f"{said}: {_EXPECTED}")
     eight = np.ascontiguousarray(_eight_bits(pixels, said))
     mode = _MODES[eight.shape[2]]
-    return to_rgb(Image.fromarray(eight[..., 0] if mode == "L" else eight, mode))
+    return _as_rgb(Image.fromarray(eight[..., 0] if mode == "L" else eight, mode))
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    try:
+        return to_rgb(image.copy(), b"")  # a copy is of no file, in which more bits could be looked for
+    except NoPixels as error:
+        raise RecoError(f"image: mode {image.mode}, {image.width} x {image.height}: {error}") from error
 
 
 def _array(image: Any) -> tuple[np.ndarray, bool]:
@@ -84,7 +92,7 @@ def _eight_bits(pixels: np.ndarray, said: str) -> np.ndarray:
         top = 1.0 if high <= 1 + _OVERSHOOT else 255.0
         slack = _OVERSHOOT * top
     else:
-        top, slack = float(next((2**bits - 1 for bits in _BITS if high < 2**bits), 0)), 0.0
-    if not top or low < -slack or high > top + slack:
+        top, slack = float(white(int(min(high, 65_535)))), 0.0
+    if low < -slack or high > top + slack:
         raise RecoError(f"{said}: values from {low:g} to {high:g}: {_EXPECTED}; undo a normalisation first")
     return (pixels.astype(np.float32) * (255.0 / top)).round().clip(0, 255).astype(np.uint8)

@@ -67,7 +67,7 @@ def _from_integers(image: Image.Image, data: bytes) -> np.ndarray:
     largest = int(values.max())
     if int(values.min()) < 0 or largest > 65_535:
         return _stretched(values)
-    top = _white(largest, _declared(image, data))
+    top = white(largest, _declared(image, data))
     grey = (values.astype(np.float32) * (255 / top)).round().clip(0, 255).astype(np.uint8)
     return 255 - grey if image.mode.startswith("I;16") and _first(tags.get(_PHOTOMETRIC)) == 0 else grey
 
@@ -99,7 +99,12 @@ def _stretched(values: np.ndarray, usable: np.ndarray | None = None) -> np.ndarr
     )
 
 
-def _white(largest: int, declared: int | None) -> int:
+def white(largest: int, declared: int | None = None) -> int:
+    """The value of unsigned integers that is white: what the file states, or the end of the fewest bits that hold all.
+
+    Args:
+        largest: of the values, 65,535 at most.
+    """
     if declared is not None and largest <= declared:
         return declared
     return next(2**bits - 1 for bits in _BITS if largest < 2**bits)
@@ -141,7 +146,7 @@ def _from_16_bits(image: Image.Image, data: bytes) -> Image.Image:
     again.load()
     upper, lower = np.asarray(image).astype(np.uint16), np.asarray(again)
     colours = upper[..., :3] << 8 | (lower[..., 1:2] if swapped == "RGBA" else lower[..., :3])
-    top = _white(int(colours.max()), _declared(image, data))
+    top = white(int(colours.max()), _declared(image, data))
     shown = np.asarray(image).copy()
     shown[..., :3] = (colours * (255 / top)).round()
     return Image.fromarray(shown, image.mode)

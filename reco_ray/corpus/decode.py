@@ -34,7 +34,7 @@ def is_image(data: bytes) -> bool:
     """Whether bytes begin as one of the formats that `decode_image` reads; whether they are sound, it does not say."""
     Image.init()  # registers the formats, once
     tests = (Image.OPEN[name][1] for name in _FORMATS if name in Image.OPEN)
-    return any(test is not None and test(data[:16]) is True for test in tests)
+    return heic.is_heic(data) or any(test is not None and test(data[:16]) is True for test in tests)
 
 
 def decode_image(
