@@ -42,7 +42,7 @@ def absolute(uri: str) -> str:
 def exists(uri: str) -> bool:
     """Whether a file or a directory is there."""
     filesystem, path = resolve(uri)
-    with _explained(uri):
+    with explained_errors(uri):
         return retried(lambda: filesystem.get_file_info(path), uri).type != pafs.FileType.NotFound
 
 
@@ -72,7 +72,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         raise RecoError(f"{uri}: cannot be written: hf:// is only read: choose another --out")
     filesystem, path = resolve(uri)
     parent = path.rpartition("/")[0]
-    with _explained(uri, "cannot be written"):
+    with explained_errors(uri, "cannot be written"):
         if isinstance(filesystem, pafs.LocalFileSystem):
             filesystem.create_dir(parent, recursive=True)
             temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
@@ -103,7 +103,7 @@ def write_json(uri: str, value: Any) -> None:
 def remove(uri: str) -> None:
     """Deletes a file, if it is there."""
     filesystem, path = resolve(uri)
-    with _explained(uri, "cannot be deleted"):
+    with explained_errors(uri, "cannot be deleted"):
         if retried(lambda: filesystem.get_file_info(path), uri).type == pafs.FileType.File:
             retried(lambda: filesystem.delete_file(path), uri)
 
@@ -128,7 +128,7 @@ def read_footers(uri: str) -> dict[str, pq.FileMetaData]:
     filesystem, path = resolve(uri)
     names = list_names(uri, ".parquet")
     with (
-        _explained(uri),
+        explained_errors(uri),
         ThreadPoolExecutor(16) as pool,
     ):  # an object store answers each after some milliseconds
         read = pool.map(
@@ -141,22 +141,30 @@ def read_footers(uri: str) -> dict[str, pq.FileMetaData]:
 def list_names(uri: str, suffix: str = "") -> list[str]:
     """Sorted names of the files directly inside a directory; empty if it does not exist."""
     filesystem, path = resolve(uri)
-    with _explained(uri):
+    with explained_errors(uri):
         infos = retried(lambda: filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True)), uri)
     return sorted(i.base_name for i in infos if i.type == pafs.FileType.File and i.base_name.endswith(suffix))
 
 
-class _explained:
-    """Turns a file system's error into one line for the user."""
+class explained_errors:
+    """Context manager that turns errors of a file system, and of Parquet if a remedy is given, into one line.
 
-    def __init__(self, uri: str, what: str = "cannot be read") -> None:
-        self.uri, self.what = uri, what
+    Args:
+        uri: The file or directory.
+        what: What failed, for the message.
+        remedy: What to do about a damaged Parquet file; None leaves its errors as they are.
+    """
+
+    def __init__(self, uri: str, what: str = "cannot be read", remedy: str | None = None) -> None:
+        self.uri, self.what, self.remedy = uri, what, remedy
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, OSError):
             raise RecoError(f"{self.uri}: {self.what}: {reason(error)}") from error
+        if isinstance(error, pa.ArrowInvalid) and self.remedy is not None:
+            raise RecoError(f"{self.uri}: damaged ({reason(error)}): {self.remedy}") from error
 
 
 # --- artifacts ----------------------------------------------------------------------------------------------
@@ -253,7 +261,7 @@ class ArtifactWriter:
             self._require_same(made_from, "begun")
             return None
         filesystem, path = resolve(self.uri)
-        with _explained(self.uri, "cannot be written"):
+        with explained_errors(self.uri, "cannot be written"):
             if retried(
                 lambda: filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True)), self.uri
             ):

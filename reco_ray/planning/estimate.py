@@ -16,7 +16,7 @@ from typing import Any
 
 from reco_ray.cluster import READER_CPUS, Workers, count_readers, plan_runs, plan_workers
 from reco_ray.config import StagePlacement
-from reco_ray.corpus.index.index_plan import MOST_SHARDS, SHARD_SIZE, IndexPlan, make_plan
+from reco_ray.corpus.index.index_plan import MAX_SHARDS, SHARD_SIZE, IndexPlan, make_plan
 from reco_ray.corpus.index.vectors import Part
 from reco_ray.errors import RecoError
 from reco_ray.meter import decisive
@@ -98,7 +98,7 @@ def _index(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images
         return Estimate(
             work.name, images, None, None, None, None, f"no rate of embed with {retrieval}: dim unknown"
         )
-    size = work.settings.index.shard_size or max(SHARD_SIZE, -(-images // MOST_SHARDS))
+    size = work.settings.index.shard_size or max(SHARD_SIZE, -(-images // MAX_SHARDS))
     rows = [min(size, images - start) for start in range(0, images, size)]
     plan = make_plan(images, dim, work.settings.index, [Part(f"{n}", each) for n, each in enumerate(rows)])
     wanted = {"index.kind": plan.kind, "dim": dim}
@@ -130,7 +130,7 @@ def _index_bytes(plan: IndexPlan, rates: Sequence[Rate]) -> float | None:
     tables = [rate.bytes_per_item for rate in rates if rate.stage == "index"]
     if not tables:
         return None
-    return (plan.images * (plan.bytes_a_vector + max(tables)) + plan.fixed_bytes) / 1e9
+    return (plan.images * (plan.bytes_per_vector + max(tables)) + plan.fixed_bytes) / 1e9
 
 
 def _train(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes]) -> Estimate:

@@ -63,7 +63,7 @@ def test_faiss_makes_every_choice_of_every_usual_dimension(dim):
         plan = make_plan(images, dim, IndexSettings(), parts)
         expected = {"Flat": 4 * dim, "SQ8": dim, "RaBitQ2": dim // 4 + 20}  # 20: lengths and corrections
         kind = next(kind for kind in expected if plan.factory.rpartition(",")[2].startswith(kind))
-        assert plan.bytes_a_vector == expected[kind] + 8
+        assert plan.bytes_per_vector == expected[kind] + 8
         assert 4 * dim * plan.centroids <= plan.fixed_bytes <= (4 * dim + 256) * plan.centroids
         assert len(plan.shards) <= 64
         assert sum(shard.rows for shard in plan.shards) == 10**6 * len(parts)
@@ -155,7 +155,7 @@ def test_an_index_of_version_0_1_goes_on_working(vectors, embeddings, index_uri,
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("IVF16,Nonsense", "setting index.factory: FAISS makes no 'IVF16,Nonsense' of 32 dimensions"),
+        ("IVF16,Nonsense", "setting index.factory: FAISS cannot create 'IVF16,Nonsense' with 32 dimensions"),
         ("HNSW32", "'HNSW32' is neither Flat nor an inverted file"),
         ("IVF4096,SQ8", "1,500 images are too few for 'IVF4096,SQ8': leave it at auto"),
     ],

@@ -1,7 +1,7 @@
-"""The index over a corpus: nearest images to an embedding, by cosine, with FAISS (Douze et al., 2024).
+"""The index of a corpus: nearest images to an embedding by cosine similarity, with FAISS (Douze et al., 2024).
 
-`choice` picks the kind by the corpus' size, `vectors` reads embeddings file by file, `build` trains once and adds
-shards in parallel, `recall` says how far the result is from exact search, `search` opens it.
+`index_plan` chooses the kind of index by the size of the corpus, `vectors` reads embeddings file by file, `stage`
+trains once and adds shards in parallel, `recall` compares the result with exact search, `corpus_index` searches it.
 """
 
 from reco_ray.corpus.index.corpus_index import CorpusIndex

@@ -1,4 +1,4 @@
-"""A corpus index, opened: the nearest images of embeddings, of all or of those whose URI begins with something."""
+"""Searches a corpus index: the nearest images to embeddings, optionally among those whose URI has a prefix."""
 
 from functools import lru_cache
 from typing import Any
@@ -9,19 +9,19 @@ import pyarrow.compute as pc
 from reco_ray import storage
 from reco_ray.corpus.index.faiss_library import KIND, inverted_file, load_faiss
 from reco_ray.corpus.index.files import ImageTable, open_trained, open_vectors, shard_files
-from reco_ray.corpus.index.side_by_side import search_side_by_side
+from reco_ray.corpus.index.shard_search import search_shards
 from reco_ray.errors import RecoError, reason
 
 
 class CorpusIndex:
-    """An opened index artifact, also one of version 0.1 (a single flat file).
+    """An opened index artifact, also of version 0.1 (a single flat file).
 
     Args:
-        uri: where it is.
-        model: fingerprint of the model whose embeddings will be searched.
+        uri: URI of the artifact.
+        model: Fingerprint of the model whose embeddings will be searched.
 
     Raises:
-        RecoError: missing, unfinished, damaged, or made with another model.
+        RecoError: If it is missing, unfinished, damaged or was made with another model.
     """
 
     def __init__(self, uri: str, model: str) -> None:
@@ -49,24 +49,24 @@ class CorpusIndex:
         return sum(index.ntotal for index in self._indexes)
 
     def count(self, prefix: str) -> int:
-        """How many images have a URI that begins with `prefix`; reads all URIs."""
+        """Number of images whose URI begins with `prefix`; reads all URIs."""
         return self._matching(prefix)[1]
 
     def search(
         self, embeddings: np.ndarray, k: int, prefix: str | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest images of each row.
+        """Finds the k nearest images of each embedding.
 
         Args:
-            embeddings: float32 (n, d), unit rows.
-            k: at most the number of images, or of those that match.
-            prefix: search only among the images whose URI begins with it.
+            embeddings: float32 (n, d), rows of unit length.
+            k: Number of neighbours, at most the number of images that match.
+            prefix: Only images whose URI begins with it match; None for all images.
 
         Returns:
-            Cosine similarities float32 (n, k), falling, and rows of `images` int64 (n, k).
+            Cosine similarities, float32 (n, k), descending, and rows of `images`, int64 (n, k).
 
         Raises:
-            RecoError: k is larger than the corpus.
+            RecoError: If fewer than k images match.
         """
         bitmap, available = (None, len(self)) if prefix is None else self._matching(prefix)
         if k > available:
@@ -78,17 +78,17 @@ class CorpusIndex:
         selector = None if bitmap is None else load_faiss().IDSelectorBitmap(bitmap)
         lists = inverted_file(self._indexes[0])
         if lists is None:
-            return search_side_by_side(self._indexes, queries, k, 0, selector)
-        # As many candidates as without a prefix, and all lists if these hold fewer than k that match.
+            return search_shards(self._indexes, queries, k, 0, selector)
+        # Expect as many candidates as without a prefix; search more lists while fewer than k of them match.
         nprobe = min(lists.nlist, -(-self._nprobe * len(self) // max(1, available)))
         while True:
-            found = search_side_by_side(self._indexes, queries, k, nprobe, selector)
+            found = search_shards(self._indexes, queries, k, nprobe, selector)
             if nprobe == lists.nlist or (found[1] >= 0).all():
                 return found
             nprobe = min(4 * nprobe, lists.nlist)
 
     def _find_matching(self, prefix: str) -> tuple[Any, int]:
-        """A bit a row (uint8, lowest first), and how many are set."""
+        """One bit per row, uint8, lowest bit first, and the number of bits set."""
         matches = np.zeros(len(self), bool)
         for start, uris in self.images.scan_uris():
             matches[start : start + len(uris)] = pc.starts_with(uris, prefix).to_numpy(zero_copy_only=False)

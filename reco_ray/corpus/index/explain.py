@@ -1,31 +1,31 @@
-"""`reco-ray index --explain`: the plan in words."""
+"""The output of `reco-ray index --explain`."""
 
 from reco_ray.corpus.index.index_plan import FLAT_UP_TO, SCALAR_UP_TO, IndexPlan
 
 
 def explain(plan: IndexPlan) -> str:
-    """What would be built, what it costs and what to expect; a line a fact."""
+    """Describes the index to build, its cost and its expected recall, one fact per line."""
     files = sum(len(shard.parts) for shard in plan.shards)
     largest = max(shard.rows for shard in plan.shards)
     lines = {
         "corpus": f"{plan.images:,} images of {plan.dim} dimensions in {files:,} files",
         "index": f"{plan.factory} ({_why(plan)})",
-        "vector": f"{plan.bytes_a_vector:,} bytes (float32: {4 * plan.dim:,})",
-        "on disk": f"{_size(plan.images * plan.bytes_a_vector)}, memory-mapped where it is searched",
-        "in memory": f"{_size(plan.fixed_bytes)} of centroids; of the lists what is searched",
+        "vector": f"{plan.bytes_per_vector:,} bytes (float32: {4 * plan.dim:,})",
+        "on disk": f"{_size(plan.images * plan.bytes_per_vector)}, memory-mapped where it is searched",
+        "in memory": f"{_size(plan.fixed_bytes)} of centroids, and the lists that are searched",
         "training": _training(plan),
-        "shards": f"{len(plan.shards):,} of up to {largest:,} images: a task of 1 CPU and "
-        f"{_size(2 * largest * plan.bytes_a_vector)} each",
+        "shards": f"{len(plan.shards):,} of up to {largest:,} images: one task each, with 1 CPU and "
+        f"{_size(2 * largest * plan.bytes_per_vector)} of memory",
         "recall@50": _recall(plan),
     }
     if plan.exact:
-        lines["in memory"] = "what is searched, all of it"
+        lines["in memory"] = "the whole index when it is searched"
     return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
 
 
 def _why(plan: IndexPlan) -> str:
     if not plan.automatic:
-        return "as index.factory says"
+        return "set by index.factory"
     if plan.exact:
         return f"exact: up to {FLAT_UP_TO:,} images"
     return f"{'up to' if plan.images <= SCALAR_UP_TO else 'more than'} {SCALAR_UP_TO:,} images"
@@ -43,10 +43,10 @@ def _training(plan: IndexPlan) -> str:
 def _recall(plan: IndexPlan) -> str:
     if plan.exact:
         return "1, exact"
-    floor = f"measured when built; below {plan.settings.min_recall} it is refused"
+    floor = f"measured when built; an index below {plan.settings.min_recall} is refused"
     if plan.expected_recall is None:
-        return f"not known beforehand for this factory and nprobe; {floor}"
-    return f"about {plan.expected_recall}, for which nprobe is chosen; {floor}"
+        return f"unknown before building for this factory and nprobe; {floor}"
+    return f"about {plan.expected_recall}, by choice of nprobe; {floor}"
 
 
 def _size(count: float) -> str:

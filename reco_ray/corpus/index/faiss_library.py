@@ -1,4 +1,4 @@
-"""FAISS itself: whichever package provides it, and what it makes of a factory string."""
+"""Loads FAISS, and creates, serialises and copies its indexes."""
 
 from types import ModuleType
 from typing import Any
@@ -11,10 +11,10 @@ KIND = "index"
 
 
 def load_faiss() -> ModuleType:
-    """The faiss module, whichever package provides it.
+    """Imports faiss, from whichever package provides it.
 
     Raises:
-        RecoError: none is installed.
+        RecoError: If none is installed.
     """
     try:
         import faiss
@@ -26,22 +26,23 @@ def load_faiss() -> ModuleType:
 
 
 def empty_index(factory: str, dim: int) -> Any:
-    """An untrained index by inner product that takes explicit 64-bit ids.
+    """Creates an untrained inner-product index with explicit 64-bit ids.
 
     Args:
-        factory: "Flat", or an inverted file in FAISS's notation: "IVF4096,SQ8", "RR512,IVF65536_HNSW32,RaBitQ2".
+        factory: "Flat", or a FAISS factory string of an inverted file: "IVF4096,SQ8", "RR512,IVF65536_HNSW32,RaBitQ2".
+        dim: Number of dimensions.
 
     Raises:
-        RecoError: FAISS cannot make this of vectors of `dim`, or it is of another kind.
+        RecoError: If FAISS cannot create it for `dim` dimensions, or it is of another kind.
     """
     faiss = load_faiss()
     flat = factory == "Flat"
     try:
-        # Flat stores no ids by itself.
+        # A flat index stores no ids itself.
         made = faiss.index_factory(dim, "IDMap,Flat" if flat else factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise RecoError(
-            f"setting index.factory: FAISS makes no {factory!r} of {dim} dimensions ({_last(error)})"
+            f"setting index.factory: FAISS cannot create {factory!r} with {dim} dimensions ({_last(error)})"
         ) from error
     if not flat and inverted_file(made) is None:
         raise RecoError(
@@ -51,14 +52,14 @@ def empty_index(factory: str, dim: int) -> Any:
 
 
 def inverted_file(index: Any) -> Any:
-    """The IndexIVF inside an index, None for a flat one."""
+    """The IndexIVF inside an index; None for a flat index."""
     faiss = load_faiss()
     found = faiss.try_extract_index_ivf(index)
     return None if found is None else faiss.downcast_index(found)
 
 
 def without_centroids(index: Any) -> np.ndarray:
-    """The index serialised, uint8, without what all shards share: a graph of 100,000 centroids is 300 MB a shard."""
+    """Serialises an index without its centroids, which all shards share (300 MB for a graph of 100,000); uint8 (n,)."""
     faiss = load_faiss()
     lists = inverted_file(index)
     if lists is None:
@@ -74,19 +75,19 @@ def without_centroids(index: Any) -> np.ndarray:
 
 
 def share_centroids(index: Any, trained: Any) -> None:
-    """Gives an index that was stored without centroids those of another, which must outlive it."""
+    """Makes an index stored without centroids use those of `trained`, which must outlive it."""
     lists = inverted_file(index)
     lists.own_fields = False
     lists.quantizer = inverted_file(trained).quantizer
 
 
 def on_gpus(index: Any) -> Any:
-    """The index copied to all GPUs, if this faiss has GPUs and the machine too; else the index itself."""
+    """Copies an index to all GPUs; without GPUs, or with a faiss for CPUs, returns the index itself."""
     faiss = load_faiss()
     gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     return faiss.index_cpu_to_all_gpus(index) if gpus else index
 
 
 def _last(error: RuntimeError) -> str:
-    """FAISS's message without the place in its source."""
+    """FAISS's message without the source location."""
     return reason(error).rpartition(": ")[2] or "no reason given"

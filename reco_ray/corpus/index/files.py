@@ -1,7 +1,7 @@
-"""The files of an index, opened without reading them whole: shards are memory-mapped, image rows looked up in groups.
+"""Opens the files of an index without reading them whole: shards are memory-mapped, images are read by row group.
 
-A shard in an object store is downloaded once to $RECO_CACHE (default ~/.cache/reco-ray) and mapped from there: a search
-touches few of its lists, and the next command finds it there. The cache may be deleted at any time.
+Shards in an object store are downloaded once to $RECO_CACHE (default ~/.cache/reco-ray) and mapped from there. The
+cache may be deleted at any time.
 """
 
 import os
@@ -22,13 +22,21 @@ from reco_ray import storage, stores
 from reco_ray.corpus.index.faiss_library import load_faiss, share_centroids
 from reco_ray.errors import RecoError, reason
 
-_AT_ONCE = 65_536  # rows of a scan
-_GROUPS_KEPT = 32
+_SCAN_ROWS = 65_536  # per batch
+_CACHED_GROUPS = 32
 
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """Where one shard lies. bytes: the FAISS file's, None if nobody wrote it down."""
+    """The files of one shard.
+
+    Attributes:
+        vectors: URI of the FAISS file.
+        images: URI of the table of images.
+        start: Row of the first image.
+        rows: Number of images.
+        bytes: Size of the FAISS file; None if not recorded.
+    """
 
     vectors: str
     images: str
@@ -38,7 +46,7 @@ class ShardFiles:
 
 
 def shard_files(uri: str, manifest: storage.Manifest) -> list[ShardFiles]:
-    """The shards of an index artifact; one of version 0.1 has a single one without a list."""
+    """The shards of an index artifact; artifacts of version 0.1 have a single one that is not listed."""
     if "shards" not in manifest.content:
         vectors, images = storage.join(uri, "vectors.faiss"), storage.join(uri, "images.parquet")
         return [ShardFiles(vectors, images, 0, manifest.counts["images"], None)]
@@ -55,7 +63,7 @@ def shard_files(uri: str, manifest: storage.Manifest) -> list[ShardFiles]:
 
 
 def open_trained(uri: str, version: str) -> Any:
-    """Opens the trained, empty index, whose centroids all shards use."""
+    """Opens the trained, empty index, whose centroids all shards share."""
     return load_faiss().read_index(_local(storage.join(uri, "trained", "empty.faiss"), version))
 
 
@@ -63,16 +71,18 @@ def open_vectors(files: ShardFiles, trained: Any, version: str) -> Any:
     """Opens a shard's FAISS file, memory-mapped.
 
     Args:
-        trained: as `open_trained` gives it; None for a flat index.
-        version: of the artifact; tells apart what lay at the same URI before.
+        files: The shard.
+        trained: Result of `open_trained`; None for a flat index.
+        version: Version of the artifact, part of the key of a downloaded file.
 
     Raises:
-        OSError, RuntimeError: missing, cut short, or no FAISS file.
+        OSError: If the file is missing or has another size or number of vectors than recorded.
+        RuntimeError: If it is not a FAISS file.
     """
     faiss = load_faiss()
     path = _local(files.vectors, version)
     if files.bytes is not None and os.path.getsize(path) != files.bytes:
-        # Mapped, a file that ends too early would end the process when the missing part is touched.
+        # Accessing the missing part of a truncated memory-mapped file would kill the process.
         raise OSError(f"{files.vectors} has {os.path.getsize(path):,} bytes instead of {files.bytes:,}")
     index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC if trained is None else faiss.IO_FLAG_MMAP)
     if index.ntotal != files.rows:
@@ -83,7 +93,7 @@ def open_vectors(files: ShardFiles, trained: Any, version: str) -> Any:
 
 
 def _local(uri: str, version: str) -> str:
-    """The path of the file on this machine, after downloading it if it is elsewhere."""
+    """The local path of a file, downloading it if necessary."""
     filesystem, path = storage.resolve(uri)
     if isinstance(filesystem, pafs.LocalFileSystem):
         return path
@@ -96,7 +106,7 @@ def _local(uri: str, version: str) -> str:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with filesystem.open_input_stream(path) as source, open(temporary, "wb") as sink:
             shutil.copyfileobj(source, sink, 8 << 20)
-        os.replace(temporary, target)  # several processes may download it: the last one wins
+        os.replace(temporary, target)  # atomic, as several processes may download it
     except OSError as error:
         raise RecoError(f"{uri}: cannot be downloaded to {root} (RECO_CACHE): {reason(error)}") from error
     finally:
@@ -106,19 +116,22 @@ def _local(uri: str, version: str) -> str:
 
 
 class ImageTable:
-    """What the rows of the index are, over all shards, read in row groups when they are asked for."""
+    """The images of an index over all shards; row groups are read on demand."""
 
     def __init__(self, shards: list[ShardFiles]) -> None:
         self._shards = shards
         self._starts = np.array([shard.start for shard in shards])
         self._files: dict[int, tuple[pq.ParquetFile, np.ndarray]] = {}
-        self._group = lru_cache(_GROUPS_KEPT)(self._read_group)
+        self._group = lru_cache(_CACHED_GROUPS)(self._read_group)
 
     def take(self, rows: np.ndarray) -> pa.Table:
-        """The rows of the table `image_id`, `uri`, `width`, `height`, in the order given.
+        """Looks up images.
 
         Args:
-            rows: int64 (n,), as `CorpusIndex.search` gives them.
+            rows: int64 (n,), as returned by `CorpusIndex.search`.
+
+        Returns:
+            `image_id`, `uri`, `width` and `height` of these rows, in the same order.
         """
         rows = np.asarray(rows, np.int64).reshape(-1)
         places = [self._place(int(row)) for row in rows]
@@ -134,25 +147,25 @@ class ImageTable:
         return pa.concat_tables(tables.values()).take(chosen)
 
     def scan_uris(self) -> Iterator[tuple[int, pa.Array]]:
-        """All URIs in pieces: the row of the first, and the piece."""
+        """Yields all URIs in batches, each with the row of its first."""
         for number, shard in enumerate(self._shards):
             start = shard.start
-            for batch in self._open(number)[0].iter_batches(_AT_ONCE, columns=["uri"]):
+            for batch in self._open(number)[0].iter_batches(_SCAN_ROWS, columns=["uri"]):
                 yield start, batch.column(0)
                 start += batch.num_rows
 
     def uri_of(self, image_id: str) -> str | None:
-        """The URI of an image, None if it is not here; reads ids until it is found."""
+        """The URI of an image, None if it is not in the index; scans the ids."""
         for number in range(len(self._shards)):
             file = self._open(number)[0]
-            for batch in file.iter_batches(_AT_ONCE, columns=["image_id", "uri"]):
+            for batch in file.iter_batches(_SCAN_ROWS, columns=["image_id", "uri"]):
                 row = pc.index(batch.column(0), image_id).as_py()
                 if row >= 0:
                     return batch.column(1)[row].as_py()
         return None
 
     def _place(self, row: int) -> tuple[int, int, int]:
-        """Row of the index -> shard, row group in it, row in that."""
+        """Row of the index -> shard, row group in the shard, row in the group."""
         shard = int(np.searchsorted(self._starts, row, side="right")) - 1
         ends = self._open(shard)[1]
         inside = row - self._shards[shard].start

@@ -1,4 +1,4 @@
-"""Which index fits a corpus, what it costs, and how the work is cut: decided before anything is built."""
+"""Chooses the kind of index for a corpus, its parameters and its shards, before anything is built."""
 
 import math
 import re
@@ -10,20 +10,20 @@ from reco_ray.corpus.index.faiss_library import empty_index, inverted_file
 from reco_ray.corpus.index.vectors import Part, list_parts
 from reco_ray.errors import RecoError
 
-FLAT_UP_TO = 250_000  # exact search of 1 GB at most: milliseconds a query, nothing to train or to lose
-SCALAR_UP_TO = 100_000_000  # one byte a dimension: 50-80 GB, mapped from one disk
-FLAT_CENTROIDS_UP_TO = 16_384  # more of them are themselves searched through a graph
-FEWEST_FOR_LISTS = 1000  # of fewer, recall cannot be measured
-SAMPLE_A_CENTROID = 64  # FAISS asks for 39 at least and uses 256 at most
-KMEANS_ITERATIONS = 10  # FAISS's for inverted lists
+FLAT_UP_TO = 250_000  # at most 1 GB: exact search takes milliseconds per query and needs no training
+SCALAR_UP_TO = 100_000_000  # one byte per dimension: 50-80 GB, memory-mapped from one disk
+FLAT_CENTROIDS_UP_TO = 16_384  # more centroids are searched with an HNSW graph
+FEWEST_FOR_LISTS = 1000  # images; with fewer, recall cannot be measured
+SAMPLES_PER_CENTROID = 64  # FAISS recommends at least 39 and uses at most 256
+KMEANS_ITERATIONS = 10  # FAISS's default for inverted lists
 SHARD_SIZE = 1_000_000
-MOST_SHARDS = 64  # each one costs a search: a larger corpus has larger shards
-CODE_BITS = 2  # a dimension, beyond SCALAR_UP_TO
+MAX_SHARDS = 64  # each one is searched separately, so a larger corpus has larger shards
+CODE_BITS = 2  # per dimension, for more than SCALAR_UP_TO images
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What one task adds: the rows `start` to `start + rows` of the corpus, from `parts`."""
+    """The rows `start` to `start + rows` of the corpus, read from `parts` and added by one task."""
 
     name: str
     start: int
@@ -33,7 +33,20 @@ class Shard:
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """An index to build. bytes_a_vector: codes and ids. fixed_bytes: centroids, which stay in memory."""
+    """An index to build.
+
+    Attributes:
+        images: Number of vectors.
+        dim: Number of dimensions.
+        factory: FAISS factory string.
+        automatic: Whether the factory was chosen by the number of images.
+        centroids: Number of inverted lists; 0 for a flat index.
+        sample: Number of vectors to train on.
+        bytes_per_vector: Size of a code and an id.
+        fixed_bytes: Size of the centroids, which are held in memory.
+        shards: The shards, in row order.
+        settings: The settings it was planned with.
+    """
 
     images: int
     dim: int
@@ -41,7 +54,7 @@ class IndexPlan:
     automatic: bool
     centroids: int
     sample: int
-    bytes_a_vector: int
+    bytes_per_vector: int
     fixed_bytes: int
     shards: tuple[Shard, ...]
     settings: IndexSettings
@@ -52,25 +65,25 @@ class IndexPlan:
 
     @property
     def needs_cluster(self) -> bool:
-        """One flat shard is copied in seconds: starting Ray would take longer."""
+        """False for a single flat shard, which is written faster than Ray starts."""
         return not self.exact or len(self.shards) > 1
 
     @property
     def training_operations(self) -> float:
-        """Of k-means for the lists, which compares every vector of the sample with every centroid."""
+        """Floating-point operations of k-means, which compares every sampled vector with every centroid."""
         return 2.0 * KMEANS_ITERATIONS * self.sample * self.centroids * self.dim
 
     @property
     def kind(self) -> str:
-        """The factory without the number of lists: what an added vector costs hardly depends on it."""
+        """The factory without the number of lists, which hardly affects the cost of adding a vector."""
         return re.sub(r"(?<=IVF)\d+", "", self.factory)
 
     @property
     def expected_recall(self) -> float | None:
-        """What to expect of recall@50; None if codes or a fixed nprobe limit it, by how much only building tells.
+        """Expected recall@50; None if it is known only after building (other codes, or a fixed nprobe).
 
-        A byte a dimension loses next to nothing, so nprobe decides, and it is chosen for the target. Two bits reach
-        what they reached with a million vectors (docs/results.md), if no more is asked for.
+        With one byte per dimension recall is limited by nprobe only, which is chosen for the target. Two bits are
+        expected to reach the recall measured on a million vectors (docs/results.md), or the target if that is lower.
         """
         if self.exact:
             return 1.0
@@ -81,11 +94,11 @@ class IndexPlan:
 
 
 def choose_factory(images: int, dim: int) -> str:
-    """Flat while exact search is cheap, then inverted lists of bytes, then of two bits a dimension.
+    """Chooses a flat index for few images, then inverted lists with one byte, then with two bits per dimension.
 
-    The number of lists is the power of two next to 4 sqrt(images), as the FAISS guidelines have it. Two bits are
-    RaBitQ's (Gao et al., SIGMOD 2024 and 2025) after a random rotation: product quantisation in nearly as many bytes
-    finds fewer neighbours, more slowly (docs/results.md).
+    The number of lists is the power of two nearest to 4 sqrt(images), following the FAISS guidelines. The two-bit codes
+    are RaBitQ (Gao et al., SIGMOD 2024 and 2025) after a random rotation: product quantisation of nearly the same size
+    has lower recall and is slower (docs/results.md).
     """
     if images <= FLAT_UP_TO:
         return "Flat"
@@ -97,10 +110,10 @@ def choose_factory(images: int, dim: int) -> str:
 
 
 def plan_index(embeddings: str, settings: IndexSettings) -> IndexPlan:
-    """Plans the index of an embeddings artifact; builds nothing.
+    """Plans the index of an embeddings artifact without building it.
 
     Raises:
-        RecoError: no such artifact, its files do not add up, or an index.factory that cannot be.
+        RecoError: If the artifact is missing or its files do not match its manifest, or as `make_plan`.
     """
     source = storage.read_manifest(embeddings, "embeddings")
     parts = list_parts(embeddings, source)
@@ -114,13 +127,19 @@ def plan_index(embeddings: str, settings: IndexSettings) -> IndexPlan:
 
 
 def make_plan(images: int, dim: int, settings: IndexSettings, parts: list[Part]) -> IndexPlan:
-    """The plan for so many images in these files.
+    """Plans the index of a number of images.
+
+    Args:
+        images: Number of images.
+        dim: Number of dimensions of their embeddings.
+        settings: Settings of the index.
+        parts: Files of the embeddings, in row order.
 
     Raises:
-        RecoError: an index.factory that cannot be, or that is no use for so few images.
+        RecoError: If FAISS cannot build the index.factory, or it needs more images or a larger sample.
     """
     factory = choose_factory(images, dim) if settings.factory == "auto" else settings.factory
-    index = empty_index(factory, dim)  # owns what follows
+    index = empty_index(factory, dim)  # must outlive the parts extracted from it
     ivf = inverted_file(index)
     centroids = 0 if ivf is None else ivf.nlist
     if centroids and images < max(centroids, FEWEST_FOR_LISTS):
@@ -129,23 +148,23 @@ def make_plan(images: int, dim: int, settings: IndexSettings, parts: list[Part])
         )
     if settings.sample is not None and settings.sample < centroids:
         raise RecoError(f"setting index.sample: {factory!r} needs {centroids:,} vectors at least")
-    graph = 256 if "_HNSW" in factory else 0  # two lists of 32 neighbours a centroid
+    graph = 256 if "_HNSW" in factory else 0  # bytes: two lists of 32 neighbours per centroid
     return IndexPlan(
         images=images,
         dim=dim,
         factory=factory,
         automatic=settings.factory == "auto",
         centroids=centroids,
-        sample=min(images, settings.sample or SAMPLE_A_CENTROID * centroids) if centroids else 0,
-        bytes_a_vector=(4 * dim if ivf is None else ivf.code_size) + 8,
+        sample=min(images, settings.sample or SAMPLES_PER_CENTROID * centroids) if centroids else 0,
+        bytes_per_vector=(4 * dim if ivf is None else ivf.code_size) + 8,
         fixed_bytes=0 if ivf is None else centroids * (4 * ivf.d + graph),
-        shards=_cut(parts, settings.shard_size or max(SHARD_SIZE, -(-images // MOST_SHARDS))),
+        shards=_make_shards(parts, settings.shard_size or max(SHARD_SIZE, -(-images // MAX_SHARDS))),
         settings=settings,
     )
 
 
-def _cut(parts: list[Part], size: int) -> tuple[Shard, ...]:
-    """Whole files together until they have `size` rows; always the same shards for the same files."""
+def _make_shards(parts: list[Part], size: int) -> tuple[Shard, ...]:
+    """Groups whole files into shards of at least `size` rows; deterministic."""
     groups: list[list[Part]] = [[]]
     for part in parts:
         if part.rows and sum(other.rows for other in groups[-1]) >= size:

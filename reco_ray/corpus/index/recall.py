@@ -1,13 +1,13 @@
-"""How much of the exact answer an index finds: recall@k, measured on queries that it was not tuned on.
+"""recall@k of an index compared with exact search, measured on queries that nprobe was not chosen with.
 
-Two kinds of queries are drawn from the embeddings, because neither alone is honest:
+Two kinds of queries are drawn from the embeddings:
 
-- *images*: rows of the corpus. A row finds itself at once, so it is taken out of both answers.
-- *between*: the unit mean of two rows. Words, which the index is searched by, lie where no image is, and their
-  neighbours lie in more lists than an image's; so do those of such a mean.
+- *images*: rows of the corpus. A query's own row is left out of both answers.
+- *between*: the normalised mean of two rows. Text embeddings, with which the index is searched, are not close to image
+  embeddings, and their neighbours are spread over more lists than an image's; so are those of such a mean.
 
-Every shard answers all queries exactly, from the vectors that it reads anyway, and approximately with a ladder of
-nprobe. Answers of shards merge, so recall is known for the whole corpus though nobody ever opens the whole index.
+Every shard answers all queries exactly, from the vectors it reads for the index, and approximately with several nprobe.
+The shards' answers are merged, so recall of the whole corpus is measured without opening the whole index.
 """
 
 from dataclasses import dataclass
@@ -19,29 +19,34 @@ from reco_ray.corpus.index.faiss_library import inverted_file, load_faiss
 from reco_ray.corpus.index.vectors import Part, rows_at
 
 K = 50
-QUERIES_A_KIND = 128
+QUERIES_PER_KIND = 128
 KINDS = ("images", "between")
-EXACT = 0  # in place of an nprobe
-_STOPPED_GROWING = 0.003
+EXACT = 0  # key of the exact answers, in place of an nprobe
+_MIN_GAIN = 0.003  # of recall; a larger nprobe is chosen only if it gains more
 
 
 @dataclass(frozen=True)
 class Queries:
-    """vectors: float32 (n, d), first those of `images`, then those `between`. own: int64 (n,), the row itself or -1."""
+    """Queries that measure recall.
+
+    Attributes:
+        vectors: float32 (n, d), first those of the kind `images`, then those of `between`.
+        own: int64 (n,), the row a query was taken from, or -1.
+    """
 
     vectors: np.ndarray
     own: np.ndarray
 
     @property
     def wanted(self) -> int:
-        """How many answers to ask for: one more than counts, for the row itself."""
+        """Number of neighbours to search for: K, and one more for the query's own row."""
         return K + 1
 
 
 def draw_queries(embeddings: str, parts: list[Part], seed: int) -> Queries:
-    """Draws the queries of both kinds, the same ones every time."""
+    """Draws queries of both kinds; deterministic for a seed."""
     images = sum(part.rows for part in parts)
-    count = min(QUERIES_A_KIND, images // 3)
+    count = min(QUERIES_PER_KIND, images // 3)
     rows = np.sort(np.random.default_rng(seed).choice(images, 3 * count, replace=False))
     drawn = rows_at(embeddings, parts, rows)
     random = np.random.default_rng(seed + 1).permutation(3 * count)
@@ -53,8 +58,8 @@ def draw_queries(embeddings: str, parts: list[Part], seed: int) -> Queries:
     )
 
 
-def ladder(centroids: int, nprobe: int | None) -> list[int]:
-    """The numbers of lists to try: powers of two up to 1,024, or the one that is set."""
+def nprobe_steps(centroids: int, nprobe: int | None) -> list[int]:
+    """The values of nprobe to try: powers of two up to 1,024, or the one that is set."""
     if nprobe is not None:
         return [min(nprobe, centroids)]
     most = min(centroids, 1024)
@@ -62,7 +67,7 @@ def ladder(centroids: int, nprobe: int | None) -> list[int]:
 
 
 class ExactAnswers:
-    """The nearest rows of all queries, exactly, of vectors that come in pieces."""
+    """Exact nearest neighbours of all queries among vectors that are added piece by piece."""
 
     def __init__(self, queries: Queries) -> None:
         self._faiss = load_faiss()
@@ -80,7 +85,7 @@ class ExactAnswers:
             self._seen += len(vectors)
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Similarities and rows (n, wanted), falling; -1 where there are fewer vectors."""
+        """Similarities float32 and rows int64, each (n, wanted), best first; row -1 if there are fewer vectors."""
         self._heap.finalize()
         k = min(self._queries.wanted, self._seen)
         rows = np.full_like(self._heap.I, -1)
@@ -89,7 +94,7 @@ class ExactAnswers:
 
 
 def shard_answers(index: Any, queries: Queries, steps: list[int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """What one shard's index answers with each nprobe: similarities and rows (n, wanted)."""
+    """Searches a shard with each nprobe; nprobe -> similarities and rows, each (n, wanted)."""
     faiss = load_faiss()
     answers = {}
     for nprobe in steps:
@@ -101,7 +106,7 @@ def shard_answers(index: Any, queries: Queries, steps: list[int]) -> dict[int, t
 
 
 def merge_answers(answers: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of several answers to the same queries; of equals the one given first."""
+    """Merges several answers to the same queries into the k best; of equal similarities the first is kept."""
     similarities = np.concatenate([each[0] for each in answers], axis=1)
     rows = np.concatenate([each[1] for each in answers], axis=1)
     similarities = np.where(rows < 0, -np.inf, similarities)
@@ -110,10 +115,15 @@ def merge_answers(answers: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple
 
 
 def recall(found: np.ndarray, exact: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """The share of each query's exact neighbours that were found, float (n,), its own row apart.
+    """recall@K of each query, without its own row.
 
     Args:
-        found, exact: int64 (n, K + 1) rows, best first; -1 for none. own: int64 (n,).
+        found: int64 (n, K + 1), rows found, best first; -1 for none.
+        exact: int64 (n, K + 1), the exact neighbours.
+        own: int64 (n,), as in `Queries`.
+
+    Returns:
+        float64 (n,), in [0, 1].
     """
     shares = []
     for mine, theirs, self_ in zip(found, exact, own, strict=True):
@@ -129,11 +139,12 @@ def measure(
     """Chooses nprobe on every second query and measures recall on the others.
 
     Args:
-        answers: of the whole corpus, by nprobe; EXACT holds the exact ones.
-        target: recall to reach with as few lists as will do; if none reaches it, the last one that helped.
+        answers: nprobe -> answers of the whole corpus; under EXACT the exact ones.
+        own: int64 (n,), as in `Queries`.
+        target: The smallest nprobe that reaches this recall is chosen, or the last one that improved it.
 
     Returns:
-        `nprobe`, and `recall` with `k`, `queries` and a figure for each of KINDS.
+        `nprobe`, and `recall` with `k`, `queries` and the recall of each of KINDS.
     """
     exact = answers[EXACT][1]
     steps = sorted(step for step in answers if step != EXACT)
@@ -143,7 +154,7 @@ def measure(
     shares = {step: recall(answers[step][1], exact, own) for step in steps}
     for step in steps:
         reached = min(shares[step][~held_out & (kinds == kind)].mean() for kind in range(len(KINDS)))
-        if reached > best + _STOPPED_GROWING:
+        if reached > best + _MIN_GAIN:
             chosen, best = step, reached
         if reached >= target:
             break

@@ -1,15 +1,15 @@
-"""The index stage: plan, train once, add shards in parallel on Ray, measure, commit.
+"""The index stage: plans the index, trains it once, adds shards in parallel on Ray, measures recall, commits.
 
 The artifact holds:
 
-- `trained/`: the empty index, the queries that measure recall, their fingerprint
-- `shards/<name>.faiss`: a clone of the trained index with the vectors of some rows; `<name>.json`, written last, says
-  that it is done
-- `images/<name>.parquet`: what these rows are: `image_id`, `uri`, `width`, `height`
-- `answers/<name>.safetensors`: what the shard answers to the queries, exactly and with each nprobe
+- `trained/`: the empty index, the queries that measure recall, and their fingerprint
+- `shards/<name>.faiss`: a copy of the trained index with the vectors of some rows; `<name>.json`, its record, is
+  written last and marks it as complete
+- `images/<name>.parquet`: `image_id`, `uri`, `width` and `height` of these rows
+- `answers/<name>.safetensors`: the shard's answers to the queries, exact and with each nprobe
 
-Shards stay apart: they are searched side by side and their answers merged. Nothing has to be written twice, no node
-ever holds the whole index, and what was committed before a kill is never touched again.
+Shards are not merged: a search queries all of them and merges the answers. So vectors are written once, no node holds
+the whole index, and a run that is resumed keeps all completed shards.
 """
 
 import os
@@ -45,16 +45,20 @@ _RETRIES = 5
 def build_index(
     embeddings: str, out: str, settings: IndexSettings | None = None, plan: IndexPlan | None = None
 ) -> tuple[storage.Manifest, bool]:
-    """Builds the index of an embeddings artifact, on the connected Ray cluster unless the plan needs none.
+    """Builds the index of an embeddings artifact, on the connected Ray cluster if the plan needs one.
 
     Args:
-        plan: of the same embeddings and settings, if it is made already.
+        embeddings: URI of the embeddings.
+        out: URI of the index.
+        settings: Settings of the index; None for the defaults.
+        plan: Result of `plan_index` for the same embeddings and settings; None to compute it.
 
     Returns:
-        The manifest, and whether there was anything to do.
+        The manifest, and whether anything was computed.
 
     Raises:
-        RecoError: unfit embeddings or settings, unwritable output, rows missing, or recall below the floor.
+        RecoError: If the embeddings or settings do not fit, the output cannot be written, rows are missing, or recall
+            is below `index.min_recall`.
     """
     settings = settings or IndexSettings()
     load_faiss()
@@ -66,7 +70,7 @@ def build_index(
         "embeddings_made_at": source.made_at,
         "model": source.content["model"],
     }
-    if plan.needs_cluster:  # else nothing that can be set changes the content
+    if plan.needs_cluster:  # else no setting changes the content
         made_from |= {
             "index.factory": plan.factory,
             "index.sample": plan.sample,
@@ -91,7 +95,7 @@ def build_index(
         "model": source.content["model"],
         "factory": plan.factory,
         "shards": records,
-        **_measured(writer.uri, plan),
+        **_measure_recall(writer.uri, plan),
     }
     counts = {"images": counted}
     write_summary(writer.uri, "index", counts, took, {"index.kind": plan.kind, "dim": plan.dim})
@@ -99,7 +103,7 @@ def build_index(
 
 
 def _build(embeddings: str, out: str, plan: IndexPlan) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Trains, unless that is done, and adds all shards that are missing; their records in order, and what it took."""
+    """Trains if necessary and adds the missing shards; returns all records in order, and the measured times."""
     meter, training = Meter(), 0.0
     fingerprint = trained_fingerprint(out)
     if fingerprint is None:
@@ -112,14 +116,14 @@ def _build(embeddings: str, out: str, plan: IndexPlan) -> tuple[list[dict[str, A
         for record in _add(embeddings, out, plan, pending, fingerprint, meter):
             records[record["name"]] = record
             advance(record["images"])
-    cores, tasks = _room(plan, len(pending))
+    cores, tasks = _training_cores_and_tasks(plan, len(pending))
     run = meter.run(Workers(tasks, 1.0, 0.0, 1, "cpu"), readers=0)
     took = {"images": plan.images - done, **run, "train_seconds": round(training, 3), "train_cores": cores}
     return [record for record in records.values() if record is not None], took
 
 
-def _room(plan: IndexPlan, shards: int) -> tuple[int, int]:
-    """The cores that train, 0 where a GPU does, and how many tasks add shards at a time."""
+def _training_cores_and_tasks(plan: IndexPlan, shards: int) -> tuple[int, int]:
+    """Number of cores that train (0 if a GPU trains), and of tasks that add shards in parallel."""
     if not plan.needs_cluster:
         return os.cpu_count() or 1, 1
     nodes = node_resources()
@@ -135,7 +139,7 @@ def _trains_on_gpu() -> bool:
 def _train(embeddings: str, out: str, plan: IndexPlan) -> str:
     if not plan.needs_cluster:
         return train(embeddings, out, plan)
-    # k-means takes all cores of the node it lands on, the largest one if it lives: nothing else runs meanwhile.
+    # k-means uses all cores of its node, preferably the largest: nothing else runs at this time.
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     largest = max(nodes, key=lambda node: node["Resources"]["CPU"])
     task = _remote_train.options(
@@ -154,12 +158,12 @@ def _add(
             meter.add(0.0, 0.0, seconds)
             yield record
         return
-    # A shard is in memory while it is added, and once more while it is written. Never ask for more than a node has:
-    # the task would wait for ever.
-    needed = 2 * plan.bytes_a_vector * max((shard.rows for shard in pending), default=0)
+    # A shard is in memory twice while it is written. A request for more memory than a node has would never be
+    # scheduled.
+    needed = 2 * plan.bytes_per_vector * max((shard.rows for shard in pending), default=0)
     most = max(node.get("memory", 0) for node in node_resources())
     task = _remote_add.options(memory=int(min(needed, most / 2)))
-    light = replace(plan, shards=())  # a task needs its own files' names only
+    light = replace(plan, shards=())  # a task needs only its own shard
     waiting = [task.remote(embeddings, out, light, shard, fingerprint) for shard in pending]
     while waiting:
         ready, waiting = ray.wait(waiting)
@@ -171,16 +175,16 @@ def _add(
 def _timed(
     embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerprint: str
 ) -> tuple[dict[str, Any], float]:
-    """Adds a shard; its record and the seconds that took."""
+    """Adds a shard; returns its record and the seconds it took."""
     start = time.perf_counter()
     return add_shard(embeddings, out, plan, shard, fingerprint), time.perf_counter() - start
 
 
-def _measured(out: str, plan: IndexPlan) -> dict[str, Any]:
-    """`nprobe` and `recall` of the whole index.
+def _measure_recall(out: str, plan: IndexPlan) -> dict[str, Any]:
+    """Measures `nprobe` and `recall` of the whole index.
 
     Raises:
-        RecoError: recall is below the floor.
+        RecoError: If recall is below `index.min_recall`.
     """
     if plan.exact:
         return {"recall": {"exact": True}}
@@ -206,7 +210,7 @@ def _unwrap(answer: dict[str, Any]) -> Any:
     return answer["result"]
 
 
-# A user's error travels as a value: Ray would bring it back as text in a traceback.
+# Errors are returned as values: Ray would wrap a raised one in a traceback.
 
 
 @ray.remote(num_cpus=1, max_retries=_RETRIES)

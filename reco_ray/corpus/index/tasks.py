@@ -1,6 +1,6 @@
-"""The two pieces of work that a cluster does: train once, add a shard. Each commits its files itself, the record last.
+"""The two tasks of the index stage: training, and adding a shard. Each writes its own files, the record last.
 
-Both know files and FAISS, not Ray: a flat index is built without a cluster by the same code.
+They do not use Ray, so that a flat index can be built without a cluster by the same code.
 """
 
 import hashlib
@@ -23,21 +23,31 @@ from reco_ray.corpus.index.faiss_library import (
     without_centroids,
 )
 from reco_ray.corpus.index.index_plan import IndexPlan, Shard
-from reco_ray.corpus.index.recall import EXACT, ExactAnswers, Queries, draw_queries, ladder, shard_answers
+from reco_ray.corpus.index.recall import (
+    EXACT,
+    ExactAnswers,
+    Queries,
+    draw_queries,
+    nprobe_steps,
+    shard_answers,
+)
 from reco_ray.corpus.index.vectors import IMAGE_COLUMNS, read_part, sample_vectors, vectors_of
 from reco_ray.errors import RecoError, reason
 
 TRAINED = "trained"
 SEED = 0
-IMAGES_A_GROUP = 16_384  # rows of the image table that are read to look one up
-_ROWS_AT_ONCE = 65_536
+ROWS_PER_GROUP = 16_384  # size of the row groups of image tables; looking up one row reads its group
+_ROWS_PER_ADD = 65_536
 
 
 def train(embeddings: str, out: str, plan: IndexPlan) -> str:
-    """Trains the empty index on a sample, draws the queries, stores both, and their fingerprint last.
+    """Trains an empty index on a sample, draws the recall queries, and stores both, then their fingerprint.
 
     Returns:
         The fingerprint.
+
+    Raises:
+        RecoError: If FAISS cannot train on the sample.
     """
     faiss = load_faiss()
     faiss.omp_set_num_threads(os.cpu_count() or 1)
@@ -46,7 +56,7 @@ def train(embeddings: str, out: str, plan: IndexPlan) -> str:
     ivf = inverted_file(index)
     if ivf is not None:
         ivf.cp.seed = SEED + 1
-        # k-means compares every vector of the sample to every centroid: the one step that a GPU is made for.
+        # k-means compares every sampled vector with every centroid, which is much faster on a GPU.
         clustering = on_gpus(faiss.IndexFlatIP(ivf.d))
         if not isinstance(clustering, faiss.IndexFlat):
             ivf.clustering_index = clustering
@@ -72,23 +82,23 @@ def train(embeddings: str, out: str, plan: IndexPlan) -> str:
 
 
 def trained_fingerprint(out: str) -> str | None:
-    """The fingerprint of what `train` stored before, None if it did not finish."""
+    """The fingerprint that `train` stored; None if it did not finish."""
     uri = storage.join(out, TRAINED, "fingerprint")
     return storage.read_bytes(uri).decode() if storage.exists(uri) else None
 
 
 def queries_of(out: str) -> Queries:
-    """The queries that `train` drew."""
+    """The queries that `train` stored."""
     return Queries(**load_arrays(storage.read_bytes(storage.join(out, TRAINED, "queries.safetensors"))))
 
 
 def add_shard(embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerprint: str) -> dict[str, Any]:
-    """Adds the rows of a shard to a clone of the trained index and commits it.
+    """Adds the rows of a shard to a copy of the trained index and stores it.
 
-    Ids are row numbers of the whole corpus, 64 bits. The vectors of one file are in memory at a time, and the shard.
+    Ids are 64-bit row numbers of the whole corpus. Memory holds the shard and the vectors of one file at a time.
 
     Returns:
-        The shard's record, as `record_of` reads it.
+        The shard's record, as returned by `record_of`.
     """
     faiss = load_faiss()
     folder = storage.join(out, TRAINED)
@@ -102,8 +112,8 @@ def add_shard(embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerpr
     for part in shard.parts:
         table = read_part(embeddings, part)
         vectors = vectors_of(table)
-        for first in range(0, len(vectors), _ROWS_AT_ONCE):
-            piece = vectors[first : first + _ROWS_AT_ONCE]
+        for first in range(0, len(vectors), _ROWS_PER_ADD):
+            piece = vectors[first : first + _ROWS_PER_ADD]
             index.add_with_ids(piece, np.arange(start, start + len(piece), dtype=np.int64))
             if exact is not None:
                 exact.add(piece, start)
@@ -111,7 +121,7 @@ def add_shard(embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerpr
         images.add(table.select(IMAGE_COLUMNS))
     answers: dict[int, Any] = {}
     if exact is not None:
-        answers = shard_answers(index, queries, ladder(plan.centroids, plan.settings.nprobe))
+        answers = shard_answers(index, queries, nprobe_steps(plan.centroids, plan.settings.nprobe))
         answers[EXACT] = exact.result()
     data = without_centroids(index)
     record = {
@@ -132,7 +142,7 @@ def add_shard(embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerpr
 
 
 class _ImageTableWriter:
-    """A Parquet file in memory whose row groups have IMAGES_A_GROUP rows, whatever the tables added have."""
+    """Writes a Parquet file in memory with row groups of ROWS_PER_GROUP rows, whatever the sizes of the tables."""
 
     def __init__(self) -> None:
         self._sink = pa.BufferOutputStream()
@@ -142,10 +152,10 @@ class _ImageTableWriter:
     def add(self, rows: pa.Table) -> None:
         self._writer = self._writer or pq.ParquetWriter(self._sink, rows.schema, compression="zstd")
         self._waiting.append(rows)
-        if sum(table.num_rows for table in self._waiting) >= IMAGES_A_GROUP:
+        if sum(table.num_rows for table in self._waiting) >= ROWS_PER_GROUP:
             table = pa.concat_tables(self._waiting)
-            whole = table.num_rows // IMAGES_A_GROUP * IMAGES_A_GROUP
-            self._writer.write_table(table.slice(0, whole), row_group_size=IMAGES_A_GROUP)
+            whole = table.num_rows // ROWS_PER_GROUP * ROWS_PER_GROUP
+            self._writer.write_table(table.slice(0, whole), row_group_size=ROWS_PER_GROUP)
             self._waiting = [table.slice(whole)]
 
     def finish(self) -> bytes:
@@ -156,7 +166,7 @@ class _ImageTableWriter:
 
 
 def record_of(out: str, shard: Shard, fingerprint: str) -> dict[str, Any] | None:
-    """The record of a shard committed before, None if it is not, or was added to another trained index."""
+    """The record of a stored shard; None if it is missing or belongs to another trained index."""
     try:
         record = json.loads(storage.read_bytes(storage.join(out, "shards", f"{shard.name}.json")))
     except (FileNotFoundError, ValueError):
@@ -165,6 +175,6 @@ def record_of(out: str, shard: Shard, fingerprint: str) -> dict[str, Any] | None
 
 
 def answers_of(out: str, shard: Shard) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """The answers of a committed shard, by nprobe."""
+    """The answers of a stored shard: nprobe -> similarities and rows."""
     arrays = load_arrays(storage.read_bytes(storage.join(out, "answers", f"{shard.name}.safetensors")))
     return {int(key[2:]): (arrays[key], arrays[f"r.{key[2:]}"]) for key in arrays if key.startswith("s.")}

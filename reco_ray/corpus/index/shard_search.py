@@ -1,4 +1,4 @@
-"""One search over shards that share a trained index."""
+"""Searches shards that share a trained index."""
 
 from typing import Any
 
@@ -8,16 +8,20 @@ from reco_ray.corpus.index.faiss_library import inverted_file, load_faiss
 from reco_ray.corpus.index.recall import merge_answers
 
 
-def search_side_by_side(
+def search_shards(
     indexes: list[Any], queries: np.ndarray, k: int, nprobe: int, selector: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of all shards, that share one trained index: centroids are compared once, lists in every shard.
+    """Finds the k nearest rows over all shards. Queries are compared with the shared centroids only once.
 
     Args:
-        queries: float32 (n, d). nprobe: ignored by flat shards. selector: a faiss.IDSelector of the rows to consider.
+        indexes: FAISS indexes of the shards.
+        queries: float32 (n, d).
+        k: Number of neighbours.
+        nprobe: Number of lists to search; ignored by flat indexes.
+        selector: A faiss.IDSelector of the rows to consider; None for all.
 
     Returns:
-        Similarities float32 (n, k), falling, and rows int64 (n, k); -1 where the lists held no more.
+        Similarities, float32 (n, k), descending, and rows, int64 (n, k), -1 if the lists held fewer.
     """
     faiss = load_faiss()
     if inverted_file(indexes[0]) is None:
@@ -48,7 +52,7 @@ def _search_lists(
     nearest: np.ndarray,
     parameters: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """IndexIVF.search_preassigned: its Python wrapper takes no parameters, the C++ method does."""
+    """IndexIVF.search_preassigned with parameters, which its Python wrapper does not accept."""
     similarities = np.empty((len(queries), k), np.float32)
     rows = np.empty((len(queries), k), np.int64)
     arrays = (faiss.swig_ptr(array) for array in (centroids, nearest, similarities, rows))
