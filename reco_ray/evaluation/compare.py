@@ -16,7 +16,7 @@ from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.evaluation_protocol import Protocol
-from reco_ray.models.dense import DenseModels, EncodedOnce
+from reco_ray.models.dense import CachedDenseModels, DenseModels
 from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.segment import Encodes, segment
 from reco_ray.segmentation.targets import targets_of
@@ -97,7 +97,7 @@ class Comparer:
             truth = self._protocol.cut_truth(self._truth(entry))
             pixels = pixels_of(rows, row)
             batch = torch.from_numpy(pixels.copy())[None].to(self._device)
-            models = EncodedOnce(self.models)
+            models = CachedDenseModels(self.models)
             predicted = {
                 name: self._class_of[
                     self._trained_labels(self._segmenters[name], pixels, truth.shape)

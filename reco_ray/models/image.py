@@ -1,4 +1,4 @@
-"""Image geometry and normalisation shared by all models: PIL in, uint8 pixels out, floats only on the device."""
+"""Image resizing and normalisation for all models. Images stay uint8 until they are on the device."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,13 @@ _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamplin
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """How a model wants its pixels.
+    """The input format of a model.
 
-    size: side of the square crop, pixels. mean, std: per RGB channel, for values in [0, 1].
+    Attributes:
+        size: side of the square crop, in pixels.
+        mean: per RGB channel, for values in [0, 1].
+        std: per RGB channel, for values in [0, 1].
+        interpolation: "bilinear" or "bicubic".
     """
 
     size: int
@@ -22,25 +26,31 @@ class ImageTransform:
     interpolation: str = "bicubic"
 
     def crop(self, image: Image.Image, size: int | None = None) -> np.ndarray:
-        """RGB image -> uint8 (size, size, 3): short side resized to `size`, then the centre crop."""
+        """Resizes the short side to `size` and crops the centre: RGB image -> uint8 (size, size, 3)."""
         side = size or self.size
         scale = side / min(image.size)
         width, height = (max(side, round(edge * scale)) for edge in image.size)
         left, top = (width - side) // 2, (height - side) // 2
-        # Only the pixels that survive the crop are computed: `box` is the crop in source coordinates.
+        # `box` is the crop in source coordinates, so that only pixels inside it are computed.
         sx, sy = image.width / width, image.height / height
         box = (left * sx, top * sy, (left + side) * sx, (top + side) * sy)
         return np.asarray(image.resize((side, side), _RESAMPLING[self.interpolation], box=box))
 
     def stretch(self, image: Image.Image, size: int) -> np.ndarray:
-        """RGB image -> uint8 (size, size, 3): the whole image, its sides scaled to equal length."""
+        """Resizes the whole image to a square, ignoring its aspect ratio: RGB image -> uint8 (size, size, 3)."""
         return np.asarray(image.resize((size, size), _RESAMPLING[self.interpolation]))
 
     def fit(self, image: Image.Image, short_side: int, multiple: int, max_aspect: float = 4.0) -> np.ndarray:
-        """RGB image -> uint8 (H, W, 3), whole, short side near `short_side`, both sides a multiple of `multiple`.
+        """Resizes the whole image so that its short side is near `short_side`.
 
-        Images longer than `max_aspect` times their height (or the reverse) are squeezed to that ratio, so that
-        one panorama cannot take all the memory.
+        Args:
+            image: RGB.
+            short_side: pixels.
+            multiple: of which both sides of the result are multiples.
+            max_aspect: limit of the aspect ratio, which bounds the memory that a panorama takes.
+
+        Returns:
+            uint8 (H, W, 3).
         """
         scale = short_side / min(image.size)
         longest = short_side * max_aspect
@@ -50,7 +60,7 @@ class ImageTransform:
         return np.asarray(image.resize((width, height), _RESAMPLING[self.interpolation]))
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (b, H, W, 3) -> float32 (b, 3, H, W), normalised; channels-last in memory, as convolutions like it."""
+        """Normalises pixels: uint8 (b, H, W, 3) -> float32 (b, 3, H, W), channels-last in memory."""
         device = pixels.device
         mean = torch.tensor(self.mean, device=device) * 255
         std = torch.tensor(self.std, device=device) * 255

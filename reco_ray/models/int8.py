@@ -1,7 +1,7 @@
-"""Transformers in 8-bit integers on a CPU: linear layers only, activations scaled token by token. Pure torch.
+"""int8 inference of open_clip's vision transformers on a CPU. Pure torch.
 
-Weights are rounded once, symmetrically and by output channel; activations at every call, symmetrically and by token, as
-in LLM.int8() (Dettmers et al., NeurIPS 2022, section 2) without its outlier columns. Norms, softmax and the products of
+Linear layers are quantised symmetrically: weights once, per output channel; activations at every call, per token, as in
+LLM.int8() (Dettmers et al., NeurIPS 2022, section 2) without its outlier columns. Norms, softmax and the products of
 queries with keys stay in float32.
 """
 
@@ -14,7 +14,7 @@ from torch import nn
 
 
 class Int8Linear(nn.Module):
-    """`nn.Linear` with int8 products, summed in int32: (..., c) float32 -> (..., d) float32."""
+    """`nn.Linear` with int8 products accumulated in int32: (..., c) float32 -> (..., d) float32."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().float())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """A token of zeros gives the bias."""
+        """(..., c) float32 -> (..., d) float32; a zero vector gives the bias."""
         rows = x.flatten(0, -2)
         scale = _scale(rows)
         products = torch._int_mm((rows / scale).round_().to(torch.int8), self.weight)
@@ -39,7 +39,7 @@ class Int8Linear(nn.Module):
 
 
 class Int8Attention(nn.Module):
-    """Takes the place of an `nn.MultiheadAttention` that attends to its own tokens, batch first."""
+    """Replaces an `nn.MultiheadAttention` used for self-attention, batch first."""
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -50,14 +50,14 @@ class Int8Attention(nn.Module):
     def forward(
         self, query: torch.Tensor, *_: torch.Tensor, attn_mask: torch.Tensor | None = None, **__: object
     ) -> tuple[torch.Tensor, None]:
-        """(b, n, c) -> ((b, n, c), None), as the original without `need_weights`."""
+        """(b, n, c) -> ((b, n, c), None), as `nn.MultiheadAttention` with `need_weights=False`."""
         parts = self.projection(query).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], attn_mask=attn_mask)
         return self.out(mixed.transpose(1, 2).flatten(2)), None
 
 
-def int8_obstacle(tower: nn.Module) -> str | None:
-    """Why `tower` has no int8 form; None if it has."""
+def int8_unsupported_reason(tower: nn.Module) -> str | None:
+    """Returns why `tower` cannot be converted to int8, or None if it can."""
     blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
     if blocks is None or not all(isinstance(block, ResidualAttentionBlock) for block in blocks):
         return f"its image tower is not one of open_clip's plain ViTs ({type(tower).__name__})"
@@ -65,7 +65,7 @@ def int8_obstacle(tower: nn.Module) -> str | None:
 
 
 def int8_tower(tower: nn.Module) -> nn.Module:
-    """A copy of open_clip's image tower with int8 linear layers in its blocks; `int8_obstacle` must have found none."""
+    """Returns a copy of a supported image tower of open_clip with int8 linear layers in its blocks."""
     tower = copy.deepcopy(tower)
     for block in tower.transformer.resblocks:  # type: ignore[union-attr]
         block.attn = Int8Attention(block.attn)
@@ -76,5 +76,5 @@ def int8_tower(tower: nn.Module) -> nn.Module:
 
 
 def _scale(rows: torch.Tensor) -> torch.Tensor:
-    """(n, c) -> (n, 1): what one step of its 127 stands for in each row."""
+    """Quantisation step of each row: (n, c) -> (n, 1)."""
     return rows.abs().amax(dim=1, keepdim=True).clamp_min_(1e-12) / 127

@@ -1,4 +1,4 @@
-"""Words to text embeddings: prompt templates by name, their ensemble, and the scripts a model can read."""
+"""Prompt templates, prompt ensembles, and the check that a text encoder supports a script."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from reco_ray.errors import RecoError
 from reco_ray.models.protocols import LanguageImageModel
 
-# Concepts are seldom the subject of a scene's photograph, and mass nouns (sky, road) take no article.
+# In scenes a concept is rarely the subject of the photograph. No article, for mass nouns (sky, road).
 SCENE_TEMPLATES = (
     "a photo of {} in a scene.",
     "a photo of a street with {}.",
@@ -28,13 +28,14 @@ TEMPLATE_NAMES = ("plain", "simple", "imagenet", "scene")
 
 
 def prompt_templates(name: str) -> list[str]:
-    """The templates called `name`, each with one `{}` for the words; "imagenet+scene" joins two sets.
+    """Returns the templates of a set, each with one `{}`; "imagenet+scene" joins two sets.
 
-    "plain": the words alone. "imagenet", "simple": the 80 templates of CLIP (Radford et al., ICML 2021) and 7
-    of them that do as well, as open_clip lists them. "scene": things as parts of a scene.
+    Args:
+        name: "plain", the words alone; "imagenet", the 80 templates of CLIP (Radford et al., ICML 2021); "simple", 7 of
+            them that perform as well, as open_clip lists them; "scene", objects as parts of a scene.
 
     Raises:
-        RecoError: unknown name.
+        RecoError: the name is unknown.
     """
     templates = [template for part in name.split("+") for template in _template_set(part.strip())]
     return list(dict.fromkeys(templates))
@@ -43,19 +44,19 @@ def prompt_templates(name: str) -> list[str]:
 def encode_prompts(
     model: LanguageImageModel, names_per_concept: Sequence[Sequence[str]], templates: str = "plain"
 ) -> torch.Tensor:
-    """One embedding a concept: the mean of its prompts' unit embeddings, renormalised (CLIP, section 3.1.4).
+    """Embeds concepts: the normalised mean of the unit embeddings of each concept's prompts (CLIP, section 3.1.4).
 
     Args:
-        model: encodes the sentences, all of them in one call.
-        names_per_concept: m lists of the words of a concept, synonyms included.
-        templates: a name for `prompt_templates`.
+        model: called once with all prompts.
+        names_per_concept: m lists of names and synonyms.
+        templates: as for `prompt_templates`.
 
     Returns:
         (m, d) float32, unit rows, on the model's device.
 
     Raises:
-        RecoError: unknown templates, or a text in a script that the model cannot read.
-        ValueError: a concept without words.
+        RecoError: the templates are unknown, or the model does not support the script of a name.
+        ValueError: a concept has no names.
     """
     if any(not names for names in names_per_concept):
         raise ValueError("every concept needs at least one name")
@@ -67,10 +68,10 @@ def encode_prompts(
 
 
 def require_latin(texts: Sequence[str], model: str) -> None:
-    """Refuses texts that an English text encoder would turn into noise without a word.
+    """Rejects texts that an English text encoder would silently turn into noise.
 
     Raises:
-        RecoError: a letter of another script (Cyrillic, Han, Arabic, ...); names the text and the way out.
+        RecoError: a text has letters of another script (Cyrillic, Han, Arabic, ...).
     """
     for text in texts:
         if not text.isascii() and any(map(_is_foreign, unicodedata.normalize("NFKC", text))):
@@ -88,7 +89,7 @@ def _template_set(name: str) -> Sequence[str]:
         return SCENE_TEMPLATES
     if name not in TEMPLATE_NAMES:
         raise RecoError(f"unknown templates {name!r}: choose of {', '.join(TEMPLATE_NAMES)}; + joins them")
-    # Imported here: the package costs seconds, and the embedded models never need it.
+    # Imported here: it takes seconds, and the mini preset does not need it.
     from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
     functions = OPENAI_IMAGENET_TEMPLATES if name == "imagenet" else SIMPLE_IMAGENET_TEMPLATES

@@ -1,4 +1,4 @@
-"""What the stages ask of a model; a new family implements these and registers itself, nothing else changes."""
+"""Interfaces of the models. A new family implements one of them and is registered by name."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -11,9 +11,16 @@ from reco_ray.models.image import ImageTransform
 
 @runtime_checkable
 class LanguageImageModel(Protocol):
-    """Images and words in one embedding space, whole images and per location.
+    """Embeds images, locations of images and texts in one space.
 
-    All embeddings are float32 on the model's device and unit length along their feature axis.
+    All embeddings are float32 on the model's device, of unit length along the feature axis.
+
+    Attributes:
+        module: the network.
+        transform: input format of images.
+        embedding_dim: d.
+        stride: pixels per location of dense features.
+        fingerprint: identifies the model and its weights.
     """
 
     module: torch.nn.Module
@@ -23,25 +30,33 @@ class LanguageImageModel(Protocol):
     fingerprint: str
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """One PIL image -> (3, H, W) float32, resized, cropped and normalised."""
+        """Resizes, crops and normalises: PIL image -> (3, H, W) float32."""
         ...
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, 3, H, W) normalised -> (b, d) unit rows."""
+        """Embeds images: (b, 3, H, W) normalised -> (b, d) unit rows."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """n sentences -> (n, d) unit rows."""
+        """Embeds n texts: (n, d) unit rows."""
         ...
 
     def encode_dense(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, 3, H, W) normalised -> (b, d, h, w), a unit vector at every location."""
+        """Embeds every location: (b, 3, H, W) normalised -> (b, d, h, w) unit vectors."""
         ...
 
 
 @runtime_checkable
 class DenseEncoder(Protocol):
-    """Visual features per location, from which references are built and with which they are compared."""
+    """Computes the visual features from which references are built and that are compared with them.
+
+    Attributes:
+        module: the network.
+        transform: input format of images.
+        channels: c.
+        stride: pixels per location.
+        fingerprint: identifies the model and its weights.
+    """
 
     module: torch.nn.Module
     transform: ImageTransform
@@ -50,5 +65,5 @@ class DenseEncoder(Protocol):
     fingerprint: str
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, 3, H, W) normalised -> (b, c, h, w) float32, with h = H / stride (not normalised)."""
+        """Encodes images: (b, 3, H, W) normalised -> (b, c, H / stride, W / stride) float32, not normalised."""
         ...

@@ -1,4 +1,4 @@
-"""Models by name, `family:architecture/pretrained`; a family is a component of a registry."""
+"""Loads models by name, `family:architecture/pretrained`; families are registered in `reco_ray.registry`."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ def load_language_image_model(
     """Loads a language-image model, e.g. "conse:efficientnet_lite0", "open_clip:RN50/openai".
 
     Args:
-        spec: `family:name`; open_clip names are `architecture/pretrained tag`, the tag "random" giving seeded
-            random weights for tests.
-        weights: a folder or file with the weights, for machines without a network; None = the variable
-            RECO_WEIGHTS, and without that the family's own source.
+        spec: `family:name`. Names of open_clip are `architecture/tag`; the tag "random" gives seeded random weights for
+            tests.
+        weights: folder or file with the weights, for machines without a network. Default: the environment variable
+            RECO_WEIGHTS, then the family's own source.
         device: "cpu", "cuda", "cuda:N" or "auto".
         seed: of random weights; ignored otherwise.
-        precision: "auto" (bfloat16 where the hardware has it), "fp32" or "bf16".
+        precision: "auto" (bfloat16 where the hardware supports it), "fp32" or "bf16".
 
     Raises:
-        RecoError: unknown spec, missing weights or device; the message says what to do.
+        RecoError: the spec is unknown, or weights or device are missing.
     """
     return _load(LANGUAGE_IMAGE_MODELS, spec, weights, device, seed, precision)
 
@@ -31,13 +31,13 @@ def load_dense_encoder(
 ) -> DenseEncoder:
     """Loads a dense encoder, e.g. "efficientnet_lite0", "timm:vit_small_patch14_dinov2.lvd142m".
 
-    Arguments and errors as for `load_language_image_model`.
+    Arguments and errors are those of `load_language_image_model`.
     """
     return _load(DENSE_ENCODERS, spec, weights, device, seed, precision)
 
 
 def family_with(function: str, family: str) -> Any | None:
-    """The family of this name that has `function`, such as `pull`; None if there is none."""
+    """Returns the family of this name if it has `function`, such as `pull`, else None."""
     for registry in (LANGUAGE_IMAGE_MODELS, DENSE_ENCODERS):
         if family in registry.names and hasattr(found := registry.get(family), function):
             return found

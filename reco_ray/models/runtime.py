@@ -1,4 +1,4 @@
-"""Where and in which precision a module runs: device, autocast, memory format, folded batch norms."""
+"""Device, precision and optimisation of inference: autocast, memory format, batch norm folding, fingerprints."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,33 +16,36 @@ from reco_ray.errors import RecoError
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device and the dtype of its matrix arithmetic (float32 = no autocast)."""
+    """A device and the dtype of autocast on it; float32 means no autocast."""
 
     device: torch.device
     dtype: torch.dtype
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """No gradients, and autocast to `dtype`. Entered at every call: torch's grad mode is thread-local."""
+        """Disables gradients and enables autocast. Enter it at every call: torch's grad mode is thread-local."""
         autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         with torch.inference_mode(), autocast:
             yield
 
     def prepare(self, module: nn.Module) -> nn.Module:
-        """Puts `module` in evaluation mode on the device, batch norms folded, channels-last."""
+        """Prepares `module` for inference: evaluation mode, batch norms folded, channels-last, on the device."""
         module = fold_batch_norms(module.eval()).requires_grad_(False)
         return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def resolve_runtime(device: str = "cpu", precision: str = "auto", *, transformer: bool = False) -> Runtime:
-    """Chooses the runtime for `device` ("auto", "cpu", "cuda", "cuda:1") and `precision` of `models.precision`.
+    """Chooses device and dtype.
 
-    "auto" precision is bfloat16 where the hardware multiplies it natively, else float32; for a `transformer`, whose
-    time is that of large matrix products, where it also multiplies them faster. "int8" is as "auto" here: it is
-    another form of some modules (`int8`), which they take themselves.
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "fp32", "bf16", or "auto": bfloat16 where the hardware supports it natively, else float32. "int8" is
+            treated as "auto"; models that support it replace their modules themselves (`int8`).
+        transformer: whether large matrix products dominate; "auto" then also requires that bfloat16 is faster.
 
     Raises:
-        RecoError: a CUDA device is asked for and there is none. Never falls back to the CPU in silence.
+        RecoError: the precision is unknown, or a CUDA device is requested and there is none (no silent fallback to the
+            CPU).
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -58,18 +61,18 @@ def resolve_runtime(device: str = "cpu", precision: str = "auto", *, transformer
 
 
 def has_native_bf16(device: str) -> bool:
-    """Whether `device` multiplies bfloat16 in hardware (AVX512-BF16 or AMX on CPUs, Ampere or later on CUDA)."""
+    """Whether `device` supports bfloat16 in hardware (AVX512-BF16 or AMX on CPUs, Ampere or later on CUDA)."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def has_fast_bf16_products(device: str) -> bool:
-    """Whether large bfloat16 matrices are multiplied faster than float32 ones.
+    """Whether products of large matrices are faster in bfloat16 than in float32.
 
-    An Intel core without AMX, or with AMX hidden by a hypervisor, has AVX512-BF16 but takes nearly twice as long with
-    it (78 against 140 Gflop/s at 1600 x 768 x 3072, torch 2.14); its convolutions are as fast. AMD's cores multiply
-    bfloat16 at twice the rate by design (Zen 4 and later).
+    On Intel CPUs without AMX, or with AMX hidden by a hypervisor, AVX512-BF16 takes nearly twice as long (78 against
+    140 Gflop/s at 1600 x 768 x 3072, torch 2.14), while convolutions are as fast. AMD CPUs (Zen 4 and later) have twice
+    the rate in bfloat16.
     """
     if device.startswith("cuda"):
         return has_native_bf16(device)
@@ -79,7 +82,7 @@ def has_fast_bf16_products(device: str) -> bool:
 
 
 def _cpu_vendor() -> str:
-    """As the kernel names it; empty where it does not."""
+    """Vendor from /proc/cpuinfo, "" if unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -88,10 +91,10 @@ def _cpu_vendor() -> str:
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """Folds every batch norm that directly follows a convolution into it, in place (1.4x on EfficientNet-Lite0, CPU).
+    """Folds batch norms into the convolutions before them, in place (1.4x faster on EfficientNet-Lite0, CPU).
 
-    timm's BatchNormAct2d carries the activation, which stays. Order is that of registration, so only a convolution
-    without a bias is taken to be made for the norm after it: RepViT's have one, and are summed before their norm.
+    The activation of timm's BatchNormAct2d is kept. Pairs are found in the order of registration, so only convolutions
+    without bias are folded: RepViT has convolutions with bias whose outputs are summed before the norm.
     """
     for parent in module.modules():
         children = list(parent.named_children())
@@ -103,9 +106,9 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
 
 
 def fingerprint(spec: str, *parts: nn.Module | torch.Tensor | str) -> str:
-    """A short digest of what determines a model's outputs: its spec, its weights and any settings given as text.
+    """Digest of everything that determines a model's outputs: spec, weights, and settings given as text.
 
-    Artifacts carry it, so that an index made with one model is never searched with another.
+    Artifacts store it, so that an index made with one model is never searched with another.
     """
     digest = hashlib.sha256(spec.encode())
     for part in parts:

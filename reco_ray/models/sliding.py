@@ -1,4 +1,4 @@
-"""Large images in windows, and images whose sides an encoder's stride does not divide. Pure torch."""
+"""Sliding windows, and resizing images to multiples of an encoder's stride. Pure torch."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,10 @@ import torch.nn.functional as F
 
 
 def fit_to_stride(images: torch.Tensor, stride: int) -> torch.Tensor:
-    """Resizes (b, c, H, W) to the nearest sides that `stride` divides; the same tensor if it already does.
+    """Resizes (b, c, H, W) to the nearest multiples of `stride`; returns the same tensor if it already fits.
 
-    A patch embedding would otherwise drop the last columns and rows, and the features, stretched back over
-    the whole image, would not lie where their pixels are.
+    A patch embedding would otherwise drop the last rows and columns, and the features, resized to the whole image,
+    would be misaligned.
     """
     height, width = images.shape[-2:]
     size = tuple(max(1, round(side / stride)) * stride for side in (height, width))
@@ -27,21 +27,20 @@ def slide(
     step: int,
     stride: int = 1,
 ) -> torch.Tensor:
-    """Runs a dense encoder window by window and averages where windows overlap.
+    """Runs a dense encoder in sliding windows and averages where they overlap.
 
-    The last window of a row or column is moved inwards to end at the border, so every window is whole. A side
-    shorter than `window` is one window; an image that is one window gives exactly `encode(images)`.
+    The last window of a row or column ends at the border. A side shorter than `window` is covered by one window; if one
+    window covers the image, the result is exactly `encode(images)`.
 
     Args:
         encode: (b, 3, h, w) -> (b, c, h / stride, w / stride), features or scores.
         images: (b, 3, H, W), H and W multiples of `stride`.
-        window: side of the square windows, pixels, a multiple of `stride`.
-        step: pixels from one window to the next, a multiple of `stride`, at most `window`.
-        stride: pixels an output location stands for; 1 for scores at the size of the image.
+        window: side of the square windows in pixels, a multiple of `stride`.
+        step: distance between windows in pixels, a multiple of `stride`, at most `window`.
+        stride: pixels per output location; 1 for scores at the size of the image.
 
     Returns:
-        (b, c, H / stride, W / stride), in the dtype that `encode` gives. The average of unit vectors is
-        shorter than one: normalise again where that matters.
+        (b, c, H / stride, W / stride), in the dtype of `encode`. Averages of unit vectors are not unit vectors.
 
     Raises:
         ValueError: a size is not a multiple of `stride`, or windows would leave gaps.

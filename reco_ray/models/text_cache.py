@@ -1,6 +1,6 @@
-"""Sentences are embedded once a machine: a directory of safetensors per text model, looked up by sentence.
+"""Cache of text embeddings: a folder of safetensors per text model, shared by all processes of a machine.
 
-Loading a text encoder costs seconds in every worker; with this cache most workers never load one.
+Loading a text encoder takes seconds; with this cache most workers never load one.
 """
 
 import hashlib
@@ -22,18 +22,20 @@ def cache_directory() -> Path:
 
 
 _in_memory = False
-_MOST_IN_MEMORY = 20_000  # sentences; 30 MB at 384 dimensions
+_MAX_IN_MEMORY = 20_000  # texts; 30 MB at 384 dimensions
 
 
 def keep_in_memory() -> None:
-    """From now on this process neither reads nor writes the directory for sentences that it does not know, and forgets
-    the oldest beyond a limit: in a server they come from strangers, who must not fill the disk."""
+    """Stops reading and writing the cache directory in this process, and limits the number of texts in memory.
+
+    For servers: their users must not be able to fill the disk.
+    """
     global _in_memory
     _in_memory = True
 
 
 class TextCache:
-    """Embeddings of one text model on disk, keyed by the model's fingerprint and the sentence."""
+    """Text embeddings on disk, by the model's fingerprint and the text."""
 
     def __init__(self, model_fingerprint: str) -> None:
         digest = hashlib.sha256(model_fingerprint.encode()).hexdigest()[:16]
@@ -43,7 +45,7 @@ class TextCache:
     def lookup(
         self, texts: Sequence[str], encode: Callable[[list[str]], torch.Tensor], device: torch.device
     ) -> torch.Tensor:
-        """Returns (n, d) float32 rows for `texts`, calling `encode` only for those never seen before."""
+        """Returns (n, d) float32 rows for `texts`; calls `encode` with those that are not cached."""
         if any(text not in self._known for text in texts) and not _in_memory:
             self._read()
         missing = [text for text in dict.fromkeys(texts) if text not in self._known]
@@ -52,7 +54,7 @@ class TextCache:
             self._known.update(zip(missing, embeddings, strict=True))
             if not _in_memory:
                 self._write(missing, embeddings)
-            elif len(self._known) > _MOST_IN_MEMORY + len(texts):
+            elif len(self._known) > _MAX_IN_MEMORY + len(texts):
                 for text in [known for known in self._known if known not in texts][: len(missing)]:
                     del self._known[text]
         return torch.stack([self._known[text] for text in texts]).to(device)
@@ -64,16 +66,16 @@ class TextCache:
                     texts = json.loads(stored.metadata()["texts"])
                     self._known.update(zip(texts, stored.get_tensor("embeddings"), strict=True))
             except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-                continue  # damaged: embedding its sentences again costs seconds, stopping would cost the run
+                continue  # damaged: embed its texts again
 
     def _write(self, texts: list[str], embeddings: torch.Tensor) -> None:
-        """Best effort: a read-only home costs time, not the run."""
+        """Writes a file of the cache; failures, such as a read-only directory, are ignored."""
         name = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16] + ".safetensors"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self._directory, suffix=".tmp")
             os.close(handle)
             save_file({"embeddings": embeddings.contiguous()}, temporary, {"texts": json.dumps(texts)})
-            os.replace(temporary, self._directory / name)  # atomic: concurrent workers never see half a file
+            os.replace(temporary, self._directory / name)  # atomic, for concurrent workers
         except OSError:
             return

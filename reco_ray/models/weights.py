@@ -1,8 +1,8 @@
-"""Where weights come from: the hub by default; a file, a folder or a URL for machines without a network.
+"""Finds and downloads weights: from the hub, or from a file, folder or URI for machines without a network.
 
-A folder holds one file a model, named after its spec: `open_clip:ViT-B-16/openai` is
-`open_clip/ViT-B-16/openai` with one of `SUFFIXES`. `pull` fills it. Only tensors are ever read, from
-safetensors or by `torch.load(weights_only=True)`. Families with `pull` and `prefetch` have weights on a hub.
+A folder, as `pull` fills it, has one file per model, named after its spec: `open_clip:ViT-B-16/openai` is
+`open_clip/ViT-B-16/openai` with one of `SUFFIXES`. Only tensors are read, from safetensors or by
+`torch.load(weights_only=True)`. Families with weights on a hub implement `pull` and `prefetch`.
 """
 
 import argparse
@@ -41,12 +41,12 @@ class LocalWeights:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size of the file in bytes."""
         return self.path.stat().st_size
 
     @property
     def sha256(self) -> str:
-        """Checksum of the file, read whole at every call."""
+        """SHA-256 of the file, computed at every call."""
         return checksum(self.path)
 
     def __str__(self) -> str:
@@ -54,14 +54,14 @@ class LocalWeights:
 
 
 def pull(spec: str, directory: str | Path) -> LocalWeights:
-    """Downloads a model's weights into `directory`, to be carried to a machine without a network.
+    """Downloads a model's weights into `directory`, to be copied to a machine without a network.
 
     Args:
-        spec: as for `load_language_image_model` or `load_dense_encoder`; options after `@` do not matter.
-        directory: the folder later given as `weights`, or as RECO_WEIGHTS.
+        spec: as for `load_language_image_model` or `load_dense_encoder`; options after `@` are ignored.
+        directory: folder to be given later as `weights`, or as RECO_WEIGHTS.
 
     Raises:
-        RecoError: the hub cannot be reached, or the model's weights do not come from one.
+        RecoError: the hub cannot be reached, or does not have the model's weights.
     """
     family, name = _family_and_name(spec)
     source = registry.family_with("pull", family)
@@ -74,7 +74,7 @@ def pull(spec: str, directory: str | Path) -> LocalWeights:
 
 
 def needed(specs: Iterable[str]) -> list[str]:
-    """Those of the models whose weights come from a hub, or from a folder that `pull` filled."""
+    """Returns those models whose weights come from a hub, or from a folder that `pull` filled."""
     return [
         spec
         for spec in specs
@@ -84,14 +84,14 @@ def needed(specs: Iterable[str]) -> list[str]:
 
 
 def prefetch(specs: Iterable[str], weights: str | None = None) -> None:
-    """Has the weights of models on this machine, downloading them if need be; builds no model.
+    """Downloads the weights of models that are not on this machine yet, without building the models.
 
     Args:
-        specs: models; those whose weights are not `needed` are passed over.
+        specs: models; those that are not `needed` are skipped.
         weights: as for `local_file`.
 
     Raises:
-        RecoError: some are neither here nor to be had; the message says what to do.
+        RecoError: weights are neither on this machine nor available from the hub.
     """
     for spec in needed(specs):
         family, name = _family_and_name(spec)
@@ -114,7 +114,7 @@ def is_here(spec: str, weights: str | None = None) -> bool:
 
 
 def list_local(directory: str | Path) -> list[LocalWeights]:
-    """What `pull` or a hand has put into `directory`, by spec."""
+    """Lists the weights in a folder, sorted by spec."""
     found = []
     for folder in sorted(path for path in Path(directory).glob("*") if path.is_dir()):
         family = folder.name
@@ -128,27 +128,26 @@ def list_local(directory: str | Path) -> list[LocalWeights]:
 
 
 def checksum(path: str | Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def relative_path(spec: str) -> str:
-    """Where a folder of weights keeps `spec`, without the suffix."""
+    """Path of `spec` inside a folder of weights, without suffix."""
     family, _, name = spec.partition(":")
     return f"{family}/{quote(name, safe='/')}"
 
 
 def local_file(spec: str, weights: str | None = None) -> Path | None:
-    """The file with the weights of `spec`; None if they are to come from the hub.
+    """Returns the file with the weights of `spec`, or None if they come from the hub.
 
     Args:
         spec: without options.
-        weights: a file or a folder, local or a URI; None = the environment variable RECO_WEIGHTS, and without
-            that the hub.
+        weights: path or URI of a file or folder. Default: the environment variable RECO_WEIGHTS, then the hub.
 
     Raises:
-        RecoError: the file is not there, or the folder has none for `spec`.
+        RecoError: the file is missing, or the folder has no weights of `spec`.
     """
     weights = weights or os.environ.get("RECO_WEIGHTS")
     if not weights:
@@ -171,10 +170,10 @@ def local_file(spec: str, weights: str | None = None) -> Path | None:
 
 
 def fetch(uri: str, *, offline: bool = False) -> Path:
-    """A local path as it is; anything else is downloaded once into the cache.
+    """Returns a local path unchanged; anything else is downloaded once into the cache.
 
     Raises:
-        OSError: it cannot be read, or `offline` and it was not downloaded before.
+        OSError: it cannot be read, or `offline` is set and it is not in the cache.
     """
     if "://" not in uri:
         return Path(uri).expanduser()
@@ -192,14 +191,14 @@ def fetch(uri: str, *, offline: bool = False) -> Path:
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, without the dictionaries and prefixes that training code puts around them.
+    """Reads the tensors of a checkpoint; unwraps the dictionaries and prefixes that training code adds.
 
     Raises:
-        RuntimeError, UnpicklingError, SafetensorError: not a checkpoint, or one of more than tensors.
+        RuntimeError, UnpicklingError, SafetensorError: not a checkpoint, or one with other objects than tensors.
     """
     if path.suffix == ".safetensors":
         return load_file(path)
-    # Namespace: DeiT and its descendants save their command line beside the model. It has no behaviour.
+    # DeiT and related checkpoints contain their command line as a Namespace, which is harmless.
     with torch.serialization.safe_globals([argparse.Namespace]):
         stored = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
@@ -220,7 +219,7 @@ def write_state_dict(state_dict: dict[str, torch.Tensor], stem: Path) -> Path:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's CPU generator starts at `seed` inside, and afterwards where it was."""
+    """Seeds torch's CPU generator inside the context and restores its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -228,16 +227,16 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def from_hub(spec: str) -> Iterator[bool]:
-    """Around a download: what is cached is used without a network, and a failure becomes one line.
+    """Context of a download: uses the cache if the hub cannot be reached, and converts all errors.
 
     Yields:
         Whether the user forbids downloads (HF_HUB_OFFLINE).
 
     Raises:
-        RecoError: whatever went wrong; hubs and their clients raise dozens of kinds of error.
+        RecoError: the download failed; hub clients raise many kinds of errors.
     """
     was_offline = hub_constants.HF_HUB_OFFLINE
-    # Its client would retry for most of a minute before it looks into its cache or gives up.
+    # The hub's client would retry for most of a minute before it uses its cache or fails.
     hub_constants.HF_HUB_OFFLINE = was_offline or not _hub_is_reachable()
     try:
         yield was_offline
@@ -249,7 +248,7 @@ def from_hub(spec: str) -> Iterator[bool]:
 
 @contextmanager
 def from_file(path: Path, spec: str) -> Iterator[None]:
-    """Around reading a checkpoint: one that is unreadable or does not fit becomes one line, a RecoError."""
+    """Context of reading a checkpoint: raises RecoError if it is unreadable or does not fit the model."""
     try:
         yield
     except pickle.UnpicklingError as error:
@@ -286,7 +285,7 @@ def _hub_is_reachable() -> bool:
 
 @contextmanager
 def _atomic(path: Path) -> Iterator[str]:
-    """A temporary name beside `path`, which takes its place at the end: no worker ever sees half a file."""
+    """Yields a temporary name beside `path`, renamed to it at the end, so that readers see whole files only."""
     temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         yield temporary

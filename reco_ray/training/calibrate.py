@@ -12,7 +12,7 @@ from reco_ray import storage
 from reco_ray.config import Settings
 from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.errors import RecoError
-from reco_ray.models.dense import DenseModels, EncodedOnce
+from reco_ray.models.dense import CachedDenseModels, DenseModels
 from reco_ray.pool import stage_pool
 from reco_ray.segmentation.calibration import Calibration, calibration, moments
 from reco_ray.segmentation.score import score_maps
@@ -91,7 +91,7 @@ class MeasureWorker(Worker[MeasureReport]):
         totals: dict[str, Any] = dict.fromkeys(self._targets, 0)
         for row in range(usable.num_rows):
             batch = torch.from_numpy(pixels_of(usable, row).copy())[None].to(self._device)
-            models = EncodedOnce(self._models)
+            models = CachedDenseModels(self._models)
             for key, targets in self._targets.items():
                 factors = score_factors(models.encode(batch), targets, self._options)
                 totals[key] = totals[key] + moments([each.logit() for each in score_maps(**factors)])

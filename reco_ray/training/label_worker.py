@@ -16,7 +16,7 @@ from reco_ray.config import Settings
 from reco_ray.corpus.load import pixels_of
 from reco_ray.corpus.stage import write_rejected
 from reco_ray.cosegmentation.bank import ReferenceBank
-from reco_ray.models.dense import DenseModels, EncodedOnce
+from reco_ray.models.dense import CachedDenseModels, DenseModels
 from reco_ray.segmentation.calibration import Calibration, probabilities
 from reco_ray.segmentation.score import score_maps
 from reco_ray.segmentation.segment import Targets, label_scores, score_factors, segment
@@ -77,7 +77,10 @@ class LabelWorker(Worker[Report]):
             pixels = pixels_of(usable, row)
             picture = _shrunk(pixels, self._settings.train.image_size)
             frames.append({**entry, "frame": _jpeg(picture)})
-            models, batch = EncodedOnce(self._models), torch.from_numpy(pixels.copy())[None].to(self._device)
+            models, batch = (
+                CachedDenseModels(self._models),
+                torch.from_numpy(pixels.copy())[None].to(self._device),
+            )
             for key, found in labels.items():
                 ids, maps = self._label(models, key, batch, (picture.height, picture.width))
                 counts[key] += np.bincount(ids.reshape(-1), minlength=256)
@@ -92,7 +95,7 @@ class LabelWorker(Worker[Report]):
         return Report(rows.num_rows)
 
     def _label(
-        self, models: EncodedOnce, key: str, batch: torch.Tensor, size: tuple[int, int]
+        self, models: CachedDenseModels, key: str, batch: torch.Tensor, size: tuple[int, int]
     ) -> tuple[np.ndarray, dict[str, bytes | None]]:
         """uint8 (H, W): label ids or IGNORE; and the other columns of LABELS_SCHEMA."""
         targets, options = self._targets[key], self._settings.segment

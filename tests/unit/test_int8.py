@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 
-from reco_ray.models.int8 import Int8Attention, Int8Linear, int8_obstacle, int8_tower
+from reco_ray.models.int8 import Int8Attention, Int8Linear, int8_tower, int8_unsupported_reason
 
 
 def relative_error(found, expected):
@@ -64,8 +64,8 @@ def test_the_tower_that_was_given_stays_as_it_was():
         assert F.cosine_similarity(small(x).flatten(1), before.flatten(1)).min() > 0.9995
         assert torch.equal(tower(x), before)
     assert not any(isinstance(layer, nn.Linear) for layer in small.modules())
-    assert int8_obstacle(tower) is None
+    assert int8_unsupported_reason(tower) is None
 
 
 def test_other_towers_are_named():
-    assert "Sequential" in int8_obstacle(nn.Sequential())
+    assert "Sequential" in int8_unsupported_reason(nn.Sequential())

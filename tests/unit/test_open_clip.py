@@ -12,7 +12,7 @@ from PIL import Image
 
 from reco_ray.errors import RecoError
 from reco_ray.models import LanguageImageModel, clip_dense, load_language_image_model, weights
-from reco_ray.models import open_clip as family
+from reco_ray.models.language_image import open_clip as family
 from reco_ray.models.runtime import fold_batch_norms
 
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}

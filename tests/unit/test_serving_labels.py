@@ -45,7 +45,7 @@ def test_a_server_keeps_strangers_words_in_memory_and_forgets_the_oldest(
 ) -> None:
     monkeypatch.setenv("RECO_CACHE", str(tmp_path))
     monkeypatch.setattr(text_cache, "_in_memory", False)
-    monkeypatch.setattr(text_cache, "_MOST_IN_MEMORY", 3)
+    monkeypatch.setattr(text_cache, "_MAX_IN_MEMORY", 3)
     encoded: list[str] = []
 
     def encode(texts: list[str]) -> torch.Tensor:

@@ -1,1 +1,1 @@
-"""Dense encoders, a module per family; its name is what comes before the colon of a spec."""
+"""Dense encoders, one module per family, named as the part of a spec before the colon."""

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0's trunk as a dense encoder; its weights come as a Python package."""
+"""The trunk of EfficientNet-Lite0 as a dense encoder, with weights from a Python package."""
 
 import torch
 
@@ -13,7 +13,7 @@ from reco_ray.models.runtime import Runtime, resolve_runtime
 
 
 class EfficientNetLiteEncoder:
-    """Dense features of the trunk, before `conv_head` (a DenseEncoder)."""
+    """A DenseEncoder: features of the trunk, before `conv_head`."""
 
     transform = TRANSFORM
     channels = TRUNK_CHANNELS
@@ -26,7 +26,7 @@ class EfficientNetLiteEncoder:
         self.module = self.runtime.prepare(net.trunk)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, 3, H, W) normalised -> (b, 320, H / 32, W / 32) float32."""
+        """Encodes images: (b, 3, H, W) normalised -> (b, 320, H / 32, W / 32) float32."""
         with self.runtime.inference():
             return self.module(images.to(self.runtime.device)).float()
 
@@ -34,5 +34,5 @@ class EfficientNetLiteEncoder:
 def load(
     name: str, *, weights: str | None, device: str, seed: int, precision: str
 ) -> EfficientNetLiteEncoder:
-    """Factory of the registry; there is one variant, so `name`, `weights` and `seed` change nothing."""
+    """Registry factory; `name`, `weights` and `seed` are ignored, there is one variant."""
     return EfficientNetLiteEncoder(device, precision)

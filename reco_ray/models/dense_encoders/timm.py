@@ -1,6 +1,6 @@
-"""Any network of timm (Wightman, 2019) as a dense encoder: which layer, and which of its outputs.
+"""Any network of timm (Wightman, 2019) as a dense encoder, with a choice of layer and output.
 
-Names are timm's, with their pretrained tag. Those used most for co-segmentation:
+Names are timm's with their pretrained tag. Common choices for co-segmentation:
 
 - `deit_small_distilled_patch16_224.sin`: DeiT-S/16 distilled (Touvron et al., ICML 2021), trained on stylised
   ImageNet (Naseer et al., "Intriguing Properties of Vision Transformers", NeurIPS 2021), the encoder of ReCo.
@@ -34,7 +34,7 @@ from reco_ray.models.sliding import fit_to_stride
 
 OUTPUTS = ("tokens", "q", "k", "v")
 
-# Checkpoints that timm does not list: name here -> where their authors released them.
+# Checkpoints that timm does not list: name -> URL of the authors' release.
 RELEASED = {
     "deit_small_distilled_patch16_224.sin": "https://github.com/Muzammal-Naseer/"
     "Intriguing-Properties-of-Vision-Transformers/releases/download/v0/deit_s_sin_dist.pth",
@@ -42,7 +42,7 @@ RELEASED = {
 
 
 class TimmEncoder:
-    """A DenseEncoder; see `load` for the names it takes."""
+    """A DenseEncoder; see `load` for the accepted names."""
 
     def __init__(
         self,
@@ -67,20 +67,25 @@ class TimmEncoder:
         self.module = self.runtime.prepare(features)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, 3, H, W) normalised -> (b, c, H / stride, W / stride) float32, not normalised.
+        """Encodes images: (b, 3, H, W) normalised -> (b, c, H / stride, W / stride) float32, not normalised.
 
-        Sides that the stride does not divide are first resized to the nearest that it does.
+        H and W are resized to the nearest multiples of the stride first.
         """
         with self.runtime.inference():
             return self.module(fit_to_stride(images.to(self.runtime.device), self.stride)).float()
 
 
 class LayerFeatures(nn.Module):
-    """A timm network cut off after one layer; class, distillation and register tokens are dropped.
+    """A timm network truncated after one layer; class, distillation and register tokens are dropped.
 
-    layer: a transformer block, or a level of a feature pyramid; negative counts from the end.
-    output: "tokens" (a transformer's after its final norm, as DINO and DINOv2 publish theirs), or the queries
-    "q", keys "k" or values "v" of that block's attention, before any rotation or norm of theirs.
+    Args:
+        net: a network of timm.
+        layer: index of a transformer block or feature level; negative values count from the end.
+        output: "tokens", for transformers after their final norm as in DINO and DINOv2; or "q", "k" or "v", the
+            queries, keys or values of the block's attention, before any rotary embedding or query and key norm.
+
+    Raises:
+        RecoError: the network has no such layer or output.
     """
 
     def __init__(self, net: Any, layer: int = -1, output: str = "tokens") -> None:
@@ -93,7 +98,7 @@ class LayerFeatures(nn.Module):
         self.layer = layer % len(levels)
         self.channels = int(levels[self.layer]["num_chs"])
         self.stride = int(levels[self.layer]["reduction"])
-        # Convolutional networks have no norm that fits every level.
+        # The final norm of a convolutional network does not fit the other levels.
         self.norm = output == "tokens" and hasattr(net, "blocks") and hasattr(net, "num_prefix_tokens")
         if output != "tokens":
             blocks = getattr(net, "blocks", None)
@@ -105,34 +110,34 @@ class LayerFeatures(nn.Module):
         self.net: Any = net
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, 3, H, W) -> (b, c, H / stride, W / stride)."""
+        """Computes features: (b, 3, H, W) -> (b, c, H / stride, W / stride)."""
         return self.net.forward_intermediates(
             images, indices=[self.layer], norm=self.norm, intermediates_only=True
         )[0]
 
 
 class AttentionProjection(nn.Module):
-    """Takes the place of a transformer block and returns the queries, keys or values of its attention."""
+    """Replaces a transformer block and returns the queries, keys or values of its attention."""
 
     def __init__(self, block: nn.Module, output: str) -> None:
         super().__init__()
         attention: Any = block.attn
         self.norm1: Any = block.norm1
         part = "qkv".index(output)
-        if attention.qkv is None:  # EVA-02's projections are three layers, its keys without a bias
+        if attention.qkv is None:  # EVA-02 has three separate layers, keys without bias
             layer = (attention.q_proj, attention.k_proj, attention.v_proj)[part]
             weight, bias = layer.weight, layer.bias
         else:
             weight, bias = attention.qkv.weight.chunk(3)[part], attention.qkv.bias
             if bias is not None:
                 bias = bias.chunk(3)[part]
-            elif getattr(attention, "q_bias", None) is not None:  # EVA keeps them apart, too
+            elif getattr(attention, "q_bias", None) is not None:  # EVA stores the biases separately
                 bias = (attention.q_bias, attention.k_bias, attention.v_bias)[part]
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
 
     def forward(self, tokens: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-        """(b, n, c) -> (b, n, c). What else a block gets (rotations, masks) serves its attention only."""
+        """(b, n, c) -> (b, n, c); other arguments of a block (rotations, masks) concern its attention only."""
         return F.linear(self.norm1(tokens), self.weight, self.bias)
 
 
@@ -153,12 +158,12 @@ def load(name: str, *, weights: str | None, device: str, seed: int, precision: s
 
 
 def pull(name: str, stem: Path) -> Path:
-    """Writes the weights that `name` loads from the network to `stem`.safetensors; for `weights.pull`."""
+    """Downloads the weights of `name` to `stem`.safetensors; implements `weights.pull`."""
     return weight_files.write_state_dict(_from_network(name).state_dict(), stem)
 
 
 def prefetch(name: str, weights: str | None) -> None:
-    """Has the weights file of `name` on this machine, where timm says which that is; for `weights.prefetch`."""
+    """Downloads the weights of `name` into the cache if timm lists a file; implements `weights.prefetch`."""
     if weight_files.local_file(f"timm:{name}", weights) is not None:
         return
     architecture = _architecture(name)
@@ -209,7 +214,7 @@ def _fetch_release(name: str) -> Path:
 
 
 def _fetch_from_hub(repository: str) -> None:
-    """Into the hub's own cache, where timm looks; like timm, safetensors where the repository has them."""
+    """Downloads to the hub's cache, where timm finds it; prefers safetensors, as timm does."""
     try:
         hf_hub_download(repository, "model.safetensors")
     except EntryNotFoundError:
@@ -218,16 +223,15 @@ def _fetch_from_hub(repository: str) -> None:
 
 def _from_file(name: str, path: Path) -> nn.Module:
     with weight_files.from_file(path, f"timm:{name}"):
-        # Through timm, which knows the names that each architecture's authors gave their tensors. With the
-        # classifier kept, it insists that every tensor fits.
+        # timm maps the tensor names of each architecture's authors, and checks every tensor as the classifier is kept.
         overlay = {"state_dict": weight_files.read_state_dict(path)}
         net = _create(_architecture(name), pretrained=True, pretrained_cfg_overlay=overlay)
-    del net.pretrained_cfg["state_dict"]  # type: ignore[union-attr, operator]  # it would keep a second copy of them
+    del net.pretrained_cfg["state_dict"]  # type: ignore[union-attr, operator]  # frees a second copy
     return net
 
 
 def _create(architecture: str, **options: Any) -> nn.Module:
-    """Builds the network for any image size: timm has two keywords for that, some networks need neither."""
+    """Builds a network for any image size; depending on the network, timm takes either keyword or none."""
     any_size: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size": False}]
     for keywords in any_size:
         try:
@@ -238,9 +242,9 @@ def _create(architecture: str, **options: Any) -> nn.Module:
 
 
 def _architecture(name: str) -> str:
-    """The name as timm knows it; RecoError with suggestions if it does not."""
+    """The name in timm; raises RecoError with suggestions if it is unknown."""
     architecture, _, tag = name.partition(".")
-    if "/" in name:  # a repository of the hub
+    if "/" in name:  # a hub repository
         return name
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.4)

@@ -1,1 +1,1 @@
-"""Language-image models, a module per family; its name is what comes before the colon of a spec."""
+"""Language-image models, one module per family, named as the part of a spec before the colon."""

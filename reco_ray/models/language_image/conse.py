@@ -1,8 +1,8 @@
-"""ConSE: words and images in one space without a jointly trained model (Norouzi et al., ICLR 2014).
+"""ConSE: a language-image model from a classifier and word embeddings (Norouzi et al., ICLR 2014).
 
-An image is the convex combination of the word embeddings of the classes that an ImageNet classifier believes in,
-weighted by its posteriors (their eq. 4). Here: EfficientNet-Lite0's posteriors and MiniLM's embeddings of ImageNet's
-classes, both from PyPI packages, so it runs without any download. Far weaker than CLIP, but real.
+The embedding of an image is the convex combination of the text embeddings of the most probable ImageNet classes,
+weighted by their posteriors (eq. 4). EfficientNet-Lite0 gives the posteriors, MiniLM the text embeddings; both are from
+PyPI packages, without a download. Much weaker than CLIP.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from reco_ray.models.text_cache import TextCache
 
 
 class ConSE:
-    """A LanguageImageModel; `top` is T of the paper, the number of classes that are combined."""
+    """A LanguageImageModel; `top` is T in the paper, the number of classes that are combined."""
 
     transform = TRANSFORM
     embedding_dim = 384
@@ -35,7 +35,7 @@ class ConSE:
         texts = _class_descriptions()
         sentence = _SentenceEncoder(self.runtime.device)
         embeddings = sentence.encode(texts)
-        # What all classes share says nothing about any of them; without it cosines spread over [-1, 1].
+        # The mean over all classes is not discriminative; without it cosines spread over [-1, 1].
         self._center = embeddings.mean(dim=0)
         self._class_embeddings = F.normalize(embeddings - self._center, dim=1)
         self._sentence = sentence
@@ -46,49 +46,49 @@ class ConSE:
         self.module = self.runtime.prepare(net)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """One PIL image -> (3, 224, 224) float32."""
+        """Resizes, crops and normalises: PIL image -> (3, 224, 224) float32."""
         return self.transform.normalize(
             torch.from_numpy(self.transform.crop(image.convert("RGB")).copy())[None]
         )[0]
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, 3, H, W) normalised -> (b, 384) unit rows."""
+        """Embeds images: (b, 3, H, W) normalised -> (b, 384) unit rows."""
         with self.runtime.inference():
             logits = self.module.logits(self.module.trunk(images.to(self.runtime.device)))  # type: ignore[operator]
             return self._combine(logits.float())
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """n sentences -> (n, 384) unit rows, centred as the class names are.
+        """Embeds n texts, centred like the classes: (n, 384) unit rows.
 
         Raises:
-            RecoError: a text that is not in Latin script; MiniLM reads English.
+            RecoError: a text is not in Latin script; MiniLM was trained on English.
         """
         require_latin(texts, "conse:efficientnet_lite0")
         with torch.inference_mode():
             return F.normalize(self._sentence.encode(texts) - self._center, dim=1)
 
     def encode_dense(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, 3, H, W) normalised -> (b, 384, H / 32, W / 32): the classifier's belief at every location."""
+        """Applies ConSE at every location: (b, 3, H, W) normalised -> (b, 384, H / 32, W / 32) unit vectors."""
         with self.runtime.inference():
             return self.encode_dense_from_trunk(self.module.trunk(images.to(self.runtime.device)))  # type: ignore[operator]
 
     def encode_dense_from_trunk(self, trunk_features: torch.Tensor) -> torch.Tensor:
-        """(b, 320, h, w) -> (b, 384, h, w): lets a caller that has the trunk's features not compute them again."""
+        """`encode_dense` from features of the trunk: (b, 320, h, w) -> (b, 384, h, w)."""
         with self.runtime.inference():
             logits = self.module.dense_logits(trunk_features)  # type: ignore[operator]
             return self._combine(logits.float()).permute(0, 3, 1, 2)
 
     def _combine(self, logits: torch.Tensor) -> torch.Tensor:
-        """(..., 1000) logits -> (..., 384) unit vectors."""
+        """Convex combination of class embeddings: (..., 1000) logits -> (..., 384) unit vectors."""
         values, classes = logits.softmax(dim=-1).topk(self.top, dim=-1)
         weights = torch.zeros_like(logits).scatter_(-1, classes, values)
-        # Outside autocast: posteriors near zero matter little, but their sum must stay a convex combination.
+        # Without autocast: in half precision the weights would not add up as a convex combination.
         with torch.autocast(logits.device.type, enabled=False):
             return F.normalize(weights @ self._class_embeddings, dim=-1)
 
 
 def load(name: str, *, weights: str | None, device: str, seed: int, precision: str) -> ConSE:
-    """Registry factory. The weights come with the packages; `weights` and `seed` have nothing to say here."""
+    """Registry factory; `weights` and `seed` are ignored, the weights come with packages."""
     if name != "efficientnet_lite0":
         raise RecoError(f"unknown ConSE classifier {name!r}: the only one is efficientnet_lite0")
     return ConSE(device, precision)
@@ -116,7 +116,7 @@ class _SentenceEncoder:
 
     @cached_property
     def _model(self) -> Any:
-        # Imported here: transformers costs seconds, and workers whose sentences are cached never need it.
+        # Imported here: it takes seconds, and is not needed if all sentences are cached.
         from sentence_transformers import SentenceTransformer
         from transformers.utils.logging import disable_progress_bar
 
@@ -125,10 +125,10 @@ class _SentenceEncoder:
 
 
 def _class_descriptions() -> list[str]:
-    """ImageNet's 1000 classes in the classifier's order: WordNet's names and gloss, as timm lists them.
+    """WordNet names and glosses of ImageNet's 1000 classes, in the classifier's order, from timm.
 
-    The gloss says what a rare name is ("sorrel: a horse of a brownish orange to light brown color") and which of its
-    senses is meant (crane, the bird or the machine).
+    The gloss explains rare names ("sorrel: a horse of a brownish orange to light brown color") and resolves ambiguous
+    ones (crane, the bird or the machine).
     """
     info = ImageNetInfo()
     return [info.index_to_description(index, detailed=True) for index in range(1000)]

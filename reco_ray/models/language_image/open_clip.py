@@ -1,6 +1,6 @@
-"""CLIP and its descendants by open_clip's names: any architecture with any of its pretrained tags.
+"""CLIP and related models of open_clip: any architecture with any of its pretrained tags.
 
-Whole images and texts as in Radford et al. (ICML 2021); dense features as in `clip_dense`.
+Image and text embeddings as in Radford et al. (ICML 2021); dense features as in `clip_dense`.
 """
 
 import difflib
@@ -19,21 +19,21 @@ from torch import nn
 
 from reco_ray.errors import RecoError
 from reco_ray.models import weights as weight_files
-from reco_ray.models.clip_dense import ATTENTIONS, dense_features, dense_obstacle, output_stride
+from reco_ray.models.clip_dense import ATTENTIONS, dense_features, dense_unsupported_reason, output_stride
 from reco_ray.models.image import ImageTransform
-from reco_ray.models.int8 import int8_obstacle, int8_tower
+from reco_ray.models.int8 import int8_tower, int8_unsupported_reason
 from reco_ray.models.prompts import require_latin
 from reco_ray.models.runtime import Runtime, fingerprint, resolve_runtime
 from reco_ray.models.sliding import fit_to_stride
 from reco_ray.models.text_cache import TextCache
 
 TEXT_BATCH = 256
-# Parts of the names of tokenizers trained on many languages; all others open_clip uses are English.
+# Parts of the names of multilingual tokenizers; all others in open_clip are English.
 MULTILINGUAL = ("xlm", "mt5", "nllb", "i18n", "siglip2")
 
 
 class OpenClip:
-    """A LanguageImageModel; see `load` for the names it takes."""
+    """A LanguageImageModel; see `load` for the accepted names."""
 
     def __init__(
         self,
@@ -48,14 +48,14 @@ class OpenClip:
     ) -> None:
         int8 = precision == "int8"
         self.runtime: Runtime = resolve_runtime(device, "fp32" if int8 else precision, transformer=True)
-        # Without the attention: it changes the dense features, not the space that an index is searched in.
+        # Without the attention, which changes the dense features but not the embeddings of an index.
         self.spec = f"open_clip:{architecture}/{tag}"
         model, self._tokenize = _create(architecture, tag, weights, seed)
         self.attention = attention or "value"
         self.stride = output_stride(model.visual)
-        self._obstacle = dense_obstacle(model.visual, self.attention)
-        if attention and self._obstacle:
-            raise RecoError(f"{self.spec}@{attention}: {self._obstacle}")
+        self._dense_unsupported = dense_unsupported_reason(model.visual, self.attention)
+        if attention and self._dense_unsupported:
+            raise RecoError(f"{self.spec}@{attention}: {self._dense_unsupported}")
         self.transform = _image_transform(model)
         self._english_only = not _is_multilingual(architecture)
         settings = f"{self.transform} quick_gelu={_quick_gelu(architecture, tag)}"
@@ -68,50 +68,52 @@ class OpenClip:
             self.module.visual = self._int8_tower()
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """One PIL image -> (3, size, size) float32."""
+        """Resizes, crops and normalises: PIL image -> (3, size, size) float32."""
         pixels = torch.from_numpy(self.transform.crop(image.convert("RGB")).copy())
         return self.transform.normalize(pixels[None])[0]
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, 3, size, size) normalised -> (b, d) unit rows. The size is the transform's, no other."""
+        """Embeds images: (b, 3, size, size) normalised, size that of `transform` -> (b, d) unit rows."""
         with self.runtime.inference():
             embeddings = self.module.encode_image(images.to(self.runtime.device))  # type: ignore[operator]
             return F.normalize(embeddings.float(), dim=1)
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """n sentences -> (n, d) unit rows; what exceeds the context length of the text encoder is cut off.
+        """Embeds n texts, truncated to the context length of the text encoder: (n, d) unit rows.
 
         Raises:
-            RecoError: a text in a script that the tokenizer was not trained on.
+            RecoError: a text is in a script that the tokenizer was not trained on.
         """
         if self._english_only:
             require_latin(texts, self.spec)
         return self._cache.lookup(texts, self._embed, self.runtime.device)
 
     def encode_dense(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, 3, H, W) normalised -> (b, d, H / stride, W / stride), a unit vector at every location.
+        """Embeds every location: (b, 3, H, W) normalised -> (b, d, H / stride, W / stride) unit vectors.
 
-        Sides that the stride does not divide are first resized to the nearest that it does.
+        H and W are resized to the nearest multiples of the stride first.
 
         Raises:
             RecoError: the image tower has no dense features.
         """
-        if self._obstacle:
-            raise RecoError(f"{self.spec} has no dense features: {self._obstacle}; take a ViT or RN model")
+        if self._dense_unsupported:
+            raise RecoError(
+                f"{self.spec} has no dense features: {self._dense_unsupported}; take a ViT or RN model"
+            )
         with self.runtime.inference():
             images = fit_to_stride(images.to(self.runtime.device), self.stride)
             return F.normalize(dense_features(self._dense_tower, images, self.attention).float(), dim=1)
 
     def _int8_tower(self) -> nn.Module:
-        obstacle = int8_obstacle(self._dense_tower)
+        unsupported = int8_unsupported_reason(self._dense_tower)
         if self.runtime.device.type != "cpu":
-            obstacle = f"int8 is for CPUs, this is {self.runtime.device}"
-        if obstacle:
-            raise RecoError(f"{self.spec} in int8: {obstacle}; take models.precision=auto")
+            unsupported = f"int8 is for CPUs, this is {self.runtime.device}"
+        if unsupported:
+            raise RecoError(f"{self.spec} in int8: {unsupported}; take models.precision=auto")
         return int8_tower(self._dense_tower)
 
     def _embed(self, texts: list[str]) -> torch.Tensor:
-        # In float32 whatever the runtime: it is done once, and the cache serves every precision.
+        # Always in float32: each text is embedded once, and the cache is shared by all precisions.
         with torch.inference_mode():
             batches = (texts[start : start + TEXT_BATCH] for start in range(0, len(texts), TEXT_BATCH))
             tokens = (self._tokenize(batch).to(self.runtime.device) for batch in batches)
@@ -119,7 +121,7 @@ class OpenClip:
 
 
 def load(name: str, *, weights: str | None, device: str, seed: int, precision: str) -> OpenClip:
-    """Registry factory for `ARCHITECTURE/TAG[@ATTENTION]`, the tag "random" giving seeded random weights."""
+    """Registry factory for `ARCHITECTURE/TAG[@ATTENTION]`; the tag "random" gives seeded random weights."""
     pair, _, attention = name.partition("@")
     architecture, tag = _parse_pair(pair)
     if attention and attention not in ATTENTIONS:
@@ -130,7 +132,7 @@ def load(name: str, *, weights: str | None, device: str, seed: int, precision: s
 
 
 def pull(name: str, stem: Path) -> Path:
-    """Writes the weights of `ARCHITECTURE/TAG`, and what its text side takes from the hub, beside `stem`."""
+    """Downloads the weights of `ARCHITECTURE/TAG`, its tokenizer and its text configuration to `stem`."""
     architecture, tag = _parse_pair(name)
     path = _download(architecture, tag)
     model = _create_from_file(architecture, tag, path, None)
@@ -143,7 +145,7 @@ def pull(name: str, stem: Path) -> Path:
 
 
 def prefetch(name: str, weights: str | None) -> None:
-    """Has the weights file of `ARCHITECTURE/TAG` on this machine; for `weights.prefetch`."""
+    """Downloads the weights of `ARCHITECTURE/TAG` into the cache; implements `weights.prefetch`."""
     architecture, tag = _parse_pair(name)
     if weight_files.local_file(f"open_clip:{architecture}/{tag}", weights) is None:
         _download(architecture, tag)
@@ -162,7 +164,7 @@ def _parse_pair(name: str) -> tuple[str, str]:
 
 
 def _create(architecture: str, tag: str, weights: str | None, seed: int) -> tuple[Any, Any]:
-    """The model with its weights, on the CPU, and its tokenizer."""
+    """Returns the model with its weights, on the CPU, and its tokenizer."""
     if tag == "random":
         with weight_files.seeded(seed), _without_warnings():
             model = open_clip.create_model(architecture, pretrained_text=False)
@@ -194,12 +196,12 @@ def _create_from_file(architecture: str, tag: str, path: Path, text_folder: Path
             return open_clip.create_model(
                 architecture,
                 pretrained=str(path),
-                # A file does not say which activation and which pixels it was trained with; its tag does.
+                # Activation and normalisation depend on the tag; the file does not contain them.
                 force_quick_gelu=_quick_gelu(architecture, tag),
                 force_preprocess_cfg=open_clip.get_pretrained_cfg(architecture, tag),
                 **options,
             )
-    except OSError as error:  # of architectures that take the shape of their text encoder from the hub
+    except OSError as error:  # the configuration of some text encoders is on the hub
         raise weight_files.unreachable(spec, error) from error
 
 
@@ -223,7 +225,7 @@ def _tags(architecture: str) -> str:
 
 
 def _text_folder(stem: Path) -> Path:
-    """Beside a weights file: tokenizer and text configuration, which some architectures take from the hub."""
+    """Folder beside a weights file with the tokenizer and text configuration that some architectures need."""
     return stem.with_name(stem.name + ".text")
 
 
@@ -232,7 +234,7 @@ def _text_config(architecture: str) -> dict[str, Any]:
 
 
 def _quick_gelu(architecture: str, tag: str) -> bool:
-    """OpenAI's weights, and some made after them, need an activation that is not the default."""
+    """Whether weights need QuickGELU instead of GELU, as OpenAI's and some others do."""
     config = open_clip.get_model_config(architecture)
     return bool(config.get("quick_gelu") or open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu"))
 
@@ -255,7 +257,7 @@ def _image_transform(model: nn.Module) -> ImageTransform:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """open_clip warns, through the root logger, that weights are random; here they are meant to be."""
+    """Silences open_clip's warning, on the root logger, that weights are random."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
