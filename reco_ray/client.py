@@ -11,6 +11,7 @@ It needs neither torch nor Ray: importing it is quick.
 
 import base64
 import io
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import requests
@@ -28,6 +29,7 @@ from pycocotools import mask as coco_mask
 from reco_ray.corpus.arrays import picture_of
 from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.errors import RecoError, reason
+from reco_ray.proxies import Proxy, proxy_for
 
 UNLABELLED = -1
 OPACITY = 0.55
@@ -317,13 +319,19 @@ class Client:
         while True:
             try:
                 response = self._session.request(method, self.url + path, timeout=self.timeout, **options)
+            except requests.exceptions.ProxyError as error:
+                raise ServiceError(_proxy_failed(self.url, proxy_for(self.url), error)) from error
             except requests.RequestException as error:
                 raise ServiceError(f"{self.url} cannot be reached: {_root_cause(error)}") from error
             if response.ok:
                 return response
             pause = _retry_after(response)
             if pause is None or time.monotonic() + pause > deadline:
-                raise _error(response.status_code, _problem_body(response))
+                problem = _problem_body(response)
+                if not problem and (proxy := proxy_for(self.url)):
+                    said = f"HTTP status {response.status_code}"
+                    problem = {"detail": f"{said}, of {self.url} or of the proxy {proxy} on the way there"}
+                raise _error(response.status_code, problem)
             time.sleep(pause)
 
 
@@ -433,6 +441,17 @@ def _root_cause(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.errno is not None:
             return reason(cause)
     return "it did not answer in time" if isinstance(error, requests.Timeout) else reason(error)
+
+
+def _proxy_failed(url: str, proxy: Proxy | None, error: BaseException) -> str:
+    """The proxy's failure: the service itself was never asked."""
+    cause = _root_cause(error)
+    if said := re.search(r"Tunnel connection failed: ([^'\")]+)", str(error)):
+        cause = f"it answers {said[1]}"
+    host = urlsplit(url).hostname
+    return (
+        f"{url} cannot be reached: the proxy {proxy} fails: {cause}: unset the variable, or no_proxy={host}"
+    )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -15,6 +15,8 @@ from typing import TypeVar
 import pyarrow as pa
 
 from reco_ray.errors import RecoError, http_status, reason
+from reco_ray.proxies import proxy_of
+from reco_ray.waits import watched
 
 Result = TypeVar("Result")
 
@@ -60,34 +62,53 @@ def is_transient(error: BaseException) -> bool:
     return bool(_TRANSIENT_WORDS.search(str(error))) and not _NO_CREDENTIALS.search(str(error))
 
 
-def retried(function: Callable[[], Result], what: str) -> Result:
+def retried(
+    function: Callable[[], Result],
+    what: str,
+    may_pass: Callable[[BaseException], bool] = is_transient,
+    kind: str = "store",
+) -> Result:
     """Calls `function` until it succeeds or fails for good.
 
     Args:
         function: may be called again after an error.
-        what: the URI, for the message.
+        what: the URI, for the messages.
+        may_pass: whether trying again may help.
+        kind: who does not answer, for the messages.
 
     Raises:
         StoreUnavailable: it failed for `RECO_RETRY_SECONDS`, each time as if it might pass.
         Exception: the function's own, if trying again cannot help.
     """
     pause, deadline = FIRST_PAUSE, None
-    while True:
-        try:
-            return function()
-        except Exception as error:
-            if not is_transient(error):
-                if isinstance(error, pa.ArrowException) and "google::cloud::Status" in str(error):
-                    raise OSError(reason(error)) from error  # credentials that cannot be used
-                raise
-            now = time.monotonic()
-            deadline = deadline or now + retry_seconds()
-            if now + pause > deadline:
-                raise StoreUnavailable(
-                    f"{what}: the store does not answer: {reason(error)}: the same command goes on later"
-                ) from error
-        time.sleep(pause * random.uniform(0.5, 1))
-        pause = min(2 * pause, LONGEST_PAUSE)
+    with watched(what, _outlook) as request:
+        while True:
+            try:
+                return function()
+            except Exception as error:
+                if not may_pass(error):
+                    if isinstance(error, pa.ArrowException) and "google::cloud::Status" in str(error):
+                        raise OSError(reason(error)) from error  # credentials that cannot be used
+                    raise
+                request.error = f"{reason(error)}{_through(what)}"
+                now = time.monotonic()
+                deadline = deadline or now + retry_seconds()
+                if now + pause > deadline:
+                    raise StoreUnavailable(
+                        f"{what}: the {kind} does not answer: {request.error}: the same command goes on later"
+                    ) from error
+            time.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _outlook() -> str:
+    return f"it is asked again for {retry_seconds():g} seconds (RECO_RETRY_SECONDS)"
+
+
+def _through(what: str) -> str:
+    """Says that a proxy stands between, which may be what does not answer."""
+    proxy = proxy_of(what)
+    return f", through the proxy {proxy}" if proxy else ""
 
 
 def retry_seconds() -> float:

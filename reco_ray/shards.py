@@ -18,6 +18,7 @@ import torch
 from pydantic import TypeAdapter
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
+from reco_ray import remarks, waits
 from reco_ray.checksums import recorded
 from reco_ray.cluster import READER_CPUS, Workers, say_what_is_awaited
 from reco_ray.errors import RecoError, out_of_memory, reason
@@ -130,14 +131,15 @@ def run_parts(
                 batch_format="pyarrow",
                 num_cpus=READER_CPUS,
                 resources=workers.reader_resources,
-                compute=TaskPoolStrategy(loaders) if loaders else None,
+                compute=TaskPoolStrategy(min(loaders, len(units))) if loaders else None,
             )
             .map_batches(
                 _Process,
                 fn_constructor_args=(worker, workers.threads, workers.device),
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=ActorPoolStrategy(size=workers.count),
+                # How many parts a container has shows only when it is read: more workers than units come with them.
+                compute=ActorPoolStrategy(min_size=min(workers.count, len(units)), max_size=workers.count),
                 num_cpus=workers.cpus,
                 num_gpus=workers.gpus,
                 resources=workers.resources,
@@ -147,7 +149,7 @@ def run_parts(
         # Ray's guard comes first where it can: it is content with any block that moves, ours waits for a whole part.
         limit = 2 * context.execution_no_progress_timeout_s
         reports = TypeAdapter(worker.report)
-        with closing(guarded(iter(dataset.iter_rows()), limit)) as rows:
+        with closing(guarded(iter(dataset.iter_rows()), limit, remarks.show)) as rows:
             for row in rows:
                 if row["error"] is not None:
                     raise RecoError(row["error"])
@@ -191,6 +193,7 @@ class _Loaded:
         self._load = load
 
     def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
+        waits.tell = remarks.post
         try:
             clock, cpu = time.perf_counter(), time.process_time()
             for name, rows in self._load(unit):
@@ -225,6 +228,7 @@ class _Process(Generic[R]):
     """
 
     def __init__(self, worker: Worker[R], threads: int, device: str) -> None:
+        waits.tell = remarks.post
         self._worker, self._reports, self._error = worker, TypeAdapter(worker.report), None
         torch.set_num_threads(threads)
         try:

@@ -18,8 +18,10 @@ from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+import requests
 
 from reco_ray.errors import RecoError, reason
+from reco_ray.proxies import Proxy, proxy_of
 from reco_ray.retries import is_transient, retried, retry_seconds
 
 
@@ -34,7 +36,7 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     scheme, _, rest = uri.partition("://")
     if scheme == "s3":
         settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-        return _s3(rest.partition("/")[0], settings), _unescaped(rest)
+        return _s3(rest.partition("/")[0], settings, proxy_of(uri)), _unescaped(rest)
     if scheme in ("gs", "gcs"):
         path = rest.removeprefix(_ANONYMOUS)
         seconds = max(1, min(10, int(retry_seconds())))
@@ -51,21 +53,27 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
         import fsspec
 
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = fsspec.core.url_to_fs(uri, **_http_options(scheme, uri))
     except (ImportError, ValueError) as error:
         raise RecoError(f"{uri}: cannot open this kind of URI ({error})") from error
     return pafs.PyFileSystem(_Handler(filesystem)), path
 
 
+def _http_options(scheme: str, uri: str) -> dict[str, str]:
+    """What fsspec passes to aiohttp with every request; aiohttp looks for no proxy by itself."""
+    proxy = proxy_of(uri) if scheme in ("http", "https") else None
+    return {"proxy": proxy.url} if proxy else {}
+
+
 @lru_cache(maxsize=64)
-def _s3(bucket: str, settings: tuple[tuple[str, str], ...]) -> pafs.FileSystem:
-    """A bucket's file system, kept: each has connections of its own."""
+def _s3(bucket: str, settings: tuple[tuple[str, str], ...], proxy: Proxy | None) -> pafs.FileSystem:
+    """A bucket's file system, kept: each has connections of its own. The AWS SDK looks for no proxy by itself."""
     environment = dict(settings)
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
     if not region and not endpoint:
         try:
-            region = retried(lambda: pafs.resolve_s3_region(bucket), f"s3://{bucket}")
+            region = retried(lambda: _region(bucket, proxy), f"s3://{bucket}")
         except OSError as error:
             raise RecoError(f"s3://{bucket}: cannot be reached: {reason(error)}") from error
     scheme, _, host = (endpoint or "").rpartition("://")
@@ -76,7 +84,20 @@ def _s3(bucket: str, settings: tuple[tuple[str, str], ...]) -> pafs.FileSystem:
         allow_delayed_open=True,  # a small object is one request, not three
         connect_timeout=10,
         request_timeout=30,
+        proxy_options=proxy.url if proxy else None,
     )
+
+
+def _region(bucket: str, proxy: Proxy | None) -> str:
+    """Where a bucket lies, by asking it. pyarrow's own question does not go through a proxy."""
+    if proxy is None:
+        return pafs.resolve_s3_region(bucket)
+    address = f"https://{bucket}.s3.amazonaws.com"
+    response = requests.head(address, timeout=(10, 30), allow_redirects=False)
+    try:
+        return response.headers["x-amz-bucket-region"]
+    except KeyError:
+        raise FileNotFoundError(errno.ENOENT, f"no bucket {bucket}, or the proxy {proxy} refuses") from None
 
 
 _PIECE = 1 << 20  # bytes a request, where nobody says

@@ -1,10 +1,11 @@
 """Ray Data as all our pipelines run it: silent, without its scheduler spinning, and never stuck for ever."""
 
 import copy
+import math
 import queue
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from ray._private import auto_init_hook
@@ -15,6 +16,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 Item = TypeVar("Item")
 
 STEP_SECONDS = 0.02
+MEANWHILE_SECONDS = 5.0
 _END: Any = object()
 
 
@@ -23,6 +25,8 @@ def stream_context() -> DataContext:
     context = copy.deepcopy(DataContext.get_current())
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
+    # A pool that has grown never shrinks: a worker that comes back loads its models again.
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
     context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Unhurried]
     return context
 
@@ -40,7 +44,9 @@ class Unhurried(ExecutionCallback):
         time.sleep(STEP_SECONDS)
 
 
-def guarded(rows: Generator[Item], seconds: float) -> Generator[Item]:
+def guarded(
+    rows: Generator[Item], seconds: float, meanwhile: Callable[[], None] = lambda: None
+) -> Generator[Item]:
     """The same rows, pulled by a thread of their own, so that whoever waits for one does not wait for ever.
 
     Ray's own guard (`execution_no_progress_timeout_s`) is checked by its scheduler's loop. Where memory never suffices
@@ -49,6 +55,7 @@ def guarded(rows: Generator[Item], seconds: float) -> Generator[Item]:
     Args:
         rows: what a pipeline yields; closed by the thread when the caller stops, to end the pipeline.
         seconds: without any row, after which to give up; negative for never.
+        meanwhile: called every few seconds while no row comes.
 
     Raises:
         ExecutionTimeoutError: no row came in time.
@@ -78,10 +85,15 @@ def guarded(rows: Generator[Item], seconds: float) -> Generator[Item]:
     thread = threading.Thread(target=pull, daemon=True)
     thread.start()
     try:
+        last = time.monotonic()
         while True:
+            left = last + seconds - time.monotonic() if seconds >= 0 else math.inf
             try:
-                row, error = found.get(timeout=seconds if seconds >= 0 else None)
+                row, error = found.get(timeout=max(0.0, min(left, MEANWHILE_SECONDS)))
             except queue.Empty:
+                if left > MEANWHILE_SECONDS:
+                    meanwhile()
+                    continue
                 # What still stands there when the session has ended would start a Ray of its own with its next call.
                 auto_init_hook.enable_auto_connect = False
                 raise ExecutionTimeoutError(f"no row in {seconds:.0f} seconds") from None
@@ -90,6 +102,7 @@ def guarded(rows: Generator[Item], seconds: float) -> Generator[Item]:
             if row is _END:
                 return
             yield row
+            last = time.monotonic()
     finally:
         stopped.set()
         thread.join(timeout=10)  # until the pipeline has ended, unless it is the one that stands still

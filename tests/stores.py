@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfFileSystem, close_session, constants
 
 import reco_ray.stores as of_reco_ray
 from reco_ray import storage
@@ -248,9 +248,16 @@ def hub(repository: str, files: dict[str, bytes]) -> Iterator[Server]:
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
         patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{server.url}{template}")
         patch.setattr(constants, "ENDPOINT", server.url)
-        of_reco_ray._hub.cache_clear()
+        _forget_hub()
         yield server
+    _forget_hub()
+
+
+def _forget_hub() -> None:
+    """fsspec keeps its file systems, and the hub's client its connections, each with the addresses it began with."""
     of_reco_ray._hub.cache_clear()
+    HfFileSystem.clear_instance_cache()
+    close_session()
 
 
 def _folder(files: dict[str, bytes], folder: str) -> tuple[int, dict[str, str], bytes]:

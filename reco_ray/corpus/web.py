@@ -1,14 +1,20 @@
-"""Images at http:// and https:// addresses of a list: with retries, a timeout, a size limit and a limit a host."""
+"""Images at http:// and https:// addresses of a list: with retries, a timeout, a size limit and a limit a host, through
+the proxy that the environment names.
+"""
 
 import os
 from functools import lru_cache
 from threading import BoundedSemaphore, Lock
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
 
 from reco_ray import __version__
 from reco_ray.errors import reason
+from reco_ray.proxies import Proxy, proxy_for
+from reco_ray.retries import StoreUnavailable, retried
+from reco_ray.waits import watched
 
 PER_HOST_LIMIT = 8  # requests at a time to one host from the whole cluster
 CONNECT_SECONDS, READ_SECONDS = 10, 30
@@ -40,11 +46,12 @@ def fetch(url: str, limit: int) -> bytes:
 
     Raises:
         OSError: it cannot be had, or is larger than `limit` bytes.
+        StoreUnavailable: the proxy cannot be reached, or asks for other credentials: no address can be had.
     """
     try:
         for _ in range(_MOST_REDIRECTS + 1):
-            with _slot(urlsplit(url).hostname or ""):
-                found = _request(url, limit)
+            with _slot(urlsplit(url).hostname or ""), watched(url, _outlook):
+                found = _request(url, limit, proxy_for(url))
             if isinstance(found, bytes):
                 return found
             url = urljoin(url, found)
@@ -56,11 +63,18 @@ def fetch(url: str, limit: int) -> bytes:
     raise OSError(f"more than {_MOST_REDIRECTS} redirects")
 
 
-def _request(url: str, limit: int) -> bytes | str:
+def _outlook() -> str:
+    return (
+        f"each address gets three tries of {CONNECT_SECONDS} seconds to connect and {READ_SECONDS} to answer, and is "
+        "rejected then"
+    )
+
+
+def _request(url: str, limit: int, proxy: Proxy | None) -> bytes | str:
     """The body, or where it is instead."""
     # A body that breaks off is not retried by urllib3 itself.
     for attempt in range(3):
-        response = _pool(os.getpid()).request("GET", url, preload_content=False, redirect=False)
+        response = _ask(url, proxy)
         try:
             if location := response.get_redirect_location():
                 return location
@@ -83,15 +97,67 @@ def _request(url: str, limit: int) -> bytes | str:
     raise AssertionError("unreachable")
 
 
-@lru_cache(maxsize=1)
-def _pool(process: int) -> urllib3.PoolManager:
-    return urllib3.PoolManager(
-        num_pools=256,
-        maxsize=PER_HOST_LIMIT,
-        retries=_RETRIES,
-        timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-        headers={"User-Agent": f"reco-ray/{__version__}"},
+def _ask(url: str, proxy: Proxy | None) -> urllib3.BaseHTTPResponse:
+    """Sends the request; a proxy that cannot be reached is waited for, as a store is."""
+    pool = _pool(os.getpid(), proxy)
+    if proxy is None:
+        return pool.request("GET", url, preload_content=False, redirect=False)
+    response = retried(
+        lambda: _through_proxy(pool, url, proxy),
+        str(proxy),
+        lambda error: isinstance(error, _ProxyDown),
+        "proxy",
     )
+    if response.status == 407:
+        response.close()
+        raise _unwelcome(proxy)
+    return response
+
+
+class _ProxyDown(OSError):
+    """The proxy itself cannot be reached."""
+
+
+def _through_proxy(pool: urllib3.PoolManager, url: str, proxy: Proxy) -> urllib3.BaseHTTPResponse:
+    try:
+        return pool.request("GET", url, preload_content=False, redirect=False)
+    except urllib3.exceptions.MaxRetryError as error:
+        if not isinstance(error.reason, urllib3.exceptions.ProxyError):
+            raise
+        cause = error.reason.original_error
+        if "Tunnel connection failed" not in str(cause):
+            raise _ProxyDown(_short(cause)) from error
+        if "407" in str(cause):
+            raise _unwelcome(proxy) from error
+        raise OSError(f"the proxy refuses: {cause}") from error
+
+
+def _unwelcome(proxy: Proxy) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"{proxy}: the proxy asks for a name and a password (HTTP status 407): "
+        f"{proxy.variable}=http://NAME:PASSWORD@HOST:PORT"
+    )
+
+
+@lru_cache(maxsize=4)
+def _pool(process: int, proxy: Proxy | None) -> urllib3.PoolManager:
+    options: dict[str, Any] = {
+        "num_pools": 256,
+        "maxsize": PER_HOST_LIMIT,
+        "retries": _RETRIES,
+        "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+        "headers": {"User-Agent": f"reco-ray/{__version__}"},
+    }
+    if proxy is None:
+        return urllib3.PoolManager(**options)
+    if proxy.url.startswith("socks"):
+        try:
+            from urllib3.contrib.socks import SOCKSProxyManager
+        except ImportError as error:
+            raise StoreUnavailable(f"{proxy}: SOCKS needs another package: pip install pysocks") from error
+        return SOCKSProxyManager(proxy.url, **options)
+    asked = urllib3.make_headers(proxy_basic_auth=proxy.credentials) if proxy.credentials else None
+    return urllib3.ProxyManager(proxy.url, proxy_headers=asked, **options)
 
 
 _slots: dict[str, BoundedSemaphore] = {}

@@ -8,18 +8,12 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-
-def cache_directory() -> Path:
-    """`$RECO_CACHE`, else the user's cache directory. Deleting it is always safe."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("RECO_CACHE") or Path(base) / "reco-ray")
-
+from reco_ray.caches import cache_directory
 
 _in_memory = False
 _MAX_IN_MEMORY = 20_000  # texts; 30 MB at 384 dimensions

@@ -6,6 +6,7 @@ A folder, as `pull` fills it, has one file per model, named after its spec: `ope
 """
 
 import argparse
+import errno
 import hashlib
 import os
 import pickle
@@ -17,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
-from urllib.request import getproxies
 
 import torch
 from huggingface_hub import constants as hub_constants
@@ -25,10 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from reco_ray import storage
-from reco_ray.errors import RecoError
+from reco_ray.caches import cache_directory
+from reco_ray.errors import RecoError, reason
 from reco_ray.models import registry
-from reco_ray.models.text_cache import cache_directory
+from reco_ray.proxies import proxy_for
 
+# What the system says of a folder that takes no file.
+_NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
@@ -159,7 +162,8 @@ def local_file(spec: str, weights: str | None = None) -> Path | None:
             try:
                 return fetch(uri)
             except OSError as error:
-                raise RecoError(f"{uri}: cannot be downloaded: {error.strerror or error}") from error
+                place = f" to {error.filename} (RECO_CACHE)" if error.filename else ""
+                raise RecoError(f"{uri}: cannot be downloaded{place}: {reason(error)}") from error
     if is_file:
         raise RecoError(f"{weights}: no such file: --weights takes a file or a folder of weights")
     raise RecoError(
@@ -254,12 +258,17 @@ def from_file(path: Path, spec: str) -> Iterator[None]:
     except pickle.UnpicklingError as error:
         raise RecoError(f"{path}: holds more than tensors, not opened: convert it to safetensors") from error
     except (RuntimeError, SafetensorError, KeyError, AttributeError, EOFError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RecoError(f"{path}: does not hold the weights of {spec}: {reason}") from error
+        why = " ".join(str(error).split())[:200]
+        raise RecoError(f"{path}: does not hold the weights of {spec}: {why}") from error
 
 
 def unreachable(spec: str, error: Exception) -> RecoError:
     """What to tell the user when something of `spec` is neither here nor to be had from the hub."""
+    if isinstance(error, OSError) and error.errno in _NO_PLACE and error.filename:
+        return RecoError(
+            f"the weights of {spec} have no place here: {error.filename}: {reason(error)}: set HF_HOME (and "
+            "TORCH_HOME) to a folder that can be written and has room, or give --weights DIR"
+        )
     return RecoError(
         f"the weights of {spec} are not here and cannot be downloaded ({type(error).__name__}): "
         f"run `reco-ray weights pull {spec} --weights DIR` where there is a network and give --weights DIR, "
@@ -276,7 +285,7 @@ def _hub_is_reachable() -> bool:
     """One attempt to connect; with a proxy nobody but the proxy can tell."""
     endpoint = urlsplit(hub_constants.ENDPOINT)
     try:
-        if not getproxies():
+        if proxy_for(hub_constants.ENDPOINT) is None:
             socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=5).close()
     except OSError:
         return False

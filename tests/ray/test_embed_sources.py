@@ -19,13 +19,16 @@ from clusters import local_ray
 from images import encoded, photograph, write_photographs
 from stores import RESET, SHORT, google_store, hub, s3_store, serving
 
-from reco_ray import storage
+from reco_ray import remarks, storage, streaming, waits
+from reco_ray.cluster import Workers
 from reco_ray.config import load_settings
 from reco_ray.corpus import web
 from reco_ray.corpus.plan import embedding_files
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.errors import RecoError
+from reco_ray.retries import retried
+from reco_ray.shards import run_parts
 
 OVERRIDES = ["embed.shard_size=4", "embed.batch_size=4"]
 
@@ -375,3 +378,34 @@ def test_a_full_disk(photographs, settings, tmp_path):
         assert len(rows(small / "out", "embeddings")) == 10
     finally:
         subprocess.run(["umount", "--lazy", small], check=True)  # this process keeps the listing open
+
+
+def test_what_a_worker_waits_for_is_said_on_the_terminal(tmp_path, monkeypatch, recwarn):
+    """And a pool that is larger than its units says nothing, as Ray would."""
+    printed = tmp_path / "printed"
+    monkeypatch.setattr(streaming, "MEANWHILE_SECONDS", 0.2)
+    monkeypatch.setattr(remarks.console, "print", printed.write_text)
+
+    def load(unit):
+        waits.SILENCE = 0.1
+
+        def ask():
+            if not printed.exists():
+                raise ConnectionRefusedError("connection refused")
+            return unit
+
+        yield "part", retried(ask, "s3://a-store/a.jpg")
+
+    class Count:
+        def __init__(self, threads, device):
+            pass
+
+        def __call__(self, name, rows):
+            return {"rows": rows.num_rows}
+
+    workers = Workers(count=2, cpus=0.1, gpus=0.0, threads=1, device="cpu")
+    found = run_parts([pa.table({"a": [1, 2]})], load, Count, {}, workers, loaders=2)
+    assert list(found) == [{"rows": 2}]
+    line = r"waiting    s3://a-store/a\.jpg has not answered .*connection refused.*RECO_RETRY_SECONDS\) \(node .*\)"
+    assert re.fullmatch(line, printed.read_text())
+    assert not [warning for warning in recwarn if issubclass(warning.category, UserWarning)]

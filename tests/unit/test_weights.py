@@ -85,6 +85,22 @@ def test_a_uri_is_downloaded_once(tmp_path):
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    """A file in the folder's place: root, too, cannot write there."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RECO_CACHE", str(tmp_path / "file"))
+    path = put(tmp_path, SPECS[0])
+    with pytest.raises(RecoError, match=r"cannot be downloaded to .*/file/weights \(RECO_CACHE\): Not a dir"):
+        weights.local_file(SPECS[0], path.as_uri())
+    with (
+        pytest.raises(
+            RecoError, match=r"timm:x have no place here: .*/file/hub: Not a directory: set HF_HOME"
+        ),
+        weights.from_hub("timm:x"),
+    ):
+        (tmp_path / "file" / "hub").mkdir()
+
+
 def test_list_local_finds_what_a_folder_holds(tmp_path):
     paths = {spec: put(tmp_path, spec) for spec in SPECS}
     (tmp_path / "timm" / "notes.txt").write_text("not weights")

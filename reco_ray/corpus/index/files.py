@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from reco_ray import storage, stores
+from reco_ray.caches import cache_directory
 from reco_ray.corpus.index.faiss_library import load_faiss, share_centroids
 from reco_ray.errors import RecoError, reason
 
@@ -97,7 +98,7 @@ def _local(uri: str, version: str) -> str:
     filesystem, path = storage.resolve(uri)
     if isinstance(filesystem, pafs.LocalFileSystem):
         return path
-    root = os.environ.get("RECO_CACHE") or os.path.expanduser("~/.cache/reco-ray")
+    root = cache_directory()
     target = os.path.join(root, "index", storage.digest(uri, version), os.path.basename(path))
     if os.path.exists(target):
         return target
