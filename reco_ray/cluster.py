@@ -23,6 +23,7 @@ from reco_ray.config import Settings, StagePlacement
 from reco_ray.console import console, waiting
 from reco_ray.errors import RecoError, reason
 from reco_ray.listener import require_listener
+from reco_ray.local_ray import find_places
 from reco_ray.troubles import trouble
 
 
@@ -40,6 +41,7 @@ def session(address: str | None = None) -> Iterator[None]:
             yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    options = {} if address else _local_options()
     setattr(ray_worker, "print_to_stdstream", _Remarks())  # noqa: B010 - it is declared as that very function
     try:
         require_listener(address or "")
@@ -49,15 +51,28 @@ def session(address: str | None = None) -> Iterator[None]:
                 include_dashboard=None if address else False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                **options,
             )
     except Exception as error:  # a bare one, where Ray's own processes take more than 30 seconds to start
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
-        raise RecoError(f"{where}: {reason(error)}") from error
+        path = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        raise RecoError(f"{where}: {reason(error)}{path}") from error
     try:
         with _troubles():
             yield
     finally:
         ray.shutdown()
+
+
+def _local_options() -> dict[str, Any]:
+    """Options of `ray.init` for a Ray that starts here; sets $RAY_AUTH_TOKEN where Ray could not keep a token."""
+    places = find_places()
+    for remark in places.remarks:
+        console.print(f"remark     {remark}")
+    if places.token is not None:
+        os.environ["RAY_AUTH_TOKEN"] = places.token  # Ray's own processes and workers inherit it
+    options = {"_temp_dir": places.folder, "_plasma_directory": places.objects}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 class _Remarks:

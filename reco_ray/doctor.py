@@ -4,6 +4,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from reco_ray import __version__
 from reco_ray.errors import RecoError
@@ -32,7 +33,7 @@ def examine() -> list[Check]:
         *_slow_imports(),
     ]
     checks += [_preset(name) for name in _preset_names()]
-    return [*checks, _try("Ray starts", _start_ray)]
+    return [*checks, *_places(), _caches(), _try("Ray starts", _start_ray)]
 
 
 def _package(name: str) -> Check:
@@ -115,6 +116,39 @@ def _preset(name: str) -> Check:
         return f"ready: weights of {', '.join(from_hub)}"
 
     return _try(f"preset {name}", find if from_hub else load, needed=not from_hub)
+
+
+def _places() -> list[Check]:
+    """Where a Ray that starts on this machine would keep its files, and what stands in its way."""
+    from reco_ray.local_ray import find_places
+
+    try:
+        places = find_places()
+    except RecoError as error:
+        return [Check("Ray's files", str(error), False)]
+    remarks = [Check("Ray's files", remark, False, needed=False) for remark in places.remarks]
+    return [
+        Check("Ray's files", f"in {places.folder}", True),
+        *remarks,
+        *(Check("Ray's token", n) for n in places.notes),
+    ]
+
+
+def _caches() -> Check:
+    """Whether what is computed or downloaded once can be kept for the next run."""
+    from huggingface_hub import constants
+
+    from reco_ray.caches import cache_directory
+    from reco_ray.local_ray import why_not_written
+
+    folders = {"RECO_CACHE": cache_directory(), "HF_HOME": Path(constants.HF_HUB_CACHE)}
+    refused = [
+        f"{folder} cannot be written ({why}): set {variable} to a folder that can"
+        for variable, folder in folders.items()
+        if (why := why_not_written(folder / "probe"))
+    ]
+    listed = "; ".join(refused) or f"in {' and '.join(map(str, folders.values()))}"
+    return Check("caches", listed, not refused, needed=False)
 
 
 def _start_ray() -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from reco_ray.caches import home
 from reco_ray.cli.app import app
 from reco_ray.errors import RecoError, UsageError
 
@@ -28,6 +29,7 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and exits 0 (done), 1 (failed) or 2 (wrong usage), without a traceback."""
+    os.environ.setdefault("HOME", home())  # else libraries make a folder "~" where they stand
     with _one_line_errors():
         words = list(sys.argv[1:] if arguments is None else arguments)
         status = app(args=words or ["--help"], standalone_mode=False)
