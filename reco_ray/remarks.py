@@ -14,7 +14,8 @@ from reco_ray.console import console
 
 _NAME = "reco-ray-remarks"
 _MOST = 20  # lines that wait for the driver
-_SECONDS = 10  # that one call may take
+_SECONDS = 10  # that the driver waits for its lines
+_START_SECONDS = 60  # that a worker waits for the actor
 
 
 class _Board:
@@ -30,15 +31,16 @@ class _Board:
         return lines
 
 
-def _actor() -> Any:
-    return ray.remote(num_cpus=0)(_Board)
+_board: Any = None
 
 
 def post(line: str) -> None:
     """In a worker: leaves a line for the driver; none where Ray is in trouble itself."""
+    global _board
     with contextlib.suppress(RayError, ValueError):
-        board = _actor().options(name=_NAME, get_if_exists=True).remote()
-        ray.get(board.put.remote(f"{line} (node {ray.util.get_node_ip_address()})"), timeout=_SECONDS)
+        # Kept: the actor ends when its maker has no handle any more.
+        _board = ray.remote(num_cpus=0)(_Board).options(name=_NAME, get_if_exists=True).remote()
+        ray.get(_board.put.remote(f"{line} (node {ray.util.get_node_ip_address()})"), timeout=_START_SECONDS)
 
 
 def show() -> None:

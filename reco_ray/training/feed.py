@@ -50,7 +50,7 @@ def feed(
             batch_format="numpy",
             num_cpus=READER_CPUS,
             # Actors that stay: a task that has to wait, or a pool that shrinks, loses a process that imported torch.
-            compute=ActorPoolStrategy(size=feeders),
+            compute=ActorPoolStrategy(size=min(feeders, tasks)),
         )
         yield from dataset.iter_batches(
             batch_size=options.batch_size // world // options.accumulate,

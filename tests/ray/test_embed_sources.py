@@ -28,7 +28,7 @@ from reco_ray.corpus.read import read_image_bytes
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.errors import RecoError
 from reco_ray.retries import retried
-from reco_ray.shards import run_parts
+from reco_ray.shards import Report, Worker, run_parts
 
 OVERRIDES = ["embed.shard_size=4", "embed.batch_size=4"]
 
@@ -388,6 +388,7 @@ def test_what_a_worker_waits_for_is_said_on_the_terminal(tmp_path, monkeypatch, 
 
     def load(unit):
         waits.SILENCE = 0.1
+        os.environ["RECO_RETRY_SECONDS"] = "200"  # this one ends when the line is printed
 
         def ask():
             if not printed.exists():
@@ -396,16 +397,18 @@ def test_what_a_worker_waits_for_is_said_on_the_terminal(tmp_path, monkeypatch, 
 
         yield "part", retried(ask, "s3://a-store/a.jpg")
 
-    class Count:
-        def __init__(self, threads, device):
+    class Count(Worker[Report]):
+        report = Report
+
+        def set_up(self, device):
             pass
 
-        def __call__(self, name, rows):
-            return {"rows": rows.num_rows}
+        def work(self, name, rows):
+            return Report(rows.num_rows)
 
     workers = Workers(count=2, cpus=0.1, gpus=0.0, threads=1, device="cpu")
-    found = run_parts([pa.table({"a": [1, 2]})], load, Count, {}, workers, loaders=2)
-    assert list(found) == [{"rows": 2}]
+    found = run_parts([pa.table({"a": [1, 2]})], load, Count(), workers, loaders=2)
+    assert list(found) == [Report(2)]
     line = r"waiting    s3://a-store/a\.jpg has not answered .*connection refused.*RECO_RETRY_SECONDS\) \(node .*\)"
     assert re.fullmatch(line, printed.read_text())
     assert not [warning for warning in recwarn if issubclass(warning.category, UserWarning)]
