@@ -1,6 +1,6 @@
-"""The benchmarks by name: `benchmarks/<name>.yaml` says where the files lie, which classes there are, and by which ids.
+"""Benchmarks by name: `benchmarks/<name>.yaml` describes the folder layout, the classes and their label ids.
 
-torchvision's readers of some of them are not used: they read local folders only, and do not say which file is missing.
+torchvision's data sets are not used because they read local folders only and do not name a missing file.
 """
 
 from importlib.resources import files
@@ -40,19 +40,30 @@ Concepts = Annotated[tuple[Concept, ...], BeforeValidator(_named)]
 
 
 class BenchmarkClass(Concept):
-    """A class that is counted. parts: concepts to look for in its place, each by itself; all count as this class."""
+    """A class of a benchmark.
+
+    Attributes:
+        ids: Label ids of the class; None to take the next of the benchmark's `ids`.
+        parts: Concepts that are segmented separately in place of the class and are all counted as it.
+    """
 
     ids: Ids | None = None
     parts: Concepts = ()
 
 
 class Benchmark(BaseModel):
-    """A benchmark's YAML file. `like: NAME` in it takes over the fields of another one that it does not have itself.
+    """The fields of a benchmark's YAML file. `like: NAME` inherits the fields of another benchmark.
 
-    roots: folders below the data where a download may have put it all; the first that exists counts, as does the first
-    layout that fits. classes: in order, or the name of a vocabulary file in the data. ids: the label ids of the classes
-    that do not give their own, one each. background: ids of all that is no class, which then is class 0. folders: one a
-    class; the label files are binary masks and the folder says of what.
+    Attributes:
+        roots: Folders below the data in which a download may be; the first that exists is used.
+        layouts: Folder layouts; the first that fits is used.
+        classes: The classes in order, or the name of a vocabulary file in the data.
+        ids: Label ids of the classes that have no `ids` of their own, one each.
+        ignore: Label ids of pixels that are not counted.
+        background: Label ids of pixels of no class; if given, the background is class 0.
+        first_channel: Whether label files are RGB with the ids in the red channel.
+        folders: One per class if the label files are binary masks, whose folder determines the class.
+        colours: Hexadecimal RGB of each class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,7 +80,7 @@ class Benchmark(BaseModel):
 
 
 def benchmark_names() -> list[str]:
-    """The benchmarks there are."""
+    """The names of all benchmarks."""
     return sorted(
         file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml")
     )
@@ -79,7 +90,7 @@ def load_benchmark(name: str) -> Benchmark:
     """Reads a benchmark's YAML file.
 
     Raises:
-        RecoError: there is no such benchmark.
+        RecoError: If there is no such benchmark.
     """
     if name not in benchmark_names():
         raise RecoError(f"unknown benchmark {name!r}: choose one of {', '.join(benchmark_names())}")
@@ -90,7 +101,7 @@ def open_benchmark(name: str, data: str) -> Dataset:
     """Opens a benchmark in its official folder layout.
 
     Raises:
-        RecoError: unknown name, or files missing; says which.
+        RecoError: If the name is unknown or a file is missing; the message names it.
     """
     benchmark = load_benchmark(name)
     root, layout = _where(benchmark, name, data)
@@ -118,10 +129,10 @@ def open_benchmark(name: str, data: str) -> Dataset:
 
 
 def benchmark_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a benchmark whose classes are its own, without its data.
+    """The vocabulary of a benchmark, without its data.
 
     Raises:
-        RecoError: unknown name, or a benchmark whose classes come with the data.
+        RecoError: If the name is unknown, or the classes are defined by a file in the data.
     """
     benchmark = load_benchmark(name)
     if isinstance(benchmark.classes, str):
@@ -137,22 +148,22 @@ def _vocabulary(classes: list[BenchmarkClass], background: Ids) -> Vocabulary:
 
 
 def _concepts(entry: BenchmarkClass) -> tuple[Concept, ...]:
-    """What a class is segmented as: itself, or its parts."""
+    """The concepts that are segmented for a class: its parts, or the class itself."""
     return entry.parts or (Concept(name=entry.name, synonyms=entry.synonyms, alias=entry.alias),)
 
 
 def _where(benchmark: Benchmark, name: str, data: str) -> tuple[str, Layout]:
-    """The root below the data and the layout that fit."""
+    """The URI of the root below the data, and the layout, that fit."""
     roots = (data if root == "." else join(data, root) for root in benchmark.roots)
     root = next((root for root in roots if storage.exists(root)), data)
     missing = [layout.missing(root) for layout in benchmark.layouts]
     if None not in missing:
-        raise RecoError(f"{missing[0]}: not there, but {name} has its files there: is --data right?")
+        raise RecoError(f"{missing[0]}: does not exist, but {name} has its files there: check --data")
     return root, benchmark.layouts[missing.index(None)]
 
 
 def _classes(benchmark: Benchmark, root: str) -> tuple[list[BenchmarkClass], Ids]:
-    """The classes, and the label ids of the background; from the vocabulary file in the data if there is one."""
+    """The classes, from a vocabulary file in the data if named, and the label ids of the background."""
     if not isinstance(benchmark.classes, str):
         return list(benchmark.classes), benchmark.background
     uri = join(root, benchmark.classes)
@@ -170,7 +181,7 @@ def _samples(pairs: list[Pair], folders: tuple[str, ...], pattern: str) -> list[
         return [Sample(pair.image, pair.label) for pair in pairs]
     there = {pair.fields["class"] for pair in pairs}
     for folder in set(folders) ^ there:
-        problem = "is of no class" if folder in there else "no such files"
+        problem = "belongs to no class" if folder in there else "no such files"
         raise RecoError(
             f"{pattern.replace('{class}', folder)}: {problem}, the classes are {', '.join(folders)}"
         )

@@ -1,4 +1,4 @@
-"""Looks at every image and label file before anything is built: what cannot be measured ends here, not after hours."""
+"""Reads every image and label file before anything is built, so that errors are found before hours of work."""
 
 import os
 from collections.abc import Callable
@@ -13,21 +13,23 @@ from reco_ray.errors import RecoError, reason
 from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.dataset import Dataset, Sample
 
-MOST_NAMED = 8  # classes, in a remark
-_SMALL = 64  # pixels that JPEGs are decoded at here
+MAX_NAMED = 8  # classes named in a remark
+_SMALL = 64  # short side in pixels at which JPEGs are decoded for this check
 
 
 def require_countable(
     dataset: Dataset, max_pixels: int, cut: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> None:
-    """Reads all samples; says on the terminal which classes have no labelled pixel.
+    """Reads all samples and prints which classes have no labelled pixel.
 
     Args:
-        max_pixels: of an image, larger ones are refused. cut: what of a truth is counted; None = all of it.
+        dataset: The data set.
+        max_pixels: Larger images are refused.
+        cut: Maps label maps to the part that is counted; None = all of it.
 
     Raises:
-        RecoError: an image or a label file cannot be used or they do not fit each other, no pixel counts, or the pixels
-            of one class only, over which a mean says nothing.
+        RecoError: If an image or a label file cannot be used, they do not match, no pixel is counted, or only pixels of
+            one class are counted, so that the mean over classes is meaningless.
     """
 
     def count(sample: Sample) -> np.ndarray:
@@ -44,13 +46,14 @@ def require_countable(
 
 
 def remarks(dataset: Dataset, pixels: np.ndarray) -> list[str]:
-    """What to say about the labelled pixels of each class.
+    """Remarks on classes without labelled pixels.
 
     Args:
-        pixels: int64 (256,), by class; at IGNORE those that do not count.
+        dataset: The data set.
+        pixels: int64 (256,), number of pixels of each class; at IGNORE those that are not counted.
 
     Raises:
-        RecoError: they give no figure.
+        RecoError: If fewer than two classes have pixels.
     """
     there = [name for number, name in enumerate(dataset.classes) if pixels[number]]
     absent = [name for number, name in enumerate(dataset.classes) if not pixels[number]]
@@ -66,11 +69,11 @@ def remarks(dataset: Dataset, pixels: np.ndarray) -> list[str]:
     if len(there) == 1:
         ignored = f", {pixels[IGNORE]:,} pixels do not count" if pixels[IGNORE] else ""
         raise RecoError(
-            f"{files} show {there[0]} and no other class{ignored} ({ids}): the mean over one class says nothing"
+            f"{files} show {there[0]} and no other class{ignored} ({ids}): the mean over a single class is meaningless"
         )
     if not absent:
         return []
-    named = ", ".join(absent[:MOST_NAMED]) + (", ..." if len(absent) > MOST_NAMED else "")
+    named = ", ".join(absent[:MAX_NAMED]) + (", ..." if len(absent) > MAX_NAMED else "")
     return [
         f"{len(absent)} of {len(dataset.classes)} classes have no labelled pixel and are not in the mean: {named}"
     ]
@@ -81,7 +84,7 @@ def _binary(dataset: Dataset) -> bool:
 
 
 def _size(sample: Sample, max_pixels: int) -> tuple[int, int]:
-    """(height, width) of the upright image, which is decoded to see whether it can be."""
+    """Decodes an image; returns its (height, width) after applying the EXIF orientation."""
     try:
         _, width, height = decode_image(
             storage.read_bytes(sample.image), max_pixels=max_pixels, short_side=_SMALL

@@ -1,4 +1,4 @@
-"""One image of a benchmark: its truth, and what every variant of the method makes of it."""
+"""Segments the images of a benchmark with every variant of the method."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,12 @@ from reco_ray.training import Segmenter
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to segment that is measured. references: URI of a bank."""
+    """A variant of segmenting with references.
+
+    Attributes:
+        references: URI of the references.
+        settings: Settings of segmentation.
+    """
 
     references: str
     settings: SegmentSettings
@@ -34,13 +39,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Trained:
-    """A segmenter that is measured. segmenter: its URI."""
+    """A trained segmenter to evaluate.
+
+    Attributes:
+        segmenter: URI of the segmenter.
+    """
 
     segmenter: str
 
 
 def sample_loader(transform: ImageTransform, stride: int, protocol: Protocol, max_pixels: int) -> ImageLoader:
-    """Loads samples of a dataset (`number`, `uri`) as the protocol has the models see them."""
+    """Loads samples (`number`, `uri`), resized and cropped as the protocol prescribes."""
     to_pixels = partial(_fit_protocol, transform, stride, protocol)
     return ImageLoader(to_pixels, short_side=protocol.short_side, max_pixels=max_pixels)
 
@@ -53,7 +62,14 @@ def _fit_protocol(
 
 @dataclass(frozen=True)
 class Compared:
-    """number: of the sample. pixels: uint8 (h, w, 3), as the models saw them. truth, predicted: classes, (H, W)."""
+    """The truth and the predictions of one sample.
+
+    Attributes:
+        number: Number of the sample.
+        pixels: uint8 (h, w, 3), the input of the models.
+        truth: uint8 (H, W), classes, IGNORE where nothing is counted.
+        predicted: Variant -> integer (H, W), classes.
+    """
 
     number: int
     pixels: np.ndarray
@@ -62,7 +78,7 @@ class Compared:
 
 
 class Comparer:
-    """Segments loaded samples in every variant."""
+    """Segments loaded samples with every variant."""
 
     def __init__(
         self,
@@ -87,10 +103,10 @@ class Comparer:
         self._class_of = np.array(dataset.class_of)
 
     def __call__(self, rows: pa.Table) -> Iterator[Compared]:
-        """Rows of `sample_loader`, one at a time.
+        """Segments rows of `sample_loader`, one at a time.
 
         Raises:
-            RecoError: an image cannot be used, or a label file does not match it.
+            RecoError: If an image cannot be used or a label file does not match it.
         """
         for row in range(rows.num_rows):
             entry = rows.slice(row, 1).drop_columns(["pixels"]).to_pylist()[0]
@@ -129,7 +145,7 @@ class Comparer:
         return segment(models, targets, batch, [size], settings)[0].labels.cpu().numpy()
 
     def _trained_labels(self, segmenter: Segmenter, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """A segmenter sees the whole image at the size it was trained at, whatever the protocol's windows."""
+        """Segments the whole image at the size the segmenter was trained at, without the protocol's windows."""
         transform, stride = segmenter.network.transform, segmenter.network.stride
         fitted = transform.fit(Image.fromarray(pixels), segmenter.image_size, stride)
         return segmenter.segment(torch.from_numpy(fitted.copy())[None], [size])[0].labels.cpu().numpy()

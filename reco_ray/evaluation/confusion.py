@@ -1,4 +1,4 @@
-"""Confusion matrices and what is read off them. numpy only."""
+"""Confusion matrices and the metrics computed from them. numpy only."""
 
 from typing import TypedDict
 
@@ -8,7 +8,13 @@ IGNORE = 255
 
 
 class Figures(TypedDict):
-    """All in [0, 1]; `iou` by class. None: there is nothing to count."""
+    """Metrics in [0, 1]; None if no pixel is counted.
+
+    Attributes:
+        miou: Mean IoU over the classes that have labelled pixels.
+        pixel_accuracy: Share of the counted pixels that are correct.
+        iou: IoU of each class; None for a class without labelled pixels.
+    """
 
     miou: float | None
     pixel_accuracy: float | None
@@ -16,14 +22,15 @@ class Figures(TypedDict):
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Counts of pixels.
+    """Counts pixels by true and predicted class.
 
     Args:
-        truth: int, any shape; IGNORE where nothing is counted. predicted: int, the same shape.
-        classes: m; a prediction outside [0, m) counts as wrong for its true class and for no predicted one.
+        truth: Integer, any shape; IGNORE where nothing is counted.
+        predicted: Integer, the same shape.
+        classes: Number of classes m. A prediction outside [0, m) is an error of its true class only.
 
     Returns:
-        int64 (m, m + 1): rows are truth, columns predictions, the last column for predictions outside the classes.
+        int64 (m, m + 1): rows are true classes, columns predictions; the last column is for predictions outside [0, m).
     """
     counted = truth != IGNORE
     columns = np.where((predicted >= 0) & (predicted < classes), predicted, classes)[counted].astype(np.int64)
@@ -32,11 +39,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> 
 
 
 def scores(confusion: np.ndarray) -> Figures:
-    """What a confusion matrix says.
-
-    `miou`: mean IoU over the classes that have labelled pixels. `iou`: per class, None where a class has no labelled
-    pixel; what is predicted as it counts against the true classes.
-    """
+    """Computes the metrics of a confusion matrix, int64 (m, m + 1)."""
     classes = len(confusion)
     correct = np.diag(confusion[:, :classes]).astype(np.float64)
     labelled = confusion.sum(axis=1)

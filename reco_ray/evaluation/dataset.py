@@ -1,4 +1,4 @@
-"""What a benchmark is to the evaluation: classes, and pairs of an image and how to read its truth."""
+"""A labelled data set: its classes, and pairs of an image and a label file."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,10 +14,13 @@ from reco_ray.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its truth.
+    """An image and its label file.
 
-    label: URI of the label file. binary_of: the class that its bright pixels show, the rest being ignored; None where
-    the label file holds ids.
+    Attributes:
+        image: URI of the image.
+        label: URI of the label file.
+        binary_of: Class of the bright pixels of a binary mask, whose other pixels are ignored; None if the label file
+            holds ids.
     """
 
     image: str
@@ -27,12 +30,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A benchmark opened on disk.
+    """A labelled data set.
 
-    classes: the names of what is counted, at most 255; with a background in the vocabulary, that is class 0.
-    class_of: the class of every label id that segmenting with the vocabulary gives; several may count as one class.
-    label_ids: id in the label files -> class, or IGNORE. An id that is not in it is an error, never a guess.
-    first_channel: the label files are RGB with the ids in red. colours: uint8 (classes, 3), to show them in.
+    Attributes:
+        name: Name of the benchmark.
+        classes: Names of the classes, at most 255; class 0 is the background if the vocabulary has one.
+        vocabulary: Concepts to segment.
+        class_of: Class of every label that segmenting with the vocabulary returns; several may map to one class.
+        samples: The samples.
+        label_ids: Id in the label files -> class, or IGNORE. Any other id is an error.
+        colours: uint8 (classes, 3), colours of the classes in pictures.
+        first_channel: Whether label files are RGB with the ids in the red channel.
     """
 
     name: str
@@ -45,14 +53,18 @@ class Dataset:
     first_channel: bool = False
 
     def truth(self, sample: Sample, size: tuple[int, int]) -> np.ndarray:
-        """The classes of a sample, uint8 (H, W), IGNORE where nothing is counted.
+        """Reads the classes of a sample.
 
         Args:
+            sample: The sample.
             size: (height, width) of its image.
 
+        Returns:
+            uint8 (H, W), IGNORE where nothing is counted.
+
         Raises:
-            RecoError: the file is missing, damaged, no label file (`read_ids`), of another size, or holds an id
-                that the benchmark does not know.
+            RecoError: If the label file is missing, damaged, of the wrong format (`read_ids`) or size, or holds an
+                unknown id.
         """
         try:
             data = storage.read_bytes(sample.label)
@@ -76,7 +88,7 @@ class Dataset:
 
     @property
     def ids_in_words(self) -> str:
-        """Which ids label files may hold, for messages."""
+        """The valid label ids, for messages."""
         counted = sorted(number for number, one in self.label_ids.items() if one != IGNORE)
         ignored = sorted(number for number, one in self.label_ids.items() if one == IGNORE)
         few = [f"{number} = {self.classes[self.label_ids[number]]}" for number in counted[:3]]
@@ -85,7 +97,7 @@ class Dataset:
 
     @cached_property
     def _table(self) -> np.ndarray:
-        """id -> class, -1 for ids between the known ones."""
+        """int16, id -> class, -1 for unknown ids."""
         table = np.full(max(self.label_ids) + 1, -1, np.int16)
         table[list(self.label_ids)] = list(self.label_ids.values())
         return table

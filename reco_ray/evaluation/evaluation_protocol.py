@@ -1,4 +1,4 @@
-"""How images are sized, cut and scored, by name, so that figures compare with published ones (docs/evaluation.md)."""
+"""Evaluation protocols by name: image size, crop and windows, comparable with publications (docs/evaluation.md)."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,15 @@ from reco_ray.errors import RecoError
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to measure.
+    """An evaluation protocol.
 
-    short_side: of the image that the models see, pixels. crop: only the central square of image and label is used, at
-    that size; else the whole image, scored at the size of its label. window, step: of sliding windows whose scores are
-    averaged, pixels; None for none.
+    Attributes:
+        name: Name of the protocol.
+        short_side: Short side of the models' input in pixels.
+        crop: Whether only the central square of image and label is used, at that size; otherwise the whole image is
+            used and scored at the size of its label.
+        window: Side of sliding windows whose scores are averaged, in pixels; None for no windows.
+        step: Step between windows in pixels; None for no windows.
     """
 
     name: str
@@ -25,11 +29,11 @@ class Protocol:
     step: int | None = None
 
     def cut_image(self, image: Image.Image) -> Image.Image:
-        """What of an image the models see, before it is fitted to their stride."""
+        """Crops an image, before it is resized to a multiple of the models' stride."""
         return _centre(image, self.short_side) if self.crop else image
 
     def cut_truth(self, truth: np.ndarray) -> np.ndarray:
-        """What of a truth is counted: int (H, W) -> (h, w)."""
+        """Crops a label map: integer (H, W) -> (h, w)."""
         return np.asarray(_centre(Image.fromarray(truth), self.short_side)) if self.crop else truth
 
 
@@ -37,10 +41,15 @@ PROTOCOL_NAMES = ("whole", "reco", "mmseg")
 
 
 def choose_protocol(name: str, short_side: int | None, settings: SegmentSettings) -> Protocol:
-    """A protocol by name; `short_side` wins over its own, and that over the settings' image size.
+    """The protocol with a name.
+
+    Args:
+        name: One of PROTOCOL_NAMES.
+        short_side: Short side in pixels; None for the protocol's own, or else `segment.image_size`.
+        settings: Settings of segmentation.
 
     Raises:
-        RecoError: there is no such protocol.
+        RecoError: If there is no such protocol or `short_side` is below 32.
     """
     if short_side is not None and short_side < 32:
         raise RecoError(f"short side {short_side}: at least 32 pixels are needed")
@@ -54,7 +63,7 @@ def choose_protocol(name: str, short_side: int | None, settings: SegmentSettings
 
 
 def _centre(image: Image.Image, side: int) -> Image.Image:
-    """Short side to `side`, then the central square; nearest pixels, for photographs as well, as ReCo's code does."""
+    """Resizes the short side to `side` and crops the central square; nearest neighbour for all images, as in ReCo."""
     width, height = (max(side, int(side * edge / min(image.size))) for edge in image.size)
     left, top = round((width - side) / 2), round((height - side) / 2)
     resized = image.resize((width, height), Image.Resampling.NEAREST)

@@ -1,4 +1,4 @@
-"""A page to look at an evaluation: the table, the classes, and the images where it does worst and best."""
+"""HTML report of an evaluation: the results, the classes, and the images with the lowest and highest mIoU."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,8 +16,8 @@ from reco_ray.evaluation.evaluation_protocol import Protocol
 from reco_ray.pages import css_colour, jpeg_uri, render_page
 from reco_ray.segmentation.overlay import overlay
 
-SHOWN = 6  # images at either end
-_WIDTH = 420  # pixels of an embedded picture
+SHOWN = 6  # images in each group
+_WIDTH = 420  # of embedded pictures, pixels
 _NOT_COUNTED = (128, 128, 128)
 
 
@@ -33,7 +33,13 @@ def write_report(
     """Writes `index.html` and returns its URI.
 
     Args:
-        variant: by its name, the one whose predictions are shown. image_miou: of every sample, in that variant.
+        out: URI of the folder.
+        results: Content of `results.json`.
+        dataset: The data set.
+        variant: Name -> the one variant whose predictions are shown.
+        image_miou: mIoU of every sample with that variant.
+        protocol: The evaluation protocol.
+        settings: All settings.
     """
     ranked = [number for number, miou in enumerate(image_miou) if miou is not None]
     ranked.sort(key=lambda number: image_miou[number] or 0.0)
@@ -61,7 +67,7 @@ def _compare(
     protocol: Protocol,
     settings: Settings,
 ) -> list[Compared]:
-    """Segments the few samples to show once more, here, so that no other prediction has to be kept."""
+    """Segments the samples to show again, so that predictions of the others need not be stored."""
     if not numbers:
         return []
     compare = Comparer(dataset, variant, protocol, settings, device="cpu")

@@ -1,7 +1,7 @@
-"""Co-segmentation measured by itself: the images of a class are its exemplars, and their reference segments them.
+"""Evaluates co-segmentation alone: the images of a class are its exemplars, and their reference segments them.
 
-No label chooses anything: a pixel is foreground where it scores above the mean of its image. Refinement sees that mean
-as a second concept that scores the same everywhere.
+No threshold is chosen with labels: a pixel is foreground if it scores above the mean of its image. Refinement treats
+that mean as the score of a second concept at every pixel.
 """
 
 from dataclasses import dataclass
@@ -33,10 +33,13 @@ def cosegmentation_jaccard(
     """Co-segments every class of a dataset of binary masks.
 
     Args:
-        references: URI of the classes' bank, for their words and the context concepts.
+        dataset: The data set.
+        references: URI of the classes' references, for their text embeddings and context concepts.
+        variants: Name -> settings of segmentation.
+        settings: All settings.
 
     Returns:
-        variant -> class -> Jaccard index of foreground and mask, the mean over the class's images.
+        Variant -> class -> Jaccard index of foreground and mask, averaged over the images of the class.
     """
     dense = DenseModels.load(settings.models, seed=settings.seed)
     shards = {}
@@ -55,7 +58,7 @@ def cosegmentation_jaccard(
 
 
 def square_loader(transform: ImageTransform, settings: Settings) -> ImageLoader:
-    """Loads samples (`number`, `uri`) as squares, the whole image, as exemplars are."""
+    """Loads samples (`number`, `uri`), stretching the whole image to a square as for exemplars."""
     size = settings.references.image_size
     return ImageLoader(
         partial(transform.stretch, size=size), short_side=size, max_pixels=settings.segment.max_pixels
@@ -64,14 +67,19 @@ def square_loader(transform: ImageTransform, settings: Settings) -> ImageLoader:
 
 @dataclass(frozen=True)
 class CosegmentReport(Report):
-    """name: of the class. jaccard: by variant, the mean over the class's images."""
+    """The figures of one class.
+
+    Attributes:
+        name: Name of the class.
+        jaccard: Variant -> Jaccard index, averaged over the images of the class.
+    """
 
     name: str
     jaccard: dict[str, float]
 
 
 class CosegmentWorker(Worker[CosegmentReport]):
-    """Co-segments a class a shard."""
+    """Co-segments one class per shard."""
 
     report = CosegmentReport
 
@@ -108,9 +116,9 @@ class CosegmentWorker(Worker[CosegmentReport]):
         return CosegmentReport(1, name, {variant: float(np.mean(j)) for variant, j in jaccards.items()})
 
     def _targets(self, name: str, squares: torch.Tensor) -> Targets:
-        """The class's reference, from its own images."""
+        """The reference of a class, computed from its own images."""
         names, context = self._bank.context_names, self._bank.context_references
-        if name in names:  # a context concept has those before it as its own context
+        if name in names:  # the context of a context concept are those before it
             context = context[: names.index(name)]
         if context.ndim == 3:
             context = context.mean(dim=1)
@@ -140,6 +148,6 @@ class CosegmentWorker(Worker[CosegmentReport]):
 
 
 def jaccard(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Intersection over union of two masks, bool (H, W); 1 if both are empty."""
+    """Intersection over union of two bool masks (H, W); 1 if both are empty."""
     union = (truth | predicted).sum()
     return float((truth & predicted).sum() / union) if union else 1.0

@@ -1,7 +1,7 @@
-"""Folder layouts as patterns: which image belongs to which label file.
+"""Folder layouts: finds the label file of each image by patterns.
 
-A pattern is a path below the data set, `leftImg8bit/val/{city}/{name}_leftImg8bit.png`. A `{field}` stands for any part
-of one file's or folder's name, a `*` as well; image and label belong together if their fields agree.
+A pattern is a path below the data set, such as `leftImg8bit/val/{city}/{name}_leftImg8bit.png`. A `{field}` or a `*`
+matches any part of one path component. An image and a label file form a pair if their fields are equal.
 """
 
 import re
@@ -19,10 +19,13 @@ Fields = tuple[tuple[str, str], ...]
 
 
 class Layout(BaseModel):
-    """One way in which a data set lies in folders.
+    """A folder layout.
 
-    split: a text file that lists the `{name}` of the images to take; without it all are taken. extra: the side on which
-    files without a partner are none of the benchmark's business; with a split, both are.
+    Attributes:
+        images: Pattern of the images.
+        labels: Pattern of the label files.
+        split: Text file with the `{name}` of the images to use, one per line; None for all.
+        extra: Side on which files without a counterpart are ignored; with a split they are ignored on both.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,14 +36,14 @@ class Layout(BaseModel):
     extra: Literal["images", "labels"] | None = None
 
     def missing(self, data: str) -> str | None:
-        """The first folder or file of this layout that is not there; None if all are."""
+        """URI of the first folder or file of this layout that does not exist; None if all exist."""
         places = [_folder(self.images), _folder(self.labels), *([self.split] if self.split else [])]
         uris = [join(data, place) for place in places]
         return next((uri for uri in uris if not storage.exists(uri)), None)
 
 
 class Pair(NamedTuple):
-    """URIs of an image and its label file, and the fields that both have."""
+    """URIs of an image and its label file, and their common fields."""
 
     image: str
     label: str
@@ -48,10 +51,10 @@ class Pair(NamedTuple):
 
 
 def find_pairs(data: str, layout: Layout) -> list[Pair]:
-    """All pairs of a data set, in the order of their names.
+    """All pairs of a data set, sorted by their fields.
 
     Raises:
-        RecoError: a file without its partner, two for one, or no files; names it.
+        RecoError: If a file has no counterpart or two, or there are no files; the message names it.
     """
     images, labels = _files(data, layout.images), _files(data, layout.labels)
     if layout.split:
@@ -61,17 +64,17 @@ def find_pairs(data: str, layout: Layout) -> list[Pair]:
         wanted = {} if layout.extra == "images" else dict(images)
         wanted |= {} if layout.extra == "labels" else labels
     if not wanted:
-        raise RecoError(f"{join(data, layout.images)}: no such files: is --data right?")
+        raise RecoError(f"{join(data, layout.images)}: no such files: check --data")
     for fields, because in wanted.items():
         for found, pattern in ((images, layout.images), (labels, layout.labels)):
             if fields not in found:
                 missing = join(data, pattern.format(**dict(fields)))
-                raise RecoError(f"{missing}: missing, but {because} asks for it")
+                raise RecoError(f"{missing}: missing, but {because} requires it")
     return [Pair(images[fields], labels[fields], dict(fields)) for fields in sorted(wanted)]
 
 
 def _files(data: str, pattern: str) -> dict[Fields, str]:
-    """Fields -> URI of every file that fits a pattern."""
+    """Fields -> URI of every file that matches a pattern."""
     folder = join(data, _folder(pattern))
     expression = re.escape(pattern.removeprefix(_folder(pattern) + "/"))
     expression = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", expression).replace(r"\*", "[^/]*")
@@ -81,7 +84,7 @@ def _files(data: str, pattern: str) -> dict[Fields, str]:
     for info in sorted(filesystem.get_file_info(selector), key=lambda info: info.path):
         relative = info.path[len(root) :].lstrip("/")
         match = re.fullmatch(expression, relative)
-        if not match or info.type != pafs.FileType.File or not _is_meant(relative, pattern):
+        if not match or info.type != pafs.FileType.File or not _is_image(relative, pattern):
             continue
         fields = tuple(sorted(match.groupdict().items()))
         if fields in found:
@@ -92,14 +95,14 @@ def _files(data: str, pattern: str) -> dict[Fields, str]:
     return found
 
 
-def _is_meant(relative: str, pattern: str) -> bool:
-    """Whether a file that fits a pattern is an image at all: not what systems and programs leave beside images."""
+def _is_image(relative: str, pattern: str) -> bool:
+    """Whether a file that matches a pattern is an image, not a file that the system or a program created beside it."""
     name = relative.rpartition("/")[2]
     return not is_junk(name) and (not pattern.endswith(".*") or name.lower().endswith(IMAGE_SUFFIXES))
 
 
 def _folder(pattern: str) -> str:
-    """The part of a pattern before its first field, up to a slash."""
+    """The folders of a pattern before its first field."""
     return pattern.partition("{")[0].rpartition("/")[0]
 
 

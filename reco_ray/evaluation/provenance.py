@@ -1,4 +1,4 @@
-"""What a figure came from: the command, the commit, the machine."""
+"""Provenance of results: command, commit and machine."""
 
 import os
 import platform
@@ -16,9 +16,9 @@ from reco_ray.cluster import plan_workers
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """The command line, the versions, and the connected Ray cluster; the commit if this runs from a git checkout.
+    """The command line, the versions, the machine, the connected Ray cluster and, in a git checkout, the commit.
 
-    `threads` of a worker on `device` are part of it: sums in float32 depend on them in their last bits.
+    It includes the number of threads of a worker on `device`, on which the last bits of float32 sums depend.
     """
     resources = ray.cluster_resources()
     return {
@@ -44,7 +44,7 @@ def provenance(device: str) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Of the checkout that this file lies in, with "-dirty" if it has changes; None for an installed package."""
+    """The commit of this checkout, with "-dirty" if it has changes; None for an installed package."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,11 +1,11 @@
-"""Results as Markdown tables, to read in a terminal and to put into a document."""
+"""Results of an evaluation as Markdown tables."""
 
 from typing import Any
 
 
 def as_table(results: dict[str, Any]) -> str:
-    """The variants with mIoU and pixel accuracy, then the classes' IoU; where it was measured, the same for the Jaccard
-    index of co-segmentation. Percent with one decimal."""
+    """mIoU and pixel accuracy of the variants and IoU of the classes and, if measured, the Jaccard index of
+    co-segmentation; percent with one decimal."""
     variants: dict[str, Any] = results["variants"]
     protocol, preset = results["protocol"], results["settings"]["preset"]
     heading = (
@@ -29,13 +29,13 @@ def as_table(results: dict[str, Any]) -> str:
 
 
 def markdown(headings: list[str], rows: list[list[str]]) -> list[str]:
-    """The lines of a table; the first column is text, the others are numbers."""
+    """The lines of a Markdown table whose first column is text and whose other columns are numbers."""
     ruler = f"|---|{'---:|' * (len(headings) - 1)}"
     return [f"| {' | '.join(headings)} |", ruler, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def percent(value: float | None) -> str:
-    """A share as percent; "-" where there is nothing to count."""
+    """A share as percent; "-" for None."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 

@@ -1,6 +1,6 @@
-"""Evaluation on Ray: references built without labels, then every variant of the method scored in one pass.
+"""The evaluation stage, on Ray: builds references without labels, then scores all variants in one pass over the images.
 
-The confusion matrices are integers that add up in any order, so the figures do not depend on the cluster.
+Confusion matrices are sums of integers, so the results do not depend on the order of work.
 """
 
 import json
@@ -37,7 +37,7 @@ CONFUSION_SCHEMA = pa.schema(
 
 
 def variants(settings: SegmentSettings) -> dict[str, SegmentSettings]:
-    """What is scored side by side: the ablations, ReCo, and ReCo refined where the settings ask for it."""
+    """The variants to compare: the ablations, ReCo and, if the settings have a refinement, refined ReCo."""
     plain = settings.model_copy(update={"refine": "none", "use": "both"})
     chosen = {
         "language only": plain.model_copy(update={"use": "language"}),
@@ -58,29 +58,31 @@ def evaluate(
     protocol: Protocol,
     segmenter: Trained | None = None,
 ) -> dict[str, Any]:
-    """Builds references for a benchmark's classes from an unlabelled corpus, scores every variant, writes a report.
+    """Builds references for a benchmark's classes from an unlabelled corpus, scores all variants and writes a report.
 
     Args:
-        dataset: the benchmark, opened and checked (`require_countable`).
-        data: its folder, to be noted in the results.
-        index: the index artifact of the corpus.
-        segmenter: `trained_for` the same classes, to be scored beside the variants.
+        dataset: The benchmark, checked by `require_countable`.
+        data: Its folder, recorded in the results.
+        index: URI of the corpus's index.
+        out: URI of the output.
+        settings: All settings.
+        protocol: The evaluation protocol.
+        segmenter: A segmenter for the same classes (`trained_for`) to evaluate as well; None for none.
 
     Returns:
-        What is also written to `results.json`: settings, model, counts, where it all came from and, per variant,
-        `miou`, `pixel_accuracy` and `iou` by class; of a data set of binary masks also the Jaccard index of
-        co-segmenting each class's images. `confusion.parquet` beside it has the pixels of every variant, true and
-        predicted class.
+        The content of `results.json`: settings, model, counts, provenance and, for each variant, `miou`,
+        `pixel_accuracy` and `iou` by class; for binary masks also the Jaccard index of co-segmenting the images of each
+        class. `confusion.parquet` has the number of pixels by variant, true and predicted class.
 
     Raises:
-        RecoError: an image cannot be used, or a label file does not match it.
+        RecoError: If an image cannot be used or a label file does not match it.
     """
     trained = {RECO_PLUS: segmenter} if segmenter else {}
     out = storage.absolute(out)
     references = storage.join(out, "references")
     mark_output(out)
     build_references(index, dataset.vocabulary, references, settings)
-    # A single class has a background only where the benchmark has one.
+    # There is a background only if the benchmark has one, also for a single class.
     segmenting = settings.segment.model_copy(update={"background": dataset.vocabulary.background})
     ways = variants(segmenting)
     compared: dict[str, Variant | Trained] = {name: Variant(references, way) for name, way in ways.items()}
@@ -115,13 +117,14 @@ def evaluate(
 
 
 def trained_for(segmenter: str, dataset: Dataset) -> Trained:
-    """A segmenter to be scored beside the variants.
+    """Checks that a segmenter has the labels of a benchmark.
 
     Args:
-        segmenter: its URI.
+        segmenter: URI of the segmenter.
+        dataset: The benchmark.
 
     Raises:
-        RecoError: there is none, or it has other labels than the benchmark.
+        RecoError: If it does not exist or has other labels.
     """
     labels = Segmenter.from_artifact(segmenter).labels
     names = dataset.vocabulary.names
@@ -140,7 +143,7 @@ def _figures(matrix: np.ndarray, dataset: Dataset) -> dict[str, Any]:
 
 
 def _confusion_table(matrices: dict[str, np.ndarray], dataset: Dataset) -> pa.Table:
-    """`variant`, `truth`, `predicted` (class names, null for a prediction outside the classes), `pixels` above 0."""
+    """The non-zero cells: `variant`, `truth`, `predicted` (null for a prediction outside the classes), `pixels`."""
     predictions = [*dataset.classes, None]
     rows = [
         {
@@ -157,7 +160,12 @@ def _confusion_table(matrices: dict[str, np.ndarray], dataset: Dataset) -> pa.Ta
 
 @dataclass(frozen=True)
 class VariantScores:
-    """By variant. matrices: int64 (m, m + 1) confusion matrix. images: every sample's mIoU, None if nothing counts."""
+    """Figures of every variant.
+
+    Attributes:
+        matrices: Variant -> confusion matrix, int64 (m, m + 1).
+        images: Variant -> mIoU of every sample, None if no pixel of it is counted.
+    """
 
     matrices: dict[str, np.ndarray]
     images: dict[str, list[float | None]]
@@ -166,10 +174,10 @@ class VariantScores:
 def score(
     dataset: Dataset, variants: Mapping[str, Variant | Trained], protocol: Protocol, settings: Settings
 ) -> VariantScores:
-    """Segments every sample in every variant, on the connected Ray cluster.
+    """Segments every sample with every variant on the connected Ray cluster.
 
     Raises:
-        RecoError: an image cannot be used, or a label file does not match it.
+        RecoError: If an image cannot be used or a label file does not match it.
     """
     dense = DenseModels.load(settings.models, seed=settings.seed)
     count, classes = len(dataset.samples), len(dataset.classes)
@@ -194,8 +202,13 @@ def score(
 
 @dataclass(frozen=True)
 class EvaluateReport(Report):
-    """numbers: of the shard's samples. matrices: by variant, the confusion matrix as nested lists. images: by variant,
-    the mIoU of every sample, None if nothing counts."""
+    """Figures of one shard.
+
+    Attributes:
+        numbers: Numbers of its samples.
+        matrices: Variant -> confusion matrix as nested lists.
+        images: Variant -> mIoU of every sample, None if no pixel of it is counted.
+    """
 
     numbers: list[int]
     matrices: dict[str, list[list[int]]]
@@ -203,7 +216,7 @@ class EvaluateReport(Report):
 
 
 class EvaluateWorker(Worker[EvaluateReport]):
-    """Counts the pixels of a shard's samples."""
+    """Segments the samples of a shard and counts their pixels."""
 
     report = EvaluateReport
 
@@ -222,7 +235,7 @@ class EvaluateWorker(Worker[EvaluateReport]):
         self._compare = Comparer(self._dataset, self._variants, self._protocol, self._settings, device)
 
     def work(self, name: str, rows: pa.Table) -> EvaluateReport:
-        """Measures one shard."""
+        """Evaluates one shard."""
         matrices = {v: np.zeros((self._classes, self._classes + 1), np.int64) for v in self._variants}
         images: dict[str, list[float | None]] = {v: [] for v in self._variants}
         for compared in self._compare(rows):

@@ -365,7 +365,7 @@ def test_one_bit_holds_two_classes(tmp_path: Path) -> None:
     [
         ("LA", "PNG", "has transparent pixels (LA)"),
         ("RGBA", "PNG", "has transparent pixels (RGBA)"),
-        ("L", "JPEG", "is JPEG, which changes numbers"),
+        ("L", "JPEG", "is JPEG, a lossy format that changes label ids"),
         ("F", "TIFF", "is of mode F"),
     ],
 )

@@ -191,7 +191,7 @@ def test_what_determines_the_figures_changes_with_the_images(folder: Path) -> No
         (MINIMAL, {"preset": "huge"}, "unknown preset 'huge'"),
         (MINIMAL, {"settings": "gone.yaml"}, r"gone\.yaml: the settings cannot be read"),
         (MINIMAL, {"early_stopping": {"factor": 1}}, r"early_stopping\.factor: .*greater than or equal to 2"),
-        (LABELLED, {"data": "corpus"}, "not there, but folder has its files there"),
+        (LABELLED, {"data": "corpus"}, "does not exist, but folder has its files there"),
         (LABELLED, {"benchmark": "nothing"}, "unknown benchmark 'nothing'"),
         (LABELLED, {"vocabulary": "other.txt"}, r"other\.txt: its concepts must be those of folder"),
     ],
