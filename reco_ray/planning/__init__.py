@@ -1,5 +1,5 @@
-"""What a pipeline will take on a cluster: rates of runs that were measured, and the arithmetic from them.
+"""Estimates the time and storage of a pipeline on a cluster from the rates of measured runs.
 
-`rates` holds them, `measure` tells them from artifacts, `nodes` places workers, `work` reads what a pipeline asks for,
-`estimate` computes, `table` prints.
+`rates` defines rates, `measured_rates` computes them from artifacts, `nodes` places workers, `workload` reads a
+pipeline, `estimate` computes, `estimate_table` formats.
 """

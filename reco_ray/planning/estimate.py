@@ -1,12 +1,12 @@
-"""What a stage takes on some nodes: arithmetic that one can do by hand.
+"""Estimates the time and storage of a stage on given nodes:
 
     seconds of work     = items x compute seconds / (workers x threads, or workers x share of a GPU)
-    seconds of reading  = items x reader seconds / readers, or x their processor's seconds / free CPUs of a GPU cluster
+    seconds of reading  = items x reader seconds / readers, or x their CPU seconds / free CPUs of a GPU cluster
     hours               = (fixed seconds + the longer of the two) / 3600
     GPU-hours           = hours x workers x share of a GPU
-    storage             = fixed bytes + items x bytes an item; of an index, what its kind says
+    storage             = fixed bytes + items x bytes per item; for an index, by its kind
 
-docs/planning.md says what this leaves out.
+docs/planning.md lists what the estimate leaves out.
 """
 
 import math
@@ -20,15 +20,24 @@ from reco_ray.corpus.index.index_plan import MAX_SHARDS, SHARD_SIZE, IndexPlan, 
 from reco_ray.corpus.index.vectors import Part
 from reco_ray.errors import RecoError
 from reco_ray.meter import decisive
-from reco_ray.planning.nodes import Nodes, one_by_one, place
+from reco_ray.planning.nodes import Nodes, list_nodes, place
 from reco_ray.planning.rates import ITEMS, Rate
 from reco_ray.planning.workload import Workload
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one stage. items, workers, hours, gpu_hours, gigabytes: None where no rate tells them. bottleneck: what takes
-    longest ("workers", "readers", "k-means", "fixed"), or what is missing."""
+    """The estimate of one stage; None where there is no rate to compute a value from.
+
+    Attributes:
+        name: Name of the stage as printed.
+        items: Number of items: images, concepts or steps.
+        workers: Number of workers.
+        hours: Duration.
+        gpu_hours: Hours times GPUs in use.
+        gigabytes: Storage.
+        bottleneck: The longest of "workers", "readers", "k-means" and "fixed", or the rate that is missing.
+    """
 
     name: str
     items: int | None
@@ -40,10 +49,10 @@ class Estimate:
 
 
 def estimate(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int) -> Estimate:
-    """What a stage takes for a number of images.
+    """Estimates a stage for a number of images.
 
     Raises:
-        RecoError: its workers ask for what no node has.
+        RecoError: If no node has the resources of a worker.
     """
     if work.stage not in ITEMS:
         return Estimate(work.name, None, None, None, None, None, f"no rates of {work.stage}")
@@ -58,18 +67,18 @@ def estimate(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], imag
 
 
 def _pool(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int) -> Estimate:
-    """Of a stage whose parts are read by tasks and computed by a pool of workers."""
+    """Estimates a stage in which tasks read parts and a pool of workers computes them."""
     settings = work.settings
     items = work.concepts if work.stage == "references" else images * work.sets
     part = {"embed": settings.embed.shard_size, "references": 1}.get(work.stage, settings.segment.shard_size)
     most = max(1, math.ceil((items - work.context) / part))
     placement: StagePlacement = getattr(settings.placement, work.stage)
-    workers = plan_workers(settings.models.device, most, placement, one_by_one(nodes))
-    count, free = _placed(workers, nodes)
+    workers = plan_workers(settings.models.device, most, placement, list_nodes(nodes))
+    count, free = _place_workers(workers, nodes)
     readers = count_readers(workers, free)
     if not readers:
         asked = {"CPU": READER_CPUS, **workers.reader_resources}
-        raise RecoError(f"no node has room for a reader, which asks for {_named(asked)}, beside the workers")
+        raise RecoError(f"no node has room for a reader, which needs {_named(asked)}, beside the workers")
     rate, sized, missing = _find(work.stage, decisive(work.stage, settings), workers.device, rates)
     size = None if sized is None else (sized.fixed_bytes + items * sized.bytes_per_item) / 1e9
     if rate is None:
@@ -80,7 +89,7 @@ def _pool(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images:
         "readers": rate.reader_seconds * items / readers,
         "fixed": rate.fixed_seconds * (work.sets if work.stage == "references" else 1),
     }
-    if workers.device == "cuda":  # elsewhere the time that reading takes from the workers is in their rate
+    if workers.device == "cuda":  # on CPUs, readers and workers share cores, which the measured rate includes
         cpus = max(0.01, sum(each.get("CPU", 0.0) for each in free))
         seconds["readers"] = max(seconds["readers"], rate.reader_cpu_seconds * items / cpus)
     hours = (seconds["fixed"] + max(seconds["workers"], seconds["readers"])) / 3600
@@ -90,7 +99,7 @@ def _pool(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images:
 
 
 def _index(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int) -> Estimate:
-    """Of the index that is chosen for so many images: trained in one task, filled by a task a shard."""
+    """Estimates the index for a number of images: one task trains it, one task per shard adds vectors."""
     retrieval = work.settings.models.retrieval
     dims = {r.dim for r in rates if r.stage == "embed" and r.settings.get("models.retrieval") == retrieval}
     dim = next((dim for dim in dims if dim is not None), None)
@@ -103,19 +112,19 @@ def _index(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images
     plan = make_plan(images, dim, work.settings.index, [Part(f"{n}", each) for n, each in enumerate(rows)])
     wanted = {"index.kind": plan.kind, "dim": dim}
     rate, _, missing = _find("index", wanted, "cpu", rates)
-    cpus = sum(each.count * each.has.get("CPU", 0.0) for each in nodes)
+    cpus = sum(each.count * each.resources.get("CPU", 0.0) for each in nodes)
     if cpus < 1:
-        raise RecoError("a task asks for CPU=1, which no node has")
+        raise RecoError("a task needs CPU=1, which no node has")
     tasks = min(len(plan.shards), int(cpus)) if plan.needs_cluster else 1
     bytes_ = _index_bytes(plan, rates)
-    # The lists of every kind are trained alike.
+    # Training of the lists does not depend on the kind of index.
     trained = [r.training_core_seconds for r in rates if r.stage == "index" and r.settings.get("dim") == dim]
     training = next((seconds for seconds in trained if seconds is not None), None)
     if rate is None or (plan.centroids and training is None):
         return Estimate(
             work.name, images, tasks, None, 0.0, bytes_, missing or f"no rate of training {plan.kind}"
         )
-    cores = max(node.has.get("CPU", 0.0) for node in nodes)
+    cores = max(node.resources.get("CPU", 0.0) for node in nodes)
     seconds = {
         "k-means": plan.training_operations / 1e12 * (training or 0.0) / cores,
         "workers": images * rate.compute_seconds / tasks,
@@ -126,7 +135,7 @@ def _index(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images
 
 
 def _index_bytes(plan: IndexPlan, rates: Sequence[Rate]) -> float | None:
-    """GB of codes and centroids as the kind has them, and of the table of images, which is alike for all kinds."""
+    """GB of the codes and centroids, by the kind of index, and of the table of images, the same for all kinds."""
     tables = [rate.bytes_per_item for rate in rates if rate.stage == "index"]
     if not tables:
         return None
@@ -134,17 +143,17 @@ def _index_bytes(plan: IndexPlan, rates: Sequence[Rate]) -> float | None:
 
 
 def _train(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes]) -> Estimate:
-    """Of segmenters, some side by side, as many rounds as it takes."""
+    """Estimates the training of segmenters, several in parallel."""
     settings = work.settings
-    workers, at_once = plan_runs(work.sets, settings, one_by_one(nodes))
+    workers, at_once = plan_runs(work.sets, settings, list_nodes(nodes))
     steps, at_once = settings.train.steps, min(at_once, work.sets)
-    _placed(workers, nodes)
+    _place_workers(workers, nodes)
     rate, sized, missing = _find("train", decisive("train", settings), workers.device, rates)
     size = None if sized is None else work.sets * sized.fixed_bytes / 1e9
     items, count = steps * work.sets, workers.count * at_once
     if rate is None:
         return Estimate(work.name, items, count, None, None if workers.gpus else 0.0, size, missing)
-    # More threads than were measured are not taken to help: a batch is small.
+    # More threads than measured are assumed not to help, as batches are small.
     power = workers.gpus if workers.device == "cuda" else min(workers.threads, rate.threads)
     rounds = math.ceil(work.sets / at_once)
     seconds = {
@@ -156,12 +165,12 @@ def _train(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes]) -> Est
     return Estimate(work.name, items, count, hours, hours * count * workers.gpus, size, slowest)
 
 
-def _placed(workers: Workers, nodes: Sequence[Nodes]) -> tuple[int, list[dict[str, float]]]:
-    """How many workers fit on the nodes, and what they leave."""
+def _place_workers(workers: Workers, nodes: Sequence[Nodes]) -> tuple[int, list[dict[str, float]]]:
+    """Number of workers that fit on the nodes, and the resources left."""
     asked = {"CPU": workers.cpus, "GPU": workers.gpus, **workers.resources}
     count, free = place(nodes, asked, workers.count)
     if not count:
-        raise RecoError(f"no node has room for a worker, which asks for {_named(asked)}")
+        raise RecoError(f"no node has room for a worker, which needs {_named(asked)}")
     return count, free
 
 
@@ -172,7 +181,7 @@ def _named(asked: Mapping[str, float]) -> str:
 def _find(
     stage: str, wanted: dict[str, Any], device: str, rates: Sequence[Rate]
 ) -> tuple[Rate | None, Rate | None, str]:
-    """The rate of a stage with these settings; one that tells its bytes, which no device changes; what is missing."""
+    """The rate of a stage with these settings on a device; one on any device, for its bytes; and what is missing."""
     known = [rate for rate in rates if rate.stage == stage]
     fitting = [rate for rate in known if rate.settings == wanted]
     found = next((rate for rate in fitting if rate.device == device), None)

@@ -1,4 +1,4 @@
-"""A plan as text: a table a number of images."""
+"""Formats estimates as text."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ _HEAD = ("stage", "items", "workers", "hours", "GPU-hours", "GB", "bottleneck")
 
 
 def as_table(images: int, estimates: Sequence[Estimate]) -> str:
-    """Aligned columns: the stages, and their sum."""
+    """A table with aligned columns: the stages and their total."""
     rows = [_HEAD, *(_row(each) for each in estimates), _total(estimates)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = [
@@ -28,7 +28,7 @@ def _row(one: Estimate) -> tuple[str, ...]:
 
 
 def _total(estimates: Sequence[Estimate]) -> tuple[str, ...]:
-    """Sums of what is known; a sum that leaves something out says so."""
+    """Sums of the known values, with ">" if a value is unknown."""
     figures = []
     for column in ("hours", "gpu_hours", "gigabytes"):
         known = [value for one in estimates if (value := getattr(one, column)) is not None]
@@ -39,7 +39,7 @@ def _total(estimates: Sequence[Estimate]) -> tuple[str, ...]:
 
 
 def _figure(value: float | None) -> str:
-    """Three digits, or all before the point."""
+    """Three significant digits, or all digits before the decimal point."""
     if value is None:
         return "-"
     if 0 < value < 0.001:

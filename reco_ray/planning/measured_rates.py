@@ -1,4 +1,4 @@
-"""Rates told from finished artifacts: their summaries say what the run that made them took."""
+"""Computes rates from the summaries of finished artifacts."""
 
 import json
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from reco_ray.errors import RecoError
 from reco_ray.meter import SUMMARY
 from reco_ray.planning.rates import ITEMS, Rate
 
-# The stage that makes artifacts of a kind.
+# Kind of artifact -> stage.
 _STAGES = {
     "embeddings": "embed",
     "index": "index",
@@ -24,7 +24,7 @@ _STAGES = {
 
 
 class _Run(BaseModel):
-    """`this_run` of a summary, as `Meter.run` notes it; `items` under the name of what is counted."""
+    """`this_run` of a summary, written by `Meter.run`; `items` is stored under the name of the items."""
 
     items: int
     parts: int
@@ -43,7 +43,7 @@ class _Run(BaseModel):
     train_cores: int = 0
 
     def fixed_seconds(self, training: float) -> float:
-        """What is left of the run's time without the work that grows with it, as `training` may."""
+        """Time of the run without work that grows with its items; `training` are seconds of training that do."""
         before = self.context_seconds + training
         work = (self.work_seconds - self.context_seconds) / self.workers
         read = self.read_seconds / self.readers if self.readers else 0.0
@@ -52,7 +52,19 @@ class _Run(BaseModel):
 
 @dataclass(frozen=True)
 class _MeasuredRun:
-    """An artifact and its run. total: items of the artifact, which may have taken several runs. size: bytes."""
+    """An artifact and the last run that worked on it.
+
+    Attributes:
+        stage: Stage of the run.
+        preset: Preset of the run.
+        settings: Settings that determine the rate.
+        run: The measurements.
+        total: Items of the artifact, which several runs may have contributed to.
+        size: Size of the artifact in bytes.
+        dim: Dimensions of the embeddings.
+        training: Core-seconds per Tflop of k-means; None if unknown.
+        made: Description of the run.
+    """
 
     stage: str
     preset: str | None
@@ -66,21 +78,28 @@ class _MeasuredRun:
 
     @property
     def fixed(self) -> float:
-        """Seconds that do not grow. Where k-means tells no rate, training counts as such: rotations and codes are
-        learnt from as many vectors in every corpus, and take far longer than the lists of a small one."""
+        """Seconds that do not grow with the items.
+
+        Without a rate of k-means, training is included: rotations and codes are learnt from the same number of vectors
+        for every corpus, and take far longer than the lists of a small one.
+        """
         return self.run.fixed_seconds(0.0 if self.training is None else self.run.train_seconds)
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Runs that tell the same rate together."""
+        """Runs with the same key are combined into one rate."""
         return self.stage, str(self.preset), self.run.device, json.dumps(self.settings, sort_keys=True)
 
 
 def measure(artifacts: Iterable[str], machine: str | None = None) -> list[Rate]:
-    """The rates of the runs that made some artifacts; those of the same stage, settings and device are taken together.
+    """Computes the rates of artifacts; runs with the same stage, preset, settings and device give one rate.
+
+    Args:
+        artifacts: URIs of artifacts.
+        machine: Description of the machine, stored in the rates.
 
     Raises:
-        RecoError: not an artifact of a stage that has rates, unfinished, or made by a run that tells none.
+        RecoError: If an artifact is unfinished, of a stage without rates, or its last run cannot be used.
     """
     groups: dict[tuple[str, ...], list[_MeasuredRun]] = {}
     for artifact in artifacts:
@@ -96,7 +115,7 @@ def _rate(runs: list[_MeasuredRun], machine: str | None) -> Rate:
     compute = sum(r.run.work_seconds * (r.run.threads if cpu else r.run.gpus_per_worker) for r in runs)
     size = sum(one.size for one in runs)
     training = [one.training for one in runs if one.training is not None]
-    grows = first.stage != "train"  # a segmenter is as large after any number of steps
+    grows = first.stage != "train"  # the size of a segmenter does not depend on the number of steps
     return Rate(
         stage=first.stage,
         preset=first.preset,
@@ -121,7 +140,7 @@ def _read(artifact: str) -> _MeasuredRun:
     stage = _STAGES.get(manifest.kind)
     if stage is None:
         raise RecoError(
-            f"{artifact}: holds {manifest.kind}: there are rates of {', '.join(_STAGES.values())} only"
+            f"{artifact}: holds {manifest.kind}: rates exist for {', '.join(_STAGES.values())} only"
         )
     again = "make the artifact again with this version"
     try:
@@ -130,15 +149,15 @@ def _read(artifact: str) -> _MeasuredRun:
         run = _Run.model_validate({**summary["this_run"], "items": summary["this_run"][items]})
         total = summary["counts"][items]
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise RecoError(f"{artifact}: has no {SUMMARY} that says what its run took: {again}") from error
+        raise RecoError(f"{artifact}: has no {SUMMARY} with the time of its run: {again}") from error
     if run.items < 1 or total < 1 or run.workers < 1 or run.work_seconds <= 0:
         raise RecoError(
-            f"{artifact}: its last run had nothing left but to finish: a rate is told by a run that was not interrupted"
+            f"{artifact}: its last run only finished an interrupted one: measure a run that was not interrupted"
         )
     if run.sets > 1:
         raise RecoError(f"{artifact}: was labelled together with others: measure a run with one --references")
     if manifest.checksums is None:
-        raise RecoError(f"{artifact}: has no checksums, which tell its size: {again}")
+        raise RecoError(f"{artifact}: has no checksums, from which its size is computed: {again}")
     workers = f"{_counted(run.workers, 'worker')} of {_counted(run.threads, 'thread')}"
     took = f"{run.items:,} {items} in {_counted(run.parts, 'part')}, {run.seconds} s by {workers}"
     return _MeasuredRun(
@@ -155,7 +174,7 @@ def _read(artifact: str) -> _MeasuredRun:
 
 
 def _size(artifact: str, stage: str, manifest: storage.Manifest) -> int:
-    """Bytes that a stage wrote; of an index the tables of images, as the codes follow from its kind."""
+    """Bytes that a stage wrote; for an index only the tables of images, as the codes are computed from its kind."""
     if stage == "index":
         files = storage.read_table(storage.join(artifact, checksums.FILE)).to_pylist()
         return sum(file["size"] for file in files if file["path"].startswith("images/"))
@@ -166,7 +185,7 @@ def _size(artifact: str, stage: str, manifest: storage.Manifest) -> int:
 
 
 def _training(stage: str, run: _Run, manifest: storage.Manifest) -> float | None:
-    """Core-seconds a Tflop of k-means; None if there was none, a GPU did it, or more than lists was trained."""
+    """Core-seconds per Tflop of k-means; None if there was none, a GPU did it, or codes were trained as well."""
     if stage != "index" or not run.train_cores or not manifest.made_from.get("index.sample"):
         return None
     if "PQ" in manifest.content["factory"]:

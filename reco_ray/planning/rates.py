@@ -1,4 +1,4 @@
-"""Rates: how long an item keeps a core or a GPU busy, as measured, and for which settings that holds."""
+"""Rates: the measured time that an item occupies a core or a GPU, and the settings it was measured with."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from reco_ray import storage
 from reco_ray.errors import RecoError, reason
 
-# What a stage is counted in.
+# The items of each stage.
 ITEMS = {
     "embed": "images",
     "index": "images",
@@ -20,34 +20,34 @@ ITEMS = {
 
 
 class Rate(BaseModel):
-    """Of a stage with some settings on a kind of device."""
+    """The rate of a stage with some settings on a kind of device."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str
-    preset: str | None = Field(default=None, description="of the run; what counts are the settings")
+    preset: str | None = Field(default=None, description="preset of the run, for information")
     device: str = Field(pattern="^(cpu|cuda)$")
-    settings: dict[str, Any] = Field(description="the rate holds for these only")
-    compute_seconds: float = Field(ge=0, description="of one core (cpu) or one GPU (cuda), an item")
-    threads: int = Field(default=1, ge=1, description="of a worker of the run")
-    reader_seconds: float = Field(default=0.0, ge=0, description="of one reader, by the clock, an item")
-    reader_cpu_seconds: float = Field(default=0.0, ge=0, description="of its processor")
-    fixed_seconds: float = Field(default=0.0, ge=0, description="that do not grow: start of workers, models")
-    bytes_per_item: float = Field(default=0.0, ge=0, description="of an index without the vectors' codes")
+    settings: dict[str, Any] = Field(description="settings for which the rate is valid")
+    compute_seconds: float = Field(ge=0, description="seconds of one core (cpu) or one GPU (cuda) per item")
+    threads: int = Field(default=1, ge=1, description="threads of a worker of the run")
+    reader_seconds: float = Field(default=0.0, ge=0, description="wall-clock seconds of one reader per item")
+    reader_cpu_seconds: float = Field(default=0.0, ge=0, description="CPU seconds of a reader per item")
+    fixed_seconds: float = Field(default=0.0, ge=0, description="start of workers, loading of models")
+    bytes_per_item: float = Field(default=0.0, ge=0, description="for an index without the codes")
     fixed_bytes: float = Field(default=0.0, ge=0)
-    dim: int | None = Field(default=None, ge=1, description="of the vectors that embed makes")
+    dim: int | None = Field(default=None, ge=1, description="dimensions of the embeddings")
     training_core_seconds: float | None = Field(
-        default=None, ge=0, description="of an index: a Tflop of k-means, on one core"
+        default=None, ge=0, description="seconds of one core per Tflop of k-means, for an index"
     )
-    source: str = Field(description="the runs that were measured")
+    source: str = Field(description="the measured runs")
     machine: str | None = None
 
 
 def read_rates(file: str) -> list[Rate]:
-    """The rates of a file, as `reco-ray rate` prints them.
+    """Reads the rates of a file written by `reco-ray rate`.
 
     Raises:
-        RecoError: unreadable, or not a list of rates.
+        RecoError: If it cannot be read or is not a list of rates.
     """
     try:
         return TypeAdapter(list[Rate]).validate_python(yaml.safe_load(storage.read_bytes(file)))
@@ -62,6 +62,6 @@ def read_rates(file: str) -> list[Rate]:
 
 
 def as_yaml(rates: list[Rate]) -> str:
-    """What `read_rates` reads."""
+    """Formats rates for `read_rates`."""
     entries = [rate.model_dump(exclude_none=False, exclude_defaults=True) for rate in rates]
     return yaml.safe_dump(entries, sort_keys=False, width=110, allow_unicode=True)

@@ -1,4 +1,4 @@
-"""What the steps of a pipeline ask for: settings, concepts, vocabularies; not images, of which one plans any number."""
+"""The work in the steps of a pipeline: settings, concepts and vocabularies, but not the number of images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +14,13 @@ from reco_ray.vocabulary_sets import load_vocabularies
 class Workload:
     """A stage of a pipeline.
 
-    name: as it is printed. concepts: references to build, the first `context` of each set one after another.
-    sets: vocabularies: of references, of pseudo-labels, or segmenters.
+    Attributes:
+        name: Name as printed.
+        stage: Name of the stage.
+        settings: Settings of the step.
+        concepts: Number of references to build.
+        context: How many of them are context references, which are built one after another.
+        sets: Number of vocabularies, sets of pseudo-labels or segmenters.
     """
 
     name: str
@@ -27,10 +32,10 @@ class Workload:
 
 
 def workloads(steps: list[PipelineStep]) -> Iterator[Workload]:
-    """The stages of a pipeline in order; `train` from an index is three of them.
+    """The stages of a pipeline in order; `train` from an index consists of three.
 
     Raises:
-        RecoError: settings or vocabularies that cannot be read.
+        RecoError: If settings or vocabularies cannot be read.
     """
     for step in steps:
         request = step.request
@@ -51,7 +56,7 @@ def workloads(steps: list[PipelineStep]) -> Iterator[Workload]:
 
 
 def _references(name: str, vocabularies: list[Vocabulary], settings: Settings) -> Workload:
-    """Concepts that several vocabularies share are built once."""
+    """The references of several vocabularies; concepts that they share are built once."""
     concepts, context = set(), set()
     for vocabulary in vocabularies:
         own = {concept.name: concept.words for concept in vocabulary.concepts}

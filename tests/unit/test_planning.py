@@ -17,7 +17,7 @@ from reco_ray.pipeline import read_pipeline
 from reco_ray.planning.estimate import estimate
 from reco_ray.planning.estimate_table import as_table
 from reco_ray.planning.measured_rates import measure
-from reco_ray.planning.nodes import Nodes, one_by_one, parse_nodes, place
+from reco_ray.planning.nodes import Nodes, list_nodes, parse_nodes, place
 from reco_ray.planning.rates import ITEMS, Rate, as_yaml, read_rates
 from reco_ray.planning.workload import Workload, workloads
 
@@ -38,7 +38,7 @@ def rate(stage: str, settings=None, **values: object) -> Rate:
 def test_nodes_are_read_and_added_up() -> None:
     nodes = [parse_nodes("4xCPU=8"), parse_nodes(" 8 x CPU=16, GPU=1,l4=0.5 "), parse_nodes("CPU=2")]
     assert [node.count for node in nodes] == [4, 8, 1]
-    assert total_resources(one_by_one(nodes)) == {"CPU": 162.0, "GPU": 8.0, "l4": 4.0}
+    assert total_resources(list_nodes(nodes)) == {"CPU": 162.0, "GPU": 8.0, "l4": 4.0}
 
 
 @pytest.mark.parametrize(
@@ -210,17 +210,17 @@ def test_a_rate_is_told_by_artifacts_and_read_again(tmp_path: Path) -> None:
 
 
 def test_what_tells_no_rate_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecoError, match="had nothing left but to finish"):
+    with pytest.raises(RecoError, match="its last run only finished an interrupted one"):
         measure([finished_masks(tmp_path / "resumed", 10, run=0)])
     (Path(finished_masks(tmp_path / "old", 10)) / "summary.json").unlink()
-    with pytest.raises(RecoError, match=r"has no summary\.json that says what its run took"):
+    with pytest.raises(RecoError, match=r"has no summary\.json with the time of its run"):
         measure([str(tmp_path / "old")])
     with pytest.raises(RecoError, match="is not there"):
         measure([str(tmp_path / "nothing")])
     writer = storage.ArtifactWriter(str(tmp_path / "frames"), "frames", {})
     writer.finished()
     writer.commit({"images": 1})
-    with pytest.raises(RecoError, match="holds frames: there are rates of embed, index, references"):
+    with pytest.raises(RecoError, match="holds frames: rates exist for embed, index, references"):
         measure([str(tmp_path / "frames")])
 
 
