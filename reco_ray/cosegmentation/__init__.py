@@ -1,4 +1,4 @@
-"""Concepts in, a bank of reference embeddings out: retrieve, co-segment, keep."""
+"""Builds the reference embeddings of concepts: retrieves exemplars, co-segments them, stores the result."""
 
 from reco_ray.cosegmentation.context import context_weights
 from reco_ray.cosegmentation.cosegment import Cosegmentation, cosegment

@@ -1,4 +1,4 @@
-"""Cosines of dense features with concept vectors, and ReCo's language attention. Torch only."""
+"""Cosine similarity maps, and ReCo's language attention. Torch only."""
 
 import torch
 import torch.nn.functional as F
@@ -8,24 +8,24 @@ LANGUAGE_SHARPNESS = 10.0  # ReCo's language attention is sigmoid(10 * cosine)
 
 
 def language_attention(language_features: Tensor, text_embeddings: Tensor) -> Tensor:
-    """Where the language model sees each concept: sigmoid(10 * cos(feature, text)).
+    """Language attention of each concept at each location: sigmoid(10 * cos(feature, text)).
 
     Args:
-        language_features: (b, d, h, w), of any scale.
-        text_embeddings: (m, d), of any scale.
+        language_features: (b, d, h, w); need not be normalised.
+        text_embeddings: (m, d); need not be normalised.
 
     Returns:
         (b, m, h, w) float32 in (0, 1); 0.5 where a vector is zero.
 
     Raises:
-        ValueError: on shapes other than these.
+        ValueError: an argument has the wrong shape.
     """
     similarity = cosine_maps("language_features", language_features, "text_embeddings", text_embeddings)
     return torch.sigmoid(LANGUAGE_SHARPNESS * similarity)
 
 
 def cosine_maps(features_name: str, features: Tensor, vectors_name: str, vectors: Tensor) -> Tensor:
-    """(b, c, h, w) and (m, c) -> cosine similarity (b, m, h, w), 0 with a zero vector."""
+    """Cosine similarity, 0 for zero vectors: (b, c, h, w) and (m, c) -> (b, m, h, w)."""
     if features.ndim != 4 or 0 in features.shape:
         raise ValueError(
             f"{features_name}: must be (b, c, h, w), none of them 0, got {tuple(features.shape)}"
@@ -35,7 +35,7 @@ def cosine_maps(features_name: str, features: Tensor, vectors_name: str, vectors
         raise ValueError(
             f"{vectors_name}: must be (m, {channels}) as {features_name}, got {tuple(vectors.shape)}"
         )
-    # float32, even within autocast: in half precision concepts tie and the zero-vector guard rounds to zero.
+    # Without autocast: in half precision concepts tie, and the epsilon of normalize rounds to zero.
     with torch.autocast(features.device.type, enabled=False):
         features = F.normalize(features.float(), dim=1)
         return torch.einsum("bchw,mc->bmhw", features, F.normalize(vectors.float(), dim=1))

@@ -1,13 +1,13 @@
-"""The ReferenceBank: one reference a concept, and the evidence it came from.
+"""The ReferenceBank: the reference of each concept, and the exemplars it was built from.
 
 Files of the artifact:
 
-- `references.safetensors`: `references` (m, c) unit rows, or (m, p, c) with p prototypes a concept, `text_embeddings`
-  (m, d) unit rows of the dense language model, and the same of the r context concepts, r possibly 0:
-  `context_references`, `context_text_embeddings`; all float32
+- `references.safetensors`: `references` (m, c) unit rows, or (m, p, c) with p prototypes per concept; `text_embeddings`
+  (m, d) unit rows of the dense language model; `context_references` and `context_text_embeddings`, the same of the r
+  context concepts, r possibly 0; all float32
 - `exemplars.parquet`: EXEMPLARS_SCHEMA, concepts in the order of the vocabulary, exemplars in order of rank
-- `supports.safetensors`: per concept its support maps (n, h, w) float16
-- `sheets/<slug>.jpg`: the contact sheets
+- `supports.safetensors`: support maps per concept, (n, h, w) float16
+- `sheets/<slug>.jpg`: contact sheets
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from reco_ray.vocabulary import Vocabulary, slug
 
 KIND = "references"
 
-# seed_row, seed_col: location in the support map. support: the map's value there, in [0, 1] times the weight.
+# seed_row, seed_col: location in the support map. support: its value there, in [0, 1] times the weight.
 EXEMPLARS_SCHEMA = pa.schema(
     [
         ("concept", pa.string()),
@@ -44,10 +44,18 @@ EXEMPLARS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ReferenceBank:
-    """An opened bank.
+    """References in memory.
 
-    references: (m, c) or (m, p, c) float32 unit rows, in the vocabulary's order. text_embeddings: (m, d) unit rows.
-    context_*: the same of the context concepts, which may be none. model: fingerprint of the dense models that made it.
+    Attributes:
+        uri: of the artifact; "" if it was not opened from one.
+        vocabulary: m concepts.
+        references: (m, c) or (m, p, c) float32 unit rows, in the order of the vocabulary.
+        text_embeddings: (m, d) float32 unit rows.
+        context_names: names of the r context concepts.
+        context_references: (r, c) or (r, p, c) float32 unit rows.
+        context_text_embeddings: (r, d) float32 unit rows.
+        model: fingerprint of the dense models.
+        made_at: time of the artifact's manifest; "" if there is none.
     """
 
     uri: str
@@ -62,10 +70,14 @@ class ReferenceBank:
 
     @classmethod
     def open(cls, uri: str, model: str | None = None) -> "ReferenceBank":
-        """Opens a bank; with `model`, the fingerprint of the models it is to be used with.
+        """Opens an artifact.
+
+        Args:
+            uri: of the artifact.
+            model: fingerprint of the models it is used with; not checked if None.
 
         Raises:
-            RecoError: missing, unfinished, damaged, or made with other models.
+            RecoError: it is missing, unfinished, damaged, or made with other models.
         """
         manifest = storage.read_manifest(uri, KIND)
         made_with = manifest.content["model"]
@@ -90,20 +102,20 @@ class ReferenceBank:
         )
 
     def exemplars(self) -> pa.Table:
-        """EXEMPLARS_SCHEMA: what every reference was made from."""
+        """The exemplars of all concepts, EXEMPLARS_SCHEMA."""
         return storage.read_table(storage.join(self.uri, "exemplars.parquet"))
 
     def sheet_uri(self, index: int) -> str:
-        """The contact sheet of a concept, a JPEG."""
+        """URI of a concept's contact sheet, a JPEG."""
         return storage.join(self.uri, "sheets", f"{slug(index, self.vocabulary.names[index])}.jpg")
 
 
-def bank_of(plan: ReferencePlan, concepts: Mapping[str, Mapping[str, torch.Tensor]]) -> ReferenceBank:
-    """A bank in memory.
+def assemble_bank(plan: ReferencePlan, concepts: Mapping[str, Mapping[str, torch.Tensor]]) -> ReferenceBank:
+    """Assembles a bank in memory.
 
     Args:
-        plan: of its vocabulary.
-        concepts: by id of the step, at least `prototypes` and `text_embedding` as of `build_concept`.
+        plan: of the vocabulary.
+        concepts: tensors by id of the step, at least `prototypes` and `text_embedding` as of `build_concept`.
     """
 
     def rows(ids: tuple[str, ...], name: str) -> torch.Tensor:
@@ -128,13 +140,13 @@ def write_bank(writer: storage.ArtifactWriter, plan: ReferencePlan, store: Conce
     """Writes the files of a bank whose concepts are all in the store; the caller commits.
 
     Returns:
-        The counts of its manifest; `exemplars` are those of the context concepts, too.
+        The counts of the manifest; `exemplars` includes those of the context concepts.
 
     Raises:
-        RecoError: a concept is gone or damaged.
+        RecoError: a concept is missing or damaged.
     """
     concepts = {each: store.read(each) for each in {*plan.ids, *plan.context_ids}}
-    bank = bank_of(plan, concepts)
+    bank = assemble_bank(plan, concepts)
     tables, supports = [], {}
     for number, (concept, concept_id) in enumerate(zip(plan.vocabulary.concepts, plan.ids, strict=True)):
         tensors, name = concepts[concept_id], slug(number, concept.name)
@@ -159,7 +171,7 @@ def write_bank(writer: storage.ArtifactWriter, plan: ReferencePlan, store: Conce
 
 
 def _exemplars(name: str, rows: list[dict], tensors: Mapping[str, torch.Tensor]) -> pa.Table:
-    """EXEMPLARS_SCHEMA of one concept."""
+    """The rows of one concept, EXEMPLARS_SCHEMA."""
     row, col = tensors["seed_locations"].int().numpy().T
     support = tensors["support"].float().numpy()[np.arange(len(row)), row, col]
     found = pa.Table.from_pylist([{"concept": name, **each} for each in rows])

@@ -1,4 +1,4 @@
-"""Exemplars of one concept: found, loaded, and made into its reference. No Ray."""
+"""Retrieves and loads exemplars, and builds the reference of one concept. No Ray."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,7 @@ from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.cosegmentation.contact_sheet import contact_sheet
 from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.cosegmentation.prototypes import prototypes
-from reco_ray.cosegmentation.references import co_reference
+from reco_ray.cosegmentation.references import reference_from_pixels
 from reco_ray.cosegmentation.retrieve import retrieve
 from reco_ray.errors import RecoError
 from reco_ray.models.dense import DenseModels
@@ -23,35 +23,36 @@ from reco_ray.models.protocols import LanguageImageModel
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What the references of a plan are built from, by id of the step.
+class ReferenceInputs:
+    """Inputs of the references of a plan, by id of the step.
 
-    texts: float32 (d,), text embeddings of the dense language model. exemplars: of the steps that are co-segmented,
-    as `retrieve` finds them.
+    Attributes:
+        texts: text embeddings of the dense language model, float32 (d,).
+        exemplars: exemplars of the co-segmented steps, as `retrieve` returns them.
     """
 
     texts: dict[str, np.ndarray]
     exemplars: dict[str, pa.Table]
 
 
-def find_evidence(
+def prepare_inputs(
     plan: ReferencePlan,
     index: CorpusIndex,
     retrieval: LanguageImageModel,
     language: LanguageImageModel,
     settings: Settings,
-) -> Evidence:
-    """Embeds the words of a plan and retrieves its exemplars, all concepts in one search.
+) -> ReferenceInputs:
+    """Embeds the names of a plan's concepts and retrieves their exemplars in one search.
 
     Args:
         plan: of the vocabulary.
-        index: over the corpus.
-        retrieval: the model that the index was made with.
-        language: the model whose dense features weigh the exemplars; may be the same.
-        settings: `models.templates` and `references.exemplars`.
+        index: of the corpus.
+        retrieval: the model of the index.
+        language: the dense language model; may be the same.
+        settings: `models.templates` and `references.exemplars` are used.
 
     Raises:
-        RecoError: words that a model cannot read, more exemplars than images.
+        RecoError: a model does not support the script of a name, or the corpus has fewer images than exemplars.
     """
     words = [list(step.concept.words) for step in plan.steps]
     queries = encode_prompts(retrieval, words, settings.models.templates).cpu()
@@ -61,17 +62,17 @@ def find_evidence(
     built = [number for number, step in enumerate(plan.steps) if step.same_as is None]
     names, k = [plan.steps[number].id for number in built], settings.references.exemplars
     found = retrieve(index, names, queries[built], k)
-    return Evidence(
+    return ReferenceInputs(
         {step.id: row.numpy() for step, row in zip(plan.steps, texts, strict=True)},
         {name: found.slice(number * k, k) for number, name in enumerate(names)},
     )
 
 
 def exemplar_loader(transform: ImageTransform, settings: Settings) -> ImageLoader:
-    """Loads exemplars as squares: co-segmentation needs one size.
+    """Returns a loader of square images, as co-segmentation needs one size.
 
-    Whole images are stretched, since a crop could cut the concept off; `references.geometry` asks for the crop that the
-    paper uses.
+    By default whole images are stretched, since a crop could remove the concept; `references.geometry=crop` selects the
+    paper's centre crop.
     """
     size = settings.references.image_size
     to_square = transform.stretch if settings.references.geometry == "whole" else transform.crop
@@ -79,7 +80,7 @@ def exemplar_loader(transform: ImageTransform, settings: Settings) -> ImageLoade
 
 
 def require_readable(exemplars: pa.Table) -> None:
-    """Raises RecoError if a loaded exemplar has no pixels."""
+    """Raises RecoError if an exemplar could not be loaded."""
     unreadable = exemplars.filter(exemplars["reason"].is_valid())
     if unreadable.num_rows:
         first = unreadable.slice(0, 1).to_pylist()[0]
@@ -87,7 +88,7 @@ def require_readable(exemplars: pa.Table) -> None:
 
 
 def unreadable_exemplar(uri: str, reason: str) -> RecoError:
-    """An image that the index has and that cannot be read any more."""
+    """The error for an image of the index that is no longer readable."""
     return RecoError(f"{uri}: {reason}, though it is in the index: embed the corpus again")
 
 
@@ -102,17 +103,17 @@ def build_concept(
 
     Args:
         models: the dense models.
-        exemplars: as `exemplar_loader` loads them, in order of retrieval.
+        exemplars: loaded by `exemplar_loader`, in order of retrieval.
         text_embedding: (d,), on the models' device.
         context_references: (r, c), on the models' device, or None.
         settings: of the references.
 
     Returns:
         On the CPU: `reference` (c,), `prototypes` (c,) or (p, c), `text_embedding` (d,), `seed_locations` int64 (n, 2),
-        `support` float16 (n, h, w), `sheet` uint8, the bytes of the contact sheet.
+        `support` float16 (n, h, w), and `sheet`, the bytes of the contact sheet as uint8.
 
     Raises:
-        RecoError: an exemplar cannot be read.
+        RecoError: an exemplar could not be read.
     """
     require_readable(exemplars)
     pixels = np.stack([pixels_of(exemplars, row) for row in range(exemplars.num_rows)])
@@ -120,7 +121,7 @@ def build_concept(
     if settings.geometry == "crop":
         aspects = np.ones(exemplars.num_rows)
     batch = torch.from_numpy(pixels).to(text_embedding.device)
-    result = co_reference(models, batch, text_embedding, context_references, settings)
+    result = reference_from_pixels(models, batch, text_embedding, context_references, settings)
     sheet = contact_sheet(pixels, aspects, result.support.cpu().numpy(), result.seed_locations.cpu().numpy())
     tensors = {
         "reference": result.reference,

@@ -1,7 +1,7 @@
-"""References under the digest of what made them, so that vocabularies share those that they have in common.
+"""Content-addressed store of references, so that vocabularies with common concepts share them.
 
 - `<id>.json`: `name`, `words`, `exemplars` (rank, image_id, uri, similarity)
-- `<id>.safetensors`: tensors of `build.build_concept`; written last, so its presence says that the concept is complete
+- `<id>.safetensors`: tensors of `build.build_concept`; written last: a concept is complete if it exists
 """
 
 import json
@@ -21,10 +21,10 @@ _SUFFIX = ".safetensors"
 
 
 class ConceptStore:
-    """The folder of the references.
+    """A folder of references.
 
     Args:
-        folder: URI; made when the first concept is written.
+        folder: URI, created by the first write.
     """
 
     def __init__(self, folder: str) -> None:
@@ -35,7 +35,7 @@ class ConceptStore:
         return storage.exists(self.uri(concept_id))
 
     def missing(self, concept_ids: Iterable[str]) -> set[str]:
-        """Which of these concepts are not complete; one listing however many there are."""
+        """Those of the concepts that are not complete, found with a single listing."""
         return set(concept_ids) - self._complete()
 
     def write(self, step: Step, exemplars: pa.Table, tensors: dict[str, torch.Tensor]) -> None:
@@ -43,32 +43,32 @@ class ConceptStore:
 
         Args:
             step: what was built.
-            exemplars: `rank`, `image_id`, `uri`, `similarity`, as `retrieve` finds them.
-            tensors: as of `build_concept`.
+            exemplars: `rank`, `image_id`, `uri`, `similarity`, as `retrieve` returns them.
+            tensors: as `build_concept` returns them.
         """
         self.write_bytes(step, exemplars, save_tensors(tensors))
 
     def write_bytes(self, step: Step, exemplars: pa.Table, tensors: bytes) -> None:
-        """`write` of tensors that are serialised already."""
+        """As `write`, with tensors serialised by safetensors."""
         rows = exemplars.select(["rank", "image_id", "uri", "similarity"]).to_pylist()
-        # The name is not what the user calls it: concepts are shared by their words.
+        # Not the user's name of the concept: concepts with the same words are shared.
         described = {"name": step.concept.words[0], "words": list(step.concept.words), "exemplars": rows}
         storage.write_bytes(self._json(step.id), json.dumps(described).encode())
         storage.write_bytes(self.uri(step.id), tensors)
 
     def write_alias(self, step: Step, text_embedding: torch.Tensor) -> None:
-        """Writes a concept that takes over the reference of another.
+        """Writes a concept that uses the reference of another concept, `step.same_as`.
 
         Raises:
-            RecoError: that one is gone.
+            RecoError: the other concept is missing or damaged.
         """
-        assert step.same_as is not None, "an alias names what it is an alias of"
+        assert step.same_as is not None, "not an alias"
         tensors = {**self.read(step.same_as), "text_embedding": text_embedding.cpu().contiguous()}
         exemplars = pa.Table.from_pylist(self.exemplars(step.same_as))
         self.write(step, exemplars, tensors)
 
     def describe(self, concept_id: str) -> dict[str, Any] | None:
-        """What is written beside a concept's tensors; None if there is no such concept."""
+        """Content of a concept's JSON file; None if the concept is missing or damaged."""
         try:
             return json.loads(storage.read_bytes(self._json(concept_id))) if self.has(concept_id) else None
         except (OSError, ValueError):
@@ -78,7 +78,7 @@ class ConceptStore:
         """The exemplars of a concept in order of rank.
 
         Raises:
-            RecoError: there is no such concept.
+            RecoError: the concept is missing or damaged.
         """
         described = self.describe(concept_id)
         if described is None:
@@ -86,10 +86,10 @@ class ConceptStore:
         return described["exemplars"]
 
     def read(self, concept_id: str) -> dict[str, torch.Tensor]:
-        """A concept's tensors.
+        """Reads the tensors of a concept.
 
         Raises:
-            RecoError: gone or damaged.
+            RecoError: the concept is missing or damaged.
         """
         uri = self.uri(concept_id)
         try:
@@ -97,22 +97,22 @@ class ConceptStore:
         except Exception as error:  # safetensors has no common base for its errors
             raise RecoError(f"{uri}: missing or damaged ({error}): delete it and run again") from error
 
-    def prune(self, keep: set[str], most: int) -> int:
-        """Deletes the oldest concepts beyond `most` that are not in `keep`; returns how many."""
-        loose = sorted(self._complete() - keep)
-        if len(loose) <= most:
+    def prune(self, keep: set[str], max_others: int) -> int:
+        """Deletes the oldest concepts not in `keep` until `max_others` of them remain; returns the number deleted."""
+        others = sorted(self._complete() - keep)
+        if len(others) <= max_others:
             return 0
         filesystem, path = storage.resolve(self.folder)
-        infos = filesystem.get_file_info([f"{path}/{each}{_SUFFIX}" for each in loose])
-        age = {each: info.mtime_ns or 0 for each, info in zip(loose, infos, strict=True)}
-        oldest = sorted(loose, key=lambda each: age[each])[: len(loose) - most]
+        infos = filesystem.get_file_info([f"{path}/{each}{_SUFFIX}" for each in others])
+        age = {each: info.mtime_ns or 0 for each, info in zip(others, infos, strict=True)}
+        oldest = sorted(others, key=lambda each: age[each])[: len(others) - max_others]
         for each in oldest:
             storage.remove(self.uri(each))
             storage.remove(self._json(each))
         return len(oldest)
 
     def uri(self, concept_id: str) -> str:
-        """Where a concept's tensors are."""
+        """URI of a concept's tensors."""
         return storage.join(self.folder, f"{concept_id}{_SUFFIX}")
 
     def _json(self, concept_id: str) -> str:

@@ -1,28 +1,29 @@
-"""What a reference was made from, to look at: every exemplar beside its support map, the seed marked."""
+"""Contact sheet of a reference: each exemplar beside its support map, with the seed marked."""
 
 import io
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-TILE = 160  # pixels a side
+TILE = 160  # side in pixels
 GAP = 6
-PAIRS_A_ROW = 4
+PAIRS_PER_ROW = 4
 
 
 def contact_sheet(pixels: np.ndarray, aspects: np.ndarray, support: np.ndarray, seeds: np.ndarray) -> bytes:
     """Draws the exemplars of one concept in order of rank.
 
     Args:
-        pixels: uint8 (n, H, W, 3), squares. aspects: (n,), width / height of the originals, in which they are shown.
+        pixels: uint8 (n, H, W, 3), square.
+        aspects: (n,), width / height of the original images, in which they are drawn.
         support: float (n, h, w).
         seeds: int (n, 2), row and column in the support map.
 
     Returns:
-        A JPEG.
+        JPEG bytes.
     """
     n = len(pixels)
-    columns = min(n, PAIRS_A_ROW)
+    columns = min(n, PAIRS_PER_ROW)
     rows = -(-n // columns)
     pair = 2 * TILE
     sheet = Image.new("RGB", (columns * (pair + GAP) + GAP, rows * (TILE + GAP) + GAP), "white")
@@ -35,7 +36,7 @@ def contact_sheet(pixels: np.ndarray, aspects: np.ndarray, support: np.ndarray, 
         )
         left, top = left + (TILE - photo.width) // 2, top + (TILE - photo.height) // 2
         sheet.paste(photo, (left, top))
-        # Each map by itself, its upper half only: where to look in this image, not which image is the best.
+        # Each map is scaled by itself, above its 40 % quantile: maps show locations, and do not compare images.
         low, high = np.quantile(support[number], 0.4), support[number].max()
         heat = heat_overlay(photo, (support[number] - low) / (high - low + 1e-9))
         _mark_seed(heat, seeds[number], support.shape[1:])
@@ -47,7 +48,7 @@ def contact_sheet(pixels: np.ndarray, aspects: np.ndarray, support: np.ndarray, 
 
 
 def heat_overlay(photo: Image.Image, heat: np.ndarray) -> Image.Image:
-    """Lays a map in [0, 1] (h, w) over a photograph: dark where low, orange where high."""
+    """Blends a map (h, w) in [0, 1] over a photograph: dark where low, orange where high."""
     grey = np.asarray(photo.convert("L"), np.float32)[..., None] / 255
     smooth = Image.fromarray((heat.clip(0, 1) * 255).astype(np.uint8)).resize(
         photo.size, Image.Resampling.BICUBIC

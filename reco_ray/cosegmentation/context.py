@@ -1,4 +1,4 @@
-"""Context elimination: less weight for what looks like usual surroundings (ReCo, section 3). Torch only."""
+"""Context elimination: lowers the weight of locations like common surroundings (ReCo, section 3). Torch only."""
 
 import torch
 from torch import Tensor
@@ -9,13 +9,13 @@ from reco_ray.cosegmentation.cosegment import require_features, require_finite
 
 @torch.no_grad()
 def context_weights(features: Tensor, context_references: Tensor) -> Tensor:
-    """How unlike each context reference every location is: `1 - sigmoid(cos(feature, reference))`.
+    """Dissimilarity of each location to each context reference: `1 - sigmoid(cos(feature, reference))`.
 
     Their product over the references, times the language attention, is the weight that `cosegment` takes.
 
     Args:
-        features: (n, c, h, w) floating point, of any scale. Half precision is computed in float32.
-        context_references: (m, c) floating point, of any scale. m may be 0: a product over nothing is one.
+        features: (n, c, h, w) floating point; need not be normalised. Half precision is computed in float32.
+        context_references: (m, c) floating point; need not be normalised. m may be 0.
 
     Returns:
         (n, m, h, w) between 0.27 and 0.73, 0.5 where a vector is zero; float32, or float64 if features are.

@@ -1,4 +1,4 @@
-"""Co-segmentation: the exemplars of one concept -> its reference embedding (ReCo, section 3). Torch only."""
+"""Co-segmentation: the reference embedding of a concept from its exemplars (ReCo, section 3). Torch only."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -10,16 +10,16 @@ from torch.nn.functional import normalize
 Reduction = Literal["mean", "medoid", "rank_weighted"]
 Pairing = Literal["exact", "as_released"]
 
-# Products are computed for a few images at a time (of about this many locations together, enough for matrix
-# products to run at full speed) with as many others as fit this memory. Long strips take few operations: at
-# the end of each the threads wait for one another, which on a busy machine costs more than leaving the cache.
+# Products are computed in strips: a few images, with about this many locations in total, enough for matrix products to
+# run at full speed, times as many other images as fit this memory. Long strips need fewer operations, after each of
+# which the threads wait for each other; on a busy machine that costs more than cache misses.
 STRIP_LOCATIONS = 784
 STRIP_PRODUCTS = 4_000_000  # 16 MB in float32
 
 
 @dataclass(frozen=True)
 class Cosegmentation:
-    """What `n` exemplars have in common, in the precision it was computed in (float32, or float64 if given).
+    """Result of co-segmenting `n` exemplars, in float32, or float64 if the features are.
 
     Attributes:
         reference: (c,) unit vector, the concept's embedding; zero only if the seeds cancel out or are zero.
@@ -42,29 +42,28 @@ def cosegment(
     reduction: Reduction = "mean",
     pairing: Pairing = "exact",
 ) -> Cosegmentation:
-    """Find the location of each exemplar that recurs in all of them, and average what is there.
+    """Finds in each exemplar the location that recurs in all of them, and averages the features there.
 
-    The support of a location is the mean, over the images j (its own included), of the maximum over the
-    locations y of j of `weights[j, y] * cos(features here, features[j, y])`. The seed of an image is its
-    location of highest support; supports that differ by rounding only are ties, which the first location in
-    row-major order wins. Features of zero have a cosine of zero with everything.
+    The support of location x of image i is the mean over the images j, including i, of the maximum over the locations y
+    of j of `weights[j, y] * cos(features[i, x], features[j, y])`. The seed of an image is its location of highest
+    support; supports that differ by rounding only are ties, which the first location in row-major order wins. The
+    cosine of a zero vector is 0.
 
-    The (n h w)^2 similarities are never held at once, only their maximum in each image, n^2 h w numbers, and
-    part of them: 16 MB in float32, or all those of two images where that is more.
+    Memory: the maxima of the similarities in each image, n^2 h w numbers, and 16 MB (float32) of the (n h w)^2
+    similarities, or those of two images if that is more.
 
     Args:
-        features: (n, c, h, w) floating point dense features of the exemplars, in the order of retrieval. They
-            need not be normalised. Half precision is computed in float32.
-        weights: (n, h, w) floating point, not negative: how likely each location is to show the concept. One
-            everywhere if None.
-        reduction: how the seeds become the reference, before it is scaled to unit length. "mean": their mean.
-            "medoid": the seed most similar to the others, the first if tied. "rank_weighted": their mean,
-            weighted with 1 - i/n for the i-th retrieved image, i from 0.
-        pairing: "exact" takes each maximum over one image j. "as_released" takes it over the images j to 2j,
-            counted from 0 and as far as they exist, which reproduces the authors' implementation.
+        features: (n, c, h, w) floating point, dense features of the exemplars in order of retrieval; need not be
+            normalised. Half precision is computed in float32.
+        weights: (n, h, w) floating point, not negative: how likely each location shows the concept. Default: 1.
+        reduction: of the seeds to the reference, before normalisation. "mean"; "medoid", the seed most similar to the
+            others, the first if tied; "rank_weighted", the mean weighted with 1 - i/n for the i-th retrieved image, i
+            from 0.
+        pairing: "exact" takes each maximum over one image j; "as_released" over the images j to 2j, counted from 0 and
+            as far as they exist, which reproduces the authors' implementation.
 
     Raises:
-        ValueError: an argument has the wrong shape or dtype, or holds NaN, infinity or a negative weight.
+        ValueError: an argument has the wrong shape or dtype, or contains NaN, infinity or a negative weight.
 
     Source: Shin et al., "ReCo: Retrieve and Co-segment for Zero-shot Transfer", NeurIPS 2022, section 3.
 
@@ -101,11 +100,11 @@ def cosegment(
 
 
 def _support(rows: Tensor, weights: Tensor, pairing: Pairing) -> Tensor:
-    """(n, l, c) features and (n, l) weights of l locations an image to their (n, l) support."""
-    # With every feature scaled to the length of its weight, the product of two is their cosine times both
-    # weights. Its maximum over one, divided by the weight of the other, is what either direction asks for,
-    # and the products themselves need no multiplication by weights. Relative to the largest, weights cannot
-    # underflow; those below its rounding error, zeros among them, are raised to it because they divide.
+    """Support of l locations per image: (n, l, c) features and (n, l) weights -> (n, l)."""
+    # Each feature is scaled to the length of its weight, so that the product of two is their cosine times both weights.
+    # The maximum over one of them, divided by the weight of the other, is the maximum needed in either direction, and
+    # the products need no further multiplication by weights. Weights are relative to the largest, which avoids
+    # underflow; those below its rounding error, including zeros, are raised to it because they are divisors.
     largest = weights.max()
     limits = torch.finfo(weights.dtype)
     lengths = (weights / largest.clamp_min(limits.tiny)).clamp_min(limits.eps)
@@ -119,9 +118,9 @@ def _support(rows: Tensor, weights: Tensor, pairing: Pairing) -> Tensor:
 
 
 def _maximal_products(rows: Tensor) -> Tensor:
-    """(n, l, c) to (n, n, l): [j, i, x] is the maximum over y of the product of rows[i, x] and rows[j, y].
+    """(n, l, c) -> (n, n, l): [j, i, x] is the maximum over y of the product of rows[i, x] and rows[j, y].
 
-    Products are symmetric, so each strip of them is reduced twice: over the images b for a, and over a for b.
+    Products are symmetric, so each strip is reduced in both directions.
     """
     n, locations, _ = rows.shape
     maxima = rows.new_empty(n, n, locations)
@@ -140,10 +139,10 @@ def _maximal_products(rows: Tensor) -> Tensor:
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
-    """(p, c) and (q, c) to the (p, q) dot products of their rows."""
+    """Dot products of rows: (p, c) and (q, c) -> (p, q)."""
     if a.device.type == "cpu" and a.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        # What torch.compile calls for a linear layer: on AMD processors a fifth faster than the BLAS of
-        # torch.mm, and this product is nearly all the time that co-segmentation takes.
+        # The operator that torch.compile uses for linear layers: a fifth faster than torch.mm on AMD processors, and
+        # this product takes nearly all the time of co-segmentation.
         return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
     return a @ b.T
 
@@ -151,8 +150,8 @@ def _products(a: Tensor, b: Tensor) -> Tensor:
 def _first_maximum(values: Tensor) -> Tensor:
     """Index of the first value, along the last dimension, that equals the maximum up to rounding.
 
-    Equal features get cosines that differ in the last bits, depending on where in a matrix product they were
-    computed; without a tolerance the seed would depend on the number of images and the hardware.
+    Cosines of equal features differ in the last bits, depending on their position in a matrix product; without a
+    tolerance the seed would depend on the number of images and the hardware.
     """
     maximum = values.amax(-1, keepdim=True)
     tolerance = 16 * torch.finfo(values.dtype).eps * maximum.abs()
@@ -160,7 +159,7 @@ def _first_maximum(values: Tensor) -> Tensor:
 
 
 def _reduce(seed_features: Tensor, reduction: Reduction) -> Tensor:
-    """(n, c) seeds in the order of retrieval to the (c,) unit reference."""
+    """(n, c) seeds in order of retrieval -> (c,) unit reference."""
     n = len(seed_features)
     if reduction == "medoid":
         unit = normalize(seed_features, dim=1)
@@ -172,7 +171,7 @@ def _reduce(seed_features: Tensor, reduction: Reduction) -> Tensor:
 
 
 def require_features(features: Tensor) -> None:
-    """Raise ValueError unless features are (n, c, h, w), floating point, not empty and finite."""
+    """Raises ValueError unless features are (n, c, h, w), floating point, not empty and finite."""
     if features.ndim != 4 or features.numel() == 0:
         raise ValueError(f"features must be a non-empty (n, c, h, w) tensor, got {tuple(features.shape)}")
     require_finite("features", features)
@@ -187,9 +186,9 @@ def _require_weights(weights: Tensor, shape: tuple[int, int, int]) -> None:
 
 
 def require_finite(name: str, tensor: Tensor) -> None:
-    """Raise ValueError unless the tensor is floating point and free of NaN and infinity."""
+    """Raises ValueError unless the tensor is floating point and finite."""
     if not tensor.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
-    # The extremes propagate NaN, and are found several times faster than a mask of finite values.
+    # The extremes propagate NaN, and are computed several times faster than a mask of finite values.
     if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
         raise ValueError(f"{name} must be finite, found NaN or infinity")

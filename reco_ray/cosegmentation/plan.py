@@ -1,7 +1,6 @@
-"""Which references a vocabulary needs, in which order, and the name under which each is stored. No Ray, no files.
+"""Plans the references of a vocabulary: their order, dependencies and content ids. No Ray, no files.
 
-The one place that decides the order of the context concepts, what a reference depends on, and the recipe of the
-ReferenceBank. The stage, the server, training of many vocabularies and sweeps all build what a plan says.
+Used by the stage, the server, training of many vocabularies and sweeps, so that all build the same references.
 """
 
 from collections.abc import Iterable
@@ -15,11 +14,14 @@ from reco_ray.vocabulary import Concept, Vocabulary
 
 @dataclass(frozen=True)
 class Step:
-    """One reference.
+    """One reference to build.
 
-    id: digest of all that determines it, and its name in a `ConceptStore`. context: ids of the context references that
-    weigh its exemplars, in order. same_as: id of the context reference that an alias takes over; only its text
-    embedding is its own. None if the reference is co-segmented.
+    Attributes:
+        id: digest of everything that determines the reference; its key in a `ConceptStore`.
+        concept: name and synonyms.
+        context: ids of the context references used for context elimination, in order.
+        same_as: for an alias, the id of the context reference that it uses, with a text embedding of its own; None if
+            the reference is co-segmented.
     """
 
     id: str
@@ -32,9 +34,14 @@ class Step:
 class ReferencePlan:
     """The references of a vocabulary.
 
-    made_from: all that determines the ReferenceBank, as its manifest keeps it. model: fingerprint of the dense models.
-    steps: each reference once, after those it depends on: context concepts, then the vocabulary's other concepts.
-    ids: of the vocabulary's concepts, in its order. context: names of the context concepts. context_ids: theirs.
+    Attributes:
+        vocabulary: the concepts.
+        made_from: everything that determines the ReferenceBank, for its manifest.
+        model: fingerprint of the dense models.
+        steps: each reference once, after its dependencies: context concepts, then the other concepts.
+        ids: of the concepts, in the order of the vocabulary.
+        context: names of the context concepts.
+        context_ids: of the context concepts.
     """
 
     vocabulary: Vocabulary
@@ -47,7 +54,7 @@ class ReferencePlan:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What the manifest of the ReferenceBank says of its files."""
+        """Content of the manifest of the ReferenceBank."""
         return {
             "vocabulary": self.vocabulary.model_dump(),
             "context": list(self.context),
@@ -56,7 +63,7 @@ class ReferencePlan:
 
     @property
     def key(self) -> str:
-        """Digest of the references; vocabularies that differ only in having a background share it."""
+        """Digest of the references; independent of whether the vocabulary has a background."""
         recipe = {key: value for key, value in self.made_from.items() if key != "vocabulary"}
         names = sorted(zip(self.vocabulary.names, self.ids, strict=True))
         return digest(recipe, self.vocabulary.model_dump(exclude={"background"}), names)
@@ -67,14 +74,14 @@ def plan_references(
 ) -> ReferencePlan:
     """Plans the references of a vocabulary (ReCo, section 3.3).
 
-    The context concepts come first, in their order, each with those before it as its context; every other concept has
+    Context concepts come first, in order; the context of each is those before it. The context of every other concept is
     all of them. A concept that is itself a context concept uses that reference.
 
     Args:
         vocabulary: concepts and the names of their context concepts.
-        settings: `models.templates` and `references`.
+        settings: `models.templates` and `references` are used.
         index: URI of the index.
-        index_made_at: when it was made, from its manifest.
+        index_made_at: time of the index's manifest.
         retrieval: fingerprint of the retrieval model.
         dense: fingerprint of the dense models.
     """
@@ -118,16 +125,16 @@ def plan_references(
 
 
 def unique_steps(plans: Iterable[ReferencePlan]) -> dict[str, Step]:
-    """The steps of several plans by id, each once, after those it depends on."""
+    """The steps of several plans by id, each once, after its dependencies."""
     return {step.id: step for plan in plans for step in plan.steps}
 
 
 def sequences(steps: Iterable[Step]) -> tuple[dict[str, list[Step]], list[Step]]:
-    """Splits co-segmented steps into those that other steps depend on and all others.
+    """Splits the co-segmented steps into context steps and others, for building them in parallel.
 
     Returns:
-        The context steps, in sequences that are independent of each other, by the id of their first; the others, each
-        of which can be built by itself once the sequences are.
+        Independent sequences of context steps, by the id of the first step of each; and the other steps, which are
+        independent of each other once the sequences are built.
     """
     built = [step for step in steps if step.same_as is None]
     needed = {each for step in built for each in step.context}

@@ -1,4 +1,4 @@
-"""One concept, several appearances: k-means centres of the seeds instead of their mean."""
+"""Several prototypes per concept: k-means centres of the seeds instead of their mean."""
 
 import torch
 import torch.nn.functional as F
@@ -8,12 +8,13 @@ from reco_ray.cosegmentation.cosegment import Cosegmentation
 
 
 def prototypes(result: Cosegmentation, count: int) -> torch.Tensor:
-    """The reference, or `count` centres of the seeds' directions by spherical k-means (Dhillon & Modha, 2001).
+    """Clusters the seeds by spherical k-means (Dhillon & Modha, 2001).
 
-    A bus seen from the front and from the side, or a tree in leaf and bare, have no mean that looks like either.
+    The mean of different appearances, such as the front and the side of a bus, resembles none of them.
 
     Returns:
-        (c,) for a count of 1; else (count, c) unit rows, the reference repeated where there are too few seeds.
+        The reference (c,) for a count of 1; else (count, c) unit rows, padded with the reference if there are too few
+        seeds.
     """
     if count == 1:
         return result.reference

@@ -1,4 +1,4 @@
-"""Which images show a concept: the corpus images nearest to its words, all concepts in one search."""
+"""Retrieval: the images of the corpus nearest to the text embeddings of concepts."""
 
 import numpy as np
 import pyarrow as pa
@@ -8,19 +8,20 @@ from reco_ray.corpus.index import CorpusIndex
 
 
 def retrieve(index: CorpusIndex, names: list[str], text_embeddings: torch.Tensor, k: int) -> pa.Table:
-    """The k exemplars of every concept.
+    """Retrieves the k exemplars of every concept in one search.
 
     Args:
-        index: over the corpus.
+        index: of the corpus.
         names: m concepts.
         text_embeddings: (m, d) unit rows of the retrieval model.
-        k: exemplars a concept.
+        k: exemplars per concept.
 
     Returns:
-        `concept`, `rank` (from 0), `image_id`, `uri`, `similarity` (cosine); k rows a concept, in the order of `names`.
+        `concept`, `rank` (from 0), `image_id`, `uri`, `similarity` (cosine); k rows per concept, in the order of
+        `names`.
 
     Raises:
-        RecoError: k is larger than the corpus.
+        RecoError: the corpus has fewer than k images.
     """
     similarities, rows = index.search(text_embeddings.cpu().numpy(), k)
     found = index.images.take(rows)

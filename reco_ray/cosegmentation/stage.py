@@ -18,7 +18,7 @@ from reco_ray import storage
 from reco_ray.config import Settings
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.cosegmentation.bank import KIND, write_bank
-from reco_ray.cosegmentation.build import Evidence, build_concept, exemplar_loader, find_evidence
+from reco_ray.cosegmentation.build import ReferenceInputs, build_concept, exemplar_loader, prepare_inputs
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan, Step, plan_references, sequences, unique_steps
 from reco_ray.errors import RecoError
@@ -81,7 +81,7 @@ def build_many_references(
     index = CorpusIndex(index_uri, retrieval.fingerprint)
     outcomes: dict[str, Outcome] = {}
     plans: dict[str, tuple[ReferencePlan, storage.ArtifactWriter]] = {}
-    evidence = Evidence({}, {})
+    evidence = ReferenceInputs({}, {})
     for name, vocabulary in vocabularies.items():
         plan = plan_references(
             vocabulary,
@@ -96,13 +96,15 @@ def build_many_references(
             if manifest := writer.finished():
                 outcomes[name] = Outcome(STAGE, outs[name], manifest, new=False, name=name)
                 continue
-            found = find_evidence(plan, index, retrieval, dense.language, settings)
+            found = prepare_inputs(plan, index, retrieval, dense.language, settings)
         except RecoError as error:
             outcomes[name] = Outcome(STAGE, outs[name], name=name, error=str(error))
             continue
         plans[name] = plan, writer
         # A concept that several vocabularies share is built from what was found for the first of them.
-        evidence = Evidence({**found.texts, **evidence.texts}, {**found.exemplars, **evidence.exemplars})
+        evidence = ReferenceInputs(
+            {**found.texts, **evidence.texts}, {**found.exemplars, **evidence.exemplars}
+        )
     store = ConceptStore(storage.absolute(concepts))
     builder = _Builder(store, dense, settings)
     failed = builder.build(unique_steps(plan for plan, _ in plans.values()), evidence)
@@ -133,7 +135,7 @@ class _Builder:
         self._load = exemplar_loader(dense.encoder.transform, settings)
         self.run: dict[str, Any] = {}
 
-    def build(self, steps: Mapping[str, Step], evidence: Evidence) -> dict[str, str]:
+    def build(self, steps: Mapping[str, Step], evidence: ReferenceInputs) -> dict[str, str]:
         """Builds the steps that are not in the store.
 
         Returns:
@@ -162,7 +164,11 @@ class _Builder:
         return failed
 
     def _run(
-        self, pool: Pool, shards: Mapping[str, list[Step]], evidence: Evidence, worker: "ReferenceWorker"
+        self,
+        pool: Pool,
+        shards: Mapping[str, list[Step]],
+        evidence: ReferenceInputs,
+        worker: "ReferenceWorker",
     ) -> dict[str, str]:
         """Builds shards in parallel, the steps of each one after another; returns why some could not be built."""
         tables = {

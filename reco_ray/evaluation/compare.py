@@ -18,7 +18,7 @@ from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.evaluation_protocol import Protocol
 from reco_ray.models.dense import CachedDenseModels, DenseModels
 from reco_ray.models.image import ImageTransform
-from reco_ray.segmentation.segment import Encodes, segment
+from reco_ray.segmentation.segment import PixelEncoder, segment
 from reco_ray.segmentation.targets import targets_of
 from reco_ray.segmentation.windows import segment_windows
 from reco_ray.training import Segmenter
@@ -132,7 +132,7 @@ class Comparer:
 
     def _labels(
         self,
-        models: Encodes,
+        models: PixelEncoder,
         name: str,
         settings: SegmentSettings,
         batch: torch.Tensor,

@@ -14,7 +14,7 @@ import torch
 from reco_ray.config import SegmentSettings, Settings
 from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.cosegmentation.bank import ReferenceBank
-from reco_ray.cosegmentation.references import co_reference
+from reco_ray.cosegmentation.references import reference_from_pixels
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.models.dense import DenseModels
@@ -123,7 +123,7 @@ class CosegmentWorker(Worker[CosegmentReport]):
         if context.ndim == 3:
             context = context.mean(dim=1)
         text = self._bank.text_embeddings[self._bank.vocabulary.names.index(name)].to(self._device)
-        result = co_reference(
+        result = reference_from_pixels(
             self._models,
             squares,
             text,

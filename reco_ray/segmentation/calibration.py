@@ -1,11 +1,11 @@
-"""Concepts made comparable over many unlabelled images: what soft pseudo-labels are made of. Torch only.
+"""Calibration of concepts over unlabelled images, for soft pseudo-labels. Torch only.
 
-ReCo compares the concepts' scores as they are, although the cosines of one concept may lie above those of another
-everywhere, and vary more. Both can be seen without a label: over the images that are to be segmented, every factor of
-every concept's score gets mean zero and variance one, as in score normalisation for retrieval and speaker verification.
-The sum of the factors is then a logit, and its softmax says how sure the label is.
+ReCo compares the scores of concepts directly, although the cosines of one concept may be higher than those of another
+everywhere, or vary more. Calibration standardises each factor of each concept's score to mean zero and variance one
+over the images to be segmented, as in score normalisation for retrieval and speaker verification. The sum of the
+factors is then a logit, and the softmax over concepts a probability. No labels are needed.
 
-It takes for granted that every concept can be seen somewhere in these images.
+It assumes that every concept occurs somewhere in these images.
 """
 
 from dataclasses import dataclass
@@ -14,43 +14,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SMALLEST_DEVIATION = 1e-4  # of a concept whose scores are the same everywhere
+MIN_DEVIATION = 1e-4  # for concepts with constant scores
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How the logits of m concepts, or of each of f factors of them, lie over many images.
+    """Statistics of the logits of m concepts, per factor, over many images.
 
-    means, deviations: float32 (f, m).
+    Attributes:
+        means: float32 (f, m).
+        deviations: standard deviations, float32 (f, m).
     """
 
     means: Tensor
     deviations: Tensor
 
     def to(self, device: str) -> "Calibration":
-        """The same on another device."""
+        """Copies it to a device."""
         return Calibration(self.means.to(device), self.deviations.to(device))
 
-    def standardised(self, factor: int, logits: Tensor) -> Tensor:
-        """Logits (b, m, h, w) of a factor -> with mean zero and variance one over those images."""
+    def standardise(self, factor: int, logits: Tensor) -> Tensor:
+        """Standardises the logits (b, m, h, w) of a factor."""
         shape = (1, -1, 1, 1)
         return (logits - self.means[factor].view(shape)) / self.deviations[factor].view(shape)
 
     def to_lists(self) -> dict[str, list[list[float]]]:
-        """As JSON holds it."""
+        """Converts it for JSON."""
         return {"means": self.means.tolist(), "deviations": self.deviations.tolist()}
 
     @classmethod
     def from_lists(cls, lists: dict[str, list[list[float]]]) -> "Calibration":
-        """What `to_lists` gave."""
+        """Inverse of `to_lists`."""
         return cls(torch.tensor(lists["means"]), torch.tensor(lists["deviations"]))
 
 
 def moments(logits: list[Tensor]) -> Tensor:
-    """Counts, sums and sums of squares of logits, to be added up over images.
+    """Counts, sums and sums of squares of logits, which can be added up over images.
 
     Args:
-        logits: f factors, (b, m, h, w) each at its own resolution.
+        logits: f factors, (b, m, h, w), each at its own resolution.
 
     Returns:
         float64 (3, f, m).
@@ -62,25 +64,26 @@ def moments(logits: list[Tensor]) -> Tensor:
 
 
 def calibration(total: Tensor) -> Calibration:
-    """The calibration of all images whose `moments`, float64 (3, f, m), were added up."""
+    """Calibration from the sum of the `moments` of all images, float64 (3, f, m)."""
     counts, sums, squares = total
     means = sums / counts
     variances = (squares / counts - means.square()).clamp_min(0)
-    return Calibration(means.float(), variances.sqrt().clamp_min(SMALLEST_DEVIATION).float())
+    return Calibration(means.float(), variances.sqrt().clamp_min(MIN_DEVIATION).float())
 
 
 def probabilities(maps: list[Tensor], calibrated: Calibration) -> Tensor:
-    """How likely each concept is at each location: the softmax over the sum of its standardised factors.
+    """Probability of each concept at each location: the softmax over the sums of standardised factors.
 
     Args:
-        maps: f factors, (b, m, h, w) each at its own resolution, in (0, 1): `score_maps`.
+        maps: f factors from `score_maps`, (b, m, h, w) in (0, 1), each at its own resolution.
+        calibrated: of the same factors and concepts.
 
     Returns:
-        float32 (b, m, h, w) at the finest of the factors' resolutions.
+        float32 (b, m, h, w) at the finest resolution of the factors.
     """
     size = max((tuple(each.shape[2:]) for each in maps), key=lambda sides: sides[0] * sides[1])
     logits = torch.zeros(*maps[0].shape[:2], *size, device=maps[0].device)
     for factor, each in enumerate(maps):
-        standard = calibrated.standardised(factor, each.logit())
+        standard = calibrated.standardise(factor, each.logit())
         logits += F.interpolate(standard, size, mode="bilinear", align_corners=False)
     return logits.softmax(dim=1)

@@ -1,9 +1,9 @@
-"""The masks artifact: what a segmentation writes for every image, and how others read it.
+"""Files of the masks artifact.
 
 - `masks/<name>.png`: label ids; 8-bit with a palette, 16-bit grey above 256 labels
-- `overlays/<name>.jpg`: to look at
-  (`names.py` says what an image's name is: the mask of `street/x.jpg` is `masks/street/x.jpg.png`)
-- `regions/<shard>.parquet`: REGIONS_SCHEMA, a row for every label present in an image
+- `overlays/<name>.jpg`: mask over the image
+  (names are defined in `names.py`: the mask of `street/x.jpg` is `masks/street/x.jpg.png`)
+- `regions/<shard>.parquet`: REGIONS_SCHEMA, one row per image and label in it
 - `rejected/<shard>.parquet`: `uri`, `reason`
 """
 
@@ -34,12 +34,12 @@ REGIONS_SCHEMA = pa.schema(
 
 
 def mask_file(name: str) -> str:
-    """Where the mask of that name lies, from the artifact's directory."""
+    """Path of a mask inside the artifact."""
     return f"masks/{name}.png"
 
 
 def encode_png(labels: np.ndarray, colours: np.ndarray) -> bytes:
-    """Label ids (H, W) -> PNG: indexed with `colours` (m, 3) up to 256 labels, 16-bit grey above."""
+    """Encodes label ids (H, W) as PNG: with the palette `colours` (m, 3) up to 256 labels, else 16-bit grey."""
     buffer = io.BytesIO()
     if len(colours) <= 256:
         image = Image.fromarray(labels.astype(np.uint8)).convert("L")
@@ -51,15 +51,16 @@ def encode_png(labels: np.ndarray, colours: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes) -> np.ndarray:
-    """PNG of label ids -> int32 (H, W)."""
+    """Decodes a PNG of label ids: int32 (H, W)."""
     return np.asarray(Image.open(io.BytesIO(data))).astype(np.int32)
 
 
 def regions(labels: np.ndarray, scores: np.ndarray) -> list[dict[str, object]]:
-    """One entry a label that is present: `label`, `area`, `score`, `rle`.
+    """Describes the region of each label in an image: `label`, `area`, `score`, `rle` as in REGIONS_SCHEMA.
 
     Args:
-        labels: int (H, W). scores: float32 (H, W), of the winning label.
+        labels: int (H, W).
+        scores: of the labels, float32 (H, W).
     """
     found = statistics(labels, scores)
     runs = run_lengths(labels, [label for label, _, _ in found])
@@ -70,7 +71,7 @@ def regions(labels: np.ndarray, scores: np.ndarray) -> list[dict[str, object]]:
 
 
 def statistics(labels: np.ndarray, scores: np.ndarray) -> list[tuple[int, int, float]]:
-    """(label, area in pixels, mean score) of every label that is present; arguments as for `regions`."""
+    """Label, area in pixels and mean score of each label in an image; arguments as for `regions`."""
     flat = labels.reshape(-1)
     areas = np.bincount(flat)
     totals = np.bincount(flat, weights=scores.reshape(-1))
@@ -78,6 +79,6 @@ def statistics(labels: np.ndarray, scores: np.ndarray) -> list[tuple[int, int, f
 
 
 def run_lengths(labels: np.ndarray, present: list[int]) -> list[str]:
-    """COCO's compressed run lengths of each label of `present`; labels: int (H, W)."""
-    columns = np.asfortranarray(labels)  # once: COCO counts down the columns
+    """COCO's compressed run lengths of each label in `present`; `labels` is int (H, W)."""
+    columns = np.asfortranarray(labels)  # once for all labels: COCO's order is column-major
     return [coco_mask.encode((columns == label).view(np.uint8))["counts"].decode() for label in present]

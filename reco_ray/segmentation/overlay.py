@@ -1,4 +1,4 @@
-"""A photograph with its mask over it and a legend under it."""
+"""Draws masks over images, with a legend."""
 
 import io
 
@@ -6,15 +6,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 OPACITY = 0.55
-_LINE = 22  # pixels a line of the legend
+_LINE = 22  # height of a line of the legend in pixels
 _PADDING = 8
 
 
 def overlay(pixels: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Blends the labels' colours over an image and draws their borders.
+    """Blends the colours of labels over an image and draws borders between them.
 
     Args:
-        pixels: uint8 (H, W, 3). labels: int (H, W). colours: uint8 (m, 3).
+        pixels: uint8 (H, W, 3).
+        labels: int (H, W).
+        colours: uint8 (m, 3).
 
     Returns:
         uint8 (H, W, 3).
@@ -28,14 +30,14 @@ def overlay(pixels: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.n
 
 
 def with_legend(picture: np.ndarray, entries: list[tuple[str, tuple[int, int, int], float]]) -> bytes:
-    """Puts a legend under a picture.
+    """Adds a legend below an image.
 
     Args:
         picture: uint8 (H, W, 3).
-        entries: (name, RGB colour, share of the image in [0, 1]), in the order to show.
+        entries: (name, RGB colour, share of the image in [0, 1]), in order.
 
     Returns:
-        A JPEG.
+        JPEG bytes.
     """
     font = ImageFont.load_default(size=13)
     height, width = picture.shape[:2]

@@ -1,15 +1,15 @@
-"""Colours for any number of labels: far apart in hue, alternating in lightness, stable for a label's index."""
+"""Colours for any number of labels, far apart in hue and alternating in lightness; each depends on the index only."""
 
 import colorsys
 
 import numpy as np
 
 _GOLDEN_RATIO = 0.618033988749895
-_LEVELS = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.70))  # (saturation, value), in turn
+_LEVELS = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.70))  # (saturation, value), alternating
 
 
 def palette(labels: int, *, background: bool = False) -> np.ndarray:
-    """uint8 (labels, 3) RGB; with `background`, label 0 is black."""
+    """Returns RGB colours, uint8 (labels, 3); with `background`, label 0 is black."""
     colours = []
     for number in range(labels - background):
         saturation, value = _LEVELS[number % len(_LEVELS)]

@@ -1,8 +1,8 @@
-"""Dense features, references -> scores, labels (ReCo, Shin et al., NeurIPS 2022, section 3). Torch only.
+"""Scores and label maps from dense features and references (ReCo, Shin et al., NeurIPS 2022, section 3). Torch only.
 
-A score is the product of two maps, each made at its own resolution and then resized: how like the concept's
-reference a location looks, and how strongly the language model attends to the concept there. Each half may
-be left out, which gives the ablations "reference only" and "language only".
+A score is the product of two maps, each computed at its own resolution and then resized: the similarity of the location
+to the concept's reference, and the language attention. Either can be left out, which gives the ablations "reference
+only" and "language only".
 """
 
 from typing import NamedTuple
@@ -13,33 +13,34 @@ from torch import Tensor
 
 from reco_ray.cosegmentation.attention import cosine_maps, language_attention
 
-UINT8_CONCEPTS = 255  # more need int16; as many leave the value 255 free to mean "unlabelled" in a mask
+MAX_UINT8_CONCEPTS = 255  # the value 255 means "unlabelled" in masks; more concepts need int16
 
 
 class LabelMap(NamedTuple):
     """The best concept at every pixel.
 
-    labels: (b, H, W), uint8 up to 255 concepts, int16 beyond.
-    scores: (b, H, W) float32 in (0, 1), the winner's.
+    Attributes:
+        labels: (b, H, W), uint8 up to 255 concepts, else int16.
+        scores: of the best concept, (b, H, W) float32 in (0, 1).
     """
 
     labels: Tensor
     scores: Tensor
 
     def statistics(self, concepts: int) -> tuple[Tensor, Tensor]:
-        """The area and the mean score of every concept in every image.
+        """Area and mean score of every concept in every image.
 
         Args:
-            concepts: how many there are, m.
+            concepts: their number m.
 
         Returns:
-            pixels won (b, m) int64, and the mean of their scores (b, m) float32, 0 where none was won.
+            Areas in pixels (b, m) int64, and mean scores (b, m) float32, 0 where the area is 0.
         """
         images = len(self.labels)
         rows = torch.arange(images, device=self.labels.device).mul(concepts).view(-1, 1, 1)
         cells = (self.labels.long() + rows).flatten()
         areas = torch.bincount(cells, minlength=images * concepts)
-        # Sums over millions of pixels: float32 would lose digits.
+        # float32 is not accurate enough for sums over millions of pixels.
         totals = torch.bincount(cells, weights=self.scores.flatten().double(), minlength=images * concepts)
         means = (totals / areas.clamp_min(1)).float()
         return areas.view(images, concepts), means.view(images, concepts)
@@ -54,24 +55,25 @@ def concept_scores(
     output_size: tuple[int, int] | None = None,
     concepts: Tensor | None = None,
 ) -> Tensor:
-    """Scores of every concept at every pixel: sigmoid(cos(feature, reference)) times the language attention.
+    """Score of every concept at every pixel: sigmoid(cos(feature, reference)) times the language attention.
 
-    All m concepts are held at full size: for labels alone take `label_map`, and to refine many concepts name
-    in `concepts` those that won anywhere.
+    All m maps are in memory at full size. `label_map` computes labels with less memory; to refine many concepts, pass
+    those in the label map as `concepts`.
 
     Args:
-        features: (b, c, h, w), of any scale; None, with `references`, for language only.
-        references: (m, c), of any scale; or (m, p, c), p prototypes a concept, of which the nearest counts.
-        language_features: (b, d, h', w'), of any scale; None, with `text_embeddings`, for references only.
-        text_embeddings: (m, d), of any scale.
-        output_size: (H, W) in pixels; the size of `features`, or else of `language_features`, if None.
-        concepts: int64 (k,), the concepts to score, in this order; all m if None.
+        features: (b, c, h, w); need not be normalised. None, with `references`, for language only.
+        references: (m, c), or (m, p, c) with p prototypes per concept, of which the nearest counts; need not be
+            normalised.
+        language_features: (b, d, h', w'); need not be normalised. None, with `text_embeddings`, for references only.
+        text_embeddings: (m, d); need not be normalised.
+        output_size: (H, W) in pixels. Default: the size of `features`, or else of `language_features`.
+        concepts: int64 (k,), the concepts to score, in this order. Default: all m.
 
     Returns:
         (b, m, H, W) or (b, k, H, W), float32 in (0, 1).
 
     Raises:
-        ValueError: shapes that do not fit together, or nothing to score with.
+        ValueError: shapes do not match, or all inputs are None.
     """
     if concepts is not None:
         references = None if references is None else references[concepts]
@@ -88,12 +90,12 @@ def label_map(
     text_embeddings: Tensor | None = None,
     output_size: tuple[int, int] | None = None,
 ) -> LabelMap:
-    """The argmax over `concept_scores` of the same arguments, the lowest index where concepts tie.
+    """The argmax over `concept_scores`, the lowest index if concepts tie; arguments are the same.
 
-    Only one concept at a time is held at full size, so memory does not grow with their number.
+    Memory does not grow with the number of concepts: one at a time is computed at full size.
 
     Raises:
-        ValueError: as `concept_scores`, or no concept at all.
+        ValueError: as for `concept_scores`, or there is no concept.
     """
     maps = score_maps(features, references, language_features, text_embeddings)
     images, concepts = maps[0].shape[:2]
@@ -101,7 +103,7 @@ def label_map(
         raise ValueError("references and text_embeddings: no concept to label with")
     size = _full_size(maps, output_size)
     best = _product_at([each[:, :1] for each in maps], size)[:, 0]
-    small = torch.uint8 if concepts <= UINT8_CONCEPTS else torch.int16
+    small = torch.uint8 if concepts <= MAX_UINT8_CONCEPTS else torch.int16
     labels = torch.zeros(images, *size, dtype=small, device=best.device)
     for concept in range(1, concepts):
         scores = _product_at([each[:, concept : concept + 1] for each in maps], size)[:, 0]
@@ -116,7 +118,7 @@ def score_maps(
     language_features: Tensor | None,
     text_embeddings: Tensor | None,
 ) -> list[Tensor]:
-    """The factors of the scores, (b, m, h, w) each at its own resolution: one or two, float32 in (0, 1).
+    """The one or two factors of the scores, (b, m, h, w) float32 in (0, 1), each at its own resolution.
 
     Arguments and errors are those of `concept_scores`.
     """
@@ -151,7 +153,7 @@ def _full_size(maps: list[Tensor], output_size: tuple[int, int] | None) -> tuple
 
 
 def _product_at(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """Resizes the factors, then multiplies: as the released code does, sigmoids come before the resize."""
+    """Resizes and multiplies the factors; like the released code, sigmoids are applied before resizing."""
     product = _resize(maps[0], size)
     for factor in maps[1:]:
         product = product * _resize(factor, size)

@@ -1,4 +1,4 @@
-"""Pixels -> label maps: encode, score, refine, argmax. Torch only."""
+"""Segments images: encode, score, refine, argmax. Torch only."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -11,23 +11,25 @@ from reco_ray.models.dense import DenseFeatures
 from reco_ray.segmentation.refine import refine
 from reco_ray.segmentation.score import concept_scores, label_map
 
-BACKGROUND = 0  # its label id, where there is a background
+BACKGROUND = 0  # label id of the background, if there is one
 
 
-class Encodes(Protocol):
-    """What segmenting needs of `DenseModels`."""
+class PixelEncoder(Protocol):
+    """Interface of `DenseModels` that segmentation uses."""
 
     def encode(self, pixels: torch.Tensor) -> DenseFeatures:
-        """uint8 (b, H, W, 3) -> features."""
+        """Encodes images: uint8 (b, H, W, 3) -> features."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What every location is compared with.
+    """Embeddings that every location is compared with.
 
-    references: (m, c) or, with p prototypes each, (m, p, c). text_embeddings: (m, d) of the dense language model.
-    labels: int64 (m,), the label id that each of them stands for; several may stand for the background.
-    background: whether there is one, which then also takes what no target fits.
+    Attributes:
+        references: (m, c), or (m, p, c) with p prototypes per target.
+        text_embeddings: (m, d), of the dense language model.
+        labels: label id of each target, int64 (m,); several may have that of the background.
+        background: whether there is a background, which also takes locations with scores below the threshold.
     """
 
     references: torch.Tensor
@@ -36,7 +38,7 @@ class Targets:
     background: bool = False
 
     def to(self, device: str) -> "Targets":
-        """The same on another device."""
+        """Copies it to a device."""
         return replace(
             self,
             references=self.references.to(device),
@@ -44,26 +46,31 @@ class Targets:
             labels=self.labels.to(device),
         )
 
-    def only(self, chosen: torch.Tensor) -> "Targets":
-        """Those at the indices `chosen`, int64 (k,)."""
+    def select(self, indices: torch.Tensor) -> "Targets":
+        """The targets at `indices`, int64 (k,)."""
         return replace(
             self,
-            references=self.references[chosen],
-            text_embeddings=self.text_embeddings[chosen],
-            labels=self.labels[chosen],
+            references=self.references[indices],
+            text_embeddings=self.text_embeddings[indices],
+            labels=self.labels[indices],
         )
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """labels: int64 (H, W), label ids. scores: float32 (H, W), of the winner."""
+    """The labels of one image.
+
+    Attributes:
+        labels: label ids, int64 (H, W).
+        scores: of the labels, float32 (H, W).
+    """
 
     labels: torch.Tensor
     scores: torch.Tensor
 
 
 def segment(
-    models: Encodes,
+    models: PixelEncoder,
     targets: Targets,
     pixels: torch.Tensor,
     output_sizes: list[tuple[int, int]],
@@ -72,8 +79,11 @@ def segment(
     """Segments images of one size (ReCo, section 3.4).
 
     Args:
+        models: the dense models.
+        targets: of m labels.
         pixels: uint8 (b, H, W, 3), sides multiples of the encoder's stride.
         output_sizes: (height, width) of each result.
+        settings: of the segmentation.
     """
     encoded = models.encode(pixels)
     results = []
@@ -90,28 +100,31 @@ def segment_features(
     size: tuple[int, int],
     settings: SegmentSettings,
 ) -> Segmentation:
-    """`segment` of one image whose features are at hand.
+    """As `segment`, for one image with features that are already computed.
 
     Args:
-        encoded: (1, c, h, w) and (1, d, h', w'). pixels: uint8 (H, W, 3). size: (height, width) of the result.
+        encoded: features of the image, with b = 1.
+        targets: of m labels.
+        pixels: uint8 (H, W, 3).
+        size: (height, width) of the result.
+        settings: of the segmentation.
     """
     if settings.prefilter:
-        targets = targets.only(likely(encoded, targets, settings.prefilter))
+        targets = targets.select(prefilter(encoded, targets, settings.prefilter))
     factors = score_factors(encoded, targets, settings)
     if settings.refine == "none":
         threshold = settings.background_threshold if targets.background else 0.0
         winner, best = (maps[0] for maps in label_map(**factors, output_size=size))
         return Segmentation(targets.labels[winner.long()].masked_fill(best < threshold, BACKGROUND), best)
-    # Refined at the size the models saw, where the photograph is at hand, and only among the targets that won anywhere:
-    # the others would cost time and memory without a chance to appear.
+    # Refined at the size of `pixels`, and only for targets in the unrefined label map, to save time and memory.
     working = (pixels.shape[0], pixels.shape[1])
     present = label_map(**factors, output_size=working).labels.unique().long()
     scores = concept_scores(**factors, output_size=working, concepts=present)[0]
-    return label_scores(scores, targets.only(present), pixels, size, settings)
+    return label_scores(scores, targets.select(present), pixels, size, settings)
 
 
 def score_factors(encoded: DenseFeatures, targets: Targets, settings: SegmentSettings) -> dict[str, Any]:
-    """The arguments of `concept_scores` and `label_map` for what the settings score by."""
+    """The arguments of `concept_scores` and `label_map`, according to `settings.use`."""
     factors: dict[str, Any] = {"features": None, "references": None}
     if settings.use != "language":
         factors |= {"features": encoded.visual, "references": targets.references}
@@ -127,28 +140,32 @@ def label_scores(
     size: tuple[int, int],
     settings: SegmentSettings,
 ) -> Segmentation:
-    """Scores at the size of the image -> labels at `size`, refined first if the settings say so.
+    """Refines scores, if enabled in the settings, and computes labels.
 
     Args:
-        scores: (m, H, W), of each target. pixels: uint8 (H, W, 3).
+        scores: of each target, (m, H, W).
+        targets: of m labels.
+        pixels: uint8 (H, W, 3).
+        size: (height, width) of the result.
+        settings: of the segmentation.
     """
     labels = targets.labels
     if targets.background:
-        # The threshold is one more target, of a constant score: so the background has edges as sharp as all others.
+        # The threshold is one more target with a constant score, so that the background is refined like the others.
         scores = torch.cat([scores, torch.full_like(scores[:1], settings.background_threshold)])
         labels = torch.cat([labels, labels.new_tensor([BACKGROUND])])
     refined = refine(scores, pixels.permute(2, 0, 1), settings.refine)
     best = torch.full(size, -torch.inf, device=scores.device)
     winner = torch.zeros(size, dtype=torch.long, device=scores.device)
-    for number in range(len(refined)):  # one at a time at the full size: there may be hundreds
+    for number in range(len(refined)):  # one at a time at full size, to save memory
         resized = F.interpolate(refined[None, number, None], size, mode="bilinear", align_corners=False)[0, 0]
         winner.masked_fill_(resized > best, number)
         best = torch.maximum(best, resized)
     return Segmentation(labels[winner], best)
 
 
-def likely(encoded: DenseFeatures, targets: Targets, keep: int) -> torch.Tensor:
-    """Indices of the `keep` targets whose words fit the image best somewhere, and of all that stand for background."""
+def prefilter(encoded: DenseFeatures, targets: Targets, keep: int) -> torch.Tensor:
+    """Indices of the `keep` targets with the highest text similarity at any location, and of all background targets."""
     similarity = (
         torch.einsum("bdhw,md->mhw", encoded.language, targets.text_embeddings).flatten(1).amax(dim=1)
     )

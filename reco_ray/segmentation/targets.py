@@ -1,4 +1,4 @@
-"""A ReferenceBank -> the targets of its vocabulary, with or without a background."""
+"""Targets of a ReferenceBank, with or without a background."""
 
 from typing import Protocol
 
@@ -11,30 +11,32 @@ from reco_ray.vocabulary import Vocabulary
 
 
 class HasVocabulary(Protocol):
-    """A bank, or what stands for one."""
+    """A ReferenceBank, or another object with a vocabulary."""
 
     @property
     def vocabulary(self) -> Vocabulary: ...
 
 
 def has_background(bank: HasVocabulary, settings: SegmentSettings) -> bool:
-    """Whether label 0 is a background: as the settings say, else the vocabulary; always for a single concept, which
-    would otherwise cover every image."""
+    """Whether label 0 is a background, by the settings or else the vocabulary.
+
+    A single concept always has one by default, since it would otherwise cover every image.
+    """
     if settings.background is not None:
         return settings.background
     return bank.vocabulary.background or len(bank.vocabulary.concepts) == 1
 
 
 def label_names(bank: HasVocabulary, settings: SegmentSettings) -> list[str]:
-    """The names of the label ids, in their order."""
+    """Names of the label ids, in order."""
     names = bank.vocabulary.names
     return ["background", *names] if has_background(bank, settings) else names
 
 
 def targets_of(bank: ReferenceBank, settings: SegmentSettings) -> Targets:
-    """The vocabulary's concepts; with a background, the context concepts that it does not name stand for that.
+    """The concepts of the vocabulary, and with a background the context concepts outside the vocabulary as background.
 
-    A place that looks more like a road than like any concept that was asked for shows none of them.
+    For example, a location more similar to a road than to any concept of the vocabulary is background.
     """
     count = len(bank.vocabulary.concepts)
     if not has_background(bank, settings):

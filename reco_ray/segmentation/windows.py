@@ -1,15 +1,22 @@
-"""Segmenting in overlapping windows, as CLIP-based segmenters are measured: their text side knows 224-pixel images."""
+"""Segmentation in overlapping windows, the usual protocol for CLIP-based segmenters, trained at 224 pixels."""
 
 import torch
 
 from reco_ray.config import SegmentSettings
 from reco_ray.models.sliding import slide
 from reco_ray.segmentation.score import concept_scores
-from reco_ray.segmentation.segment import Encodes, Segmentation, Targets, label_scores, likely, score_factors
+from reco_ray.segmentation.segment import (
+    PixelEncoder,
+    Segmentation,
+    Targets,
+    label_scores,
+    prefilter,
+    score_factors,
+)
 
 
 def segment_windows(
-    models: Encodes,
+    models: PixelEncoder,
     targets: Targets,
     pixels: torch.Tensor,
     size: tuple[int, int],
@@ -18,14 +25,19 @@ def segment_windows(
     window: int,
     step: int,
 ) -> Segmentation:
-    """Segments one image window by window; where windows overlap, scores are averaged.
+    """Segments one image in sliding windows; scores are averaged where windows overlap.
 
     Args:
-        pixels: uint8 (1, H, W, 3). size: (height, width) of the result.
-        window, step: pixels, as `slide`; the last window of a row ends at the border.
+        models: the dense models.
+        targets: of m labels.
+        pixels: uint8 (1, H, W, 3).
+        size: (height, width) of the result.
+        settings: of the segmentation.
+        window: side of a window in pixels, as for `slide`.
+        step: distance between windows in pixels, as for `slide`.
     """
-    if settings.prefilter:  # what the whole image may show, not each window
-        targets = targets.only(likely(models.encode(pixels), targets, settings.prefilter))
+    if settings.prefilter:  # for the whole image, not per window
+        targets = targets.select(prefilter(models.encode(pixels), targets, settings.prefilter))
 
     def scores(part: torch.Tensor) -> torch.Tensor:
         encoded = models.encode(part.permute(0, 2, 3, 1))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from reco_ray import storage
-from reco_ray.cosegmentation.bank import ReferenceBank, bank_of
+from reco_ray.cosegmentation.bank import ReferenceBank, assemble_bank
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.errors import RecoError
@@ -39,7 +39,9 @@ def open_bank(ref: BankRef, model: str) -> ReferenceBank:
         return ReferenceBank.open(ref.uri, model)
     store = ConceptStore(ref.uri)
     try:
-        return bank_of(ref.plan, {each: store.read(each) for each in (*ref.plan.ids, *ref.plan.context_ids)})
+        return assemble_bank(
+            ref.plan, {each: store.read(each) for each in (*ref.plan.ids, *ref.plan.context_ids)}
+        )
     except RecoError as error:
         raise RecoError("references of these concepts are gone") from error
 

@@ -8,11 +8,11 @@ import torch
 
 from reco_ray.config import Settings
 from reco_ray.corpus.index import CorpusIndex
-from reco_ray.cosegmentation.bank import ReferenceBank, bank_of
-from reco_ray.cosegmentation.build import Evidence, find_evidence, unreadable_exemplar
+from reco_ray.cosegmentation.bank import ReferenceBank, assemble_bank
+from reco_ray.cosegmentation.build import ReferenceInputs, prepare_inputs, unreadable_exemplar
 from reco_ray.cosegmentation.plan import ReferencePlan, plan_references
 from reco_ray.cosegmentation.prototypes import prototypes
-from reco_ray.cosegmentation.references import co_reference_of
+from reco_ray.cosegmentation.references import reference_from_features
 from reco_ray.models import load_language_image_model
 from reco_ray.sweep.encoded import cached_models, features_of
 from reco_ray.sweep.scores import seed_agreement, support_margin
@@ -23,7 +23,7 @@ class PlannedReferences(NamedTuple):
     """The plan of a vocabulary's references, with their exemplars and text embeddings."""
 
     plan: ReferencePlan
-    evidence: Evidence
+    evidence: ReferenceInputs
 
 
 def plan_trial_references(settings: Settings, vocabulary: Vocabulary, index_uri: str) -> PlannedReferences:
@@ -41,7 +41,7 @@ def plan_trial_references(settings: Settings, vocabulary: Vocabulary, index_uri:
     plan = plan_references(
         vocabulary, settings, index.uri, index.manifest.made_at, retrieval.fingerprint, dense.fingerprint
     )
-    return PlannedReferences(plan, find_evidence(plan, index, retrieval, dense.language, settings))
+    return PlannedReferences(plan, prepare_inputs(plan, index, retrieval, dense.language, settings))
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def build_reference(
     for image in exemplars:
         if image.reason is not None:
             raise unreadable_exemplar(image.uri, image.reason)
-    result = co_reference_of(
+    result = reference_from_features(
         features_of(exemplars, device),
         torch.from_numpy(text.copy()).to(device),
         torch.stack([each.tensors["reference"].to(device) for each in known]) if known else None,
@@ -126,7 +126,7 @@ def build_bank(planned: PlannedReferences, *built: TrialReference) -> TrialBank:
     concepts = [found[each] for each in plan.ids]
     agreements = [each.seed_agreement for each in concepts if each.seed_agreement is not None]
     return TrialBank(
-        bank_of(plan, {each: reference.tensors for each, reference in found.items()}),
+        assemble_bank(plan, {each: reference.tensors for each, reference in found.items()}),
         float(np.mean(agreements)) if agreements else None,
         float(np.mean([each.support_margin for each in concepts])),
     )

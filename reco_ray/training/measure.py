@@ -64,7 +64,7 @@ class Measure:
         for shard, row in self.held_out[:MOST_FRAMES][self.rank :: self.world]:
             image, label = self.frames.read(int(shard), int(row))
             logits = self.logits(module, image)
-            predicted = (calibrated.standardised(0, logits) if calibrated else logits)[0].argmax(0)
+            predicted = (calibrated.standardise(0, logits) if calibrated else logits)[0].argmax(0)
             truth = torch.from_numpy(label.copy()).to(self.device).long()
             counted = truth != IGNORE
             matrix += torch.bincount(truth[counted] * count + predicted[counted], minlength=count * count)

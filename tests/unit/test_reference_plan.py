@@ -139,7 +139,7 @@ def test_the_oldest_concepts_are_pruned_first_but_none_in_use(tmp_path: object) 
     for age, step in enumerate(steps):
         concept(store, step, age)
         os.utime(store.uri(step.id), ns=(age * 10**9, age * 10**9))
-    assert store.prune(keep={steps[0].id}, most=1) == 2
+    assert store.prune(keep={steps[0].id}, max_others=1) == 2
     assert [store.has(step.id) for step in steps] == [True, False, False, True]
     assert store.describe(steps[1].id) is None
     assert asdict(steps[0])["same_as"] is None

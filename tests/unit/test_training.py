@@ -195,7 +195,7 @@ def test_folded_weights_give_standardised_logits(spec: str) -> None:
         logits = module(pixels)
         calibrated = calibration(moments([logits]))
         module.load_state_dict(folded(network, calibrated))
-        torch.testing.assert_close(module(pixels), calibrated.standardised(0, logits), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(module(pixels), calibrated.standardise(0, logits), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("spec", ["unet", "smp:Nothing/tu-resnet18", "smp:FPN/no-such-encoder"])

@@ -1,4 +1,4 @@
-"""Refinements: scores and the photograph in, scores that follow its edges out. A module per refinement."""
+"""Refinement of scores to follow the edges of the image, one module per method."""
 
 import torch
 from torch import Tensor
@@ -7,22 +7,22 @@ from reco_ray.registry import REFINEMENTS
 
 
 def refine(scores: Tensor, image: Tensor, method: str = "none") -> Tensor:
-    """Refines the scores of one image with the published settings of a method: see the modules of this package.
+    """Refines the scores of one image with the published settings of a method.
 
-    Memory and time grow with the number of concepts: with many, refine only those that won anywhere
+    Memory and time grow with the number of concepts; with many, refine only those in the label map
     (`concept_scores` with `concepts=labels.unique().long()`).
 
     Args:
         scores: (m, H, W) float in [0, 1].
         image: (3, H, W) uint8 RGB, of the same size and on the same device.
-        method: a name of `REFINEMENTS`; "none" returns the scores as they are.
+        method: a name in `REFINEMENTS`; "none" returns the scores unchanged.
 
     Returns:
         (m, H, W); float32 in [0, 1] from "pamr" and "crf", summing to 1 over the concepts from "crf".
 
     Raises:
-        RecoError: an unknown method.
-        ValueError: other shapes or types than these.
+        RecoError: the method is unknown.
+        ValueError: an argument has the wrong shape or dtype.
     """
     refinement = REFINEMENTS.get(method)
     if scores.ndim != 3 or 0 in scores.shape or not scores.is_floating_point():

@@ -1,14 +1,14 @@
-"""Fully connected CRF: every pixel votes on every other, more loudly the nearer it is in place and colour.
+"""Fully connected conditional random field (dense CRF), with pairwise potentials of position and colour.
 
 Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011.
-Own code, since what PyPI has either needs a C++ compiler and stays on the CPU (pydensecrf2, SimpleCRF) or
-ignores colour (crfseg).
+The packages on PyPI either need a C++ compiler and run on the CPU only (pydensecrf2, SimpleCRF) or ignore colour
+(crfseg).
 
-The symmetric normalisation and a pixel's vote on itself are those of the authors' C++ code and of pydensecrf.
-The kernel over place alone is exact here. The one over place and colour goes through the same permutohedral
-lattice (Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Eurographics
-2010), but blurred in both orders of its directions: one order alone makes an asymmetric filter wherever the
-lattice is sparse, which is everywhere in photographs at a colour deviation of 3.
+Symmetric normalisation and a pixel's message to itself follow the authors' C++ code and pydensecrf. The Gaussian kernel
+is computed exactly. The bilateral kernel uses the same permutohedral lattice (Adams, Baek, Davis, "Fast
+High-Dimensional Filtering Using the Permutohedral Lattice", Eurographics 2010), but averages blurs in both orders of
+the directions: a single order gives an asymmetric filter where the lattice is sparse, which is everywhere in
+photographs at a colour deviation of 3.
 """
 
 import math
@@ -21,17 +21,17 @@ from torch import Tensor
 
 TITLE = "CRF, slow"
 ITERATIONS = 10
-PLACE_WEIGHT, PLACE_DEVIATION = 3.0, 1.0  # of the kernel over place alone; pixels
-BILATERAL_WEIGHT, BILATERAL_DEVIATION, COLOUR_DEVIATION = 4.0, 67.0, 3.0  # pixels; levels of 255
-LEAST_PROBABILITY = 1e-5  # of a unary: no score, not even 0, rules a concept out
+GAUSSIAN_WEIGHT, GAUSSIAN_DEVIATION = 3.0, 1.0  # Gaussian kernel; deviation in pixels
+BILATERAL_WEIGHT, BILATERAL_DEVIATION, COLOUR_DEVIATION = 4.0, 67.0, 3.0  # deviations: pixels, levels of 255
+MIN_PROBABILITY = 1e-5  # of the unary potential, so that a score of 0 does not exclude a concept
 
-Filter = Callable[[Tensor], Tensor]  # (n, m) -> (n, m), each of the m columns by itself
+Filter = Callable[[Tensor], Tensor]  # (n, m) -> (n, m), column by column
 
 
 def refine(scores: Tensor, image: Tensor) -> Tensor:
     """Refines scores by ten mean-field steps of a dense CRF with Potts compatibility.
 
-    The unary of a concept is -log of its share of the sum of the pixel's scores, at least LEAST_PROBABILITY.
+    The unary of a concept is -log of its share of the sum of the pixel's scores, at least MIN_PROBABILITY.
 
     Args:
         scores: (m, H, W) float, at least 0.
@@ -42,10 +42,10 @@ def refine(scores: Tensor, image: Tensor) -> Tensor:
     """
     height, width = scores.shape[1:]
     shares = scores.float() / scores.float().sum(0, keepdim=True).clamp_min(1e-20)
-    unary = -shares.clamp_min(LEAST_PROBABILITY).log().flatten(1).T.contiguous()
+    unary = -shares.clamp_min(MIN_PROBABILITY).log().flatten(1).T.contiguous()
     ones = torch.ones_like(unary[:, :1])
-    place = _normalised(_place_filter(height, width, image.device), PLACE_WEIGHT, ones)
-    lattice = PermutohedralLattice(_place_and_colour(image))
+    place = _normalised(_gaussian_filter(height, width, image.device), GAUSSIAN_WEIGHT, ones)
+    lattice = PermutohedralLattice(_bilateral_features(image))
     bilateral = _normalised(lattice.filter, BILATERAL_WEIGHT, ones)
     marginals = torch.softmax(-unary, dim=1)
     for _ in range(ITERATIONS):
@@ -54,19 +54,19 @@ def refine(scores: Tensor, image: Tensor) -> Tensor:
 
 
 def _normalised(kernel: Filter, weight: float, ones: Tensor) -> Filter:
-    """weight * D^-1/2 K D^-1/2 with D the row sums of K: symmetric, and a factor of all of K cancels out."""
+    """weight * D^-1/2 K D^-1/2 with D the row sums of K; independent of the scale of K."""
     scale = (weight / kernel(ones)).sqrt()
     return lambda values: scale * kernel(scale * values)
 
 
-def _place_filter(height: int, width: int, device: torch.device) -> Filter:
-    """The Gaussian over place, one axis after the other; what lies beyond 5 deviations (4e-6) is left out."""
-    reach = math.ceil(5 * PLACE_DEVIATION)
+def _gaussian_filter(height: int, width: int, device: torch.device) -> Filter:
+    """Separable Gaussian filter over positions, truncated at 5 deviations (4e-6)."""
+    reach = math.ceil(5 * GAUSSIAN_DEVIATION)
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float32, device=device)
-    profile = torch.exp(-0.5 * (offsets / PLACE_DEVIATION) ** 2)
+    profile = torch.exp(-0.5 * (offsets / GAUSSIAN_DEVIATION) ** 2)
 
     def apply(values: Tensor) -> Tensor:
-        # Seen as an image with its channels last, one group each: convolutions are fast in that form.
+        # As a channels-last image with one group per channel, which is fast for convolutions.
         maps = values.view(1, height, width, -1).permute(0, 3, 1, 2)
         taps = profile.expand(maps.shape[1], 1, 1, -1)
         maps = F.conv2d(maps, taps, padding=(0, reach), groups=maps.shape[1])
@@ -76,8 +76,8 @@ def _place_filter(height: int, width: int, device: torch.device) -> Filter:
     return apply
 
 
-def _place_and_colour(image: Tensor) -> Tensor:
-    """(3, H, W) uint8 -> (H * W, 5): where and what colour each pixel is, in standard deviations."""
+def _bilateral_features(image: Tensor) -> Tensor:
+    """Position and colour of each pixel in standard deviations: (3, H, W) uint8 -> (H * W, 5)."""
     rows = torch.arange(image.shape[1], device=image.device).view(-1, 1).expand(image.shape[1:])
     columns = torch.arange(image.shape[2], device=image.device).expand(image.shape[1:])
     place = torch.stack([columns, rows]).float() / BILATERAL_DEVIATION
@@ -85,11 +85,11 @@ def _place_and_colour(image: Tensor) -> Tensor:
 
 
 class PermutohedralLattice:
-    """An approximate Gaussian filter over n points of d dimensions, in time and memory linear in n.
+    """An approximate Gaussian filter over n points in d dimensions, in time and memory linear in n.
 
-    Space is tiled with simplices. Each point gives its value to the d + 1 corners of the simplex it lies in
-    (splat), the corners are blurred along the d + 1 directions of the lattice, and each point reads the
-    blurred values back (slice). Only corners that some point touches exist.
+    Space is tiled with simplices. Each point distributes its value to the d + 1 corners of its simplex (splat), the
+    corners are blurred along the d + 1 directions of the lattice, and each point interpolates the blurred values
+    (slice). Only corners of occupied simplices are stored.
     """
 
     def __init__(self, points: Tensor) -> None:
@@ -101,7 +101,7 @@ class PermutohedralLattice:
         self._slice = _bags(inverse, weights)
 
     def filter(self, values: Tensor) -> Tensor:
-        """(n, m) float32 -> (n, m): Gaussian sums, up to a common factor."""
+        """Gaussian sums, up to a common factor: (n, m) float32 -> (n, m)."""
         splatted = self._splat.sums(values)
         blurred = torch.zeros_like(splatted)
         for order in (self._blurs, self._blurs[::-1]):
@@ -120,13 +120,13 @@ class _Bags(NamedTuple):
     weights: Tensor
 
     def sums(self, values: Tensor) -> Tensor:
-        """The product with (columns, m) values, (rows, m): several times the speed of torch.sparse."""
+        """Product with values: (columns, m) -> (rows, m). Several times faster than torch.sparse."""
         columns, starts, weights = self
         return F.embedding_bag(columns, values, starts, mode="sum", per_sample_weights=weights)
 
 
 def _bags(columns: Tensor, weights: Tensor) -> _Bags:
-    """From (rows, k) columns and weights."""
+    """Sparse matrix from (rows, k) columns and weights."""
     starts = torch.arange(0, columns.numel(), columns.shape[1], dtype=torch.int32, device=columns.device)
     return _Bags(columns.flatten().int(), starts, weights.flatten())
 
@@ -140,7 +140,7 @@ def _transposed(columns: Tensor, weights: Tensor, count: int) -> _Bags:
 
 
 def _blur(corners: Tensor, step: Tensor) -> _Bags:
-    """The blur 1/4, 1/2, 1/4 in one direction, from the sorted codes of the corners."""
+    """The blur (1/4, 1/2, 1/4) in one direction, for sorted codes of corners."""
     itself = torch.arange(len(corners), device=corners.device)
     columns, weights = [itself], [torch.full_like(itself, 0.5, dtype=torch.float32)]
     for code in (corners + step, corners - step):
@@ -152,11 +152,11 @@ def _blur(corners: Tensor, step: Tensor) -> _Bags:
 
 
 def _simplices(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The simplex around each point (Adams et al., section 3).
+    """Finds the simplex around each point (Adams et al., section 3).
 
-    Lattice points are integer vectors of d + 1 coordinates that sum to 0. A code stands for each, its dot
-    product with a fixed random vector modulo 2^64: that any two of a million corners share a code has a
-    chance of about 1e-7, and a step in some direction is the addition of a constant.
+    Lattice points are integer vectors of d + 1 coordinates that sum to 0. Each is hashed to a code, its dot product
+    with a fixed random vector modulo 2^64: the probability of a collision among a million corners is about 1e-7, and a
+    step in a direction adds a constant to the code.
 
     Returns:
         codes of the corners (n, d + 1) int64, codes of the steps in the d + 1 directions (d + 1,) int64,
@@ -167,28 +167,28 @@ def _simplices(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     multipliers = torch.randint(-(2**62), 2**62, (side,), generator=torch.Generator().manual_seed(0))
     multipliers = multipliers.to(points.device)
 
-    # Into the hyperplane of the lattice, scaled so that splat, blur and slice together have a deviation of 1.
+    # Project onto the hyperplane of the lattice, scaled so that splat, blur and slice together have a deviation of 1.
     column = torch.arange(1, side, dtype=points.dtype, device=points.device)
     basis = torch.ones(side, d, dtype=points.dtype, device=points.device).triu()
     basis.diagonal(-1).copy_(-column)
     basis *= math.sqrt(2 / 3) * side / (column * (column + 1)).sqrt()
     elevated = points @ basis.T
 
-    # The nearest point whose coordinates are multiples of d + 1. If they do not sum to 0, those that rounding
-    # moved most go to the next multiple; ranks (0: farthest above its rounded value) then shift cyclically.
+    # The nearest point whose coordinates are multiples of d + 1. If they do not sum to 0, the coordinates with the
+    # largest rounding errors move to the next multiple; ranks (0: farthest above its rounded value) shift cyclically.
     rounded = (elevated / side).round().long()
     rank = (elevated - side * rounded).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     rank = rank + rounded.sum(1, keepdim=True)
     wrapped = (rank < 0).long() - (rank > d).long()
     rounded, rank = rounded + wrapped, rank + side * wrapped
 
-    # By descending rank, the gaps between the differences are the barycentric coordinates of corners 1 to d.
+    # Differences between consecutive ranks are the barycentric coordinates of corners 1 to d.
     above = torch.empty_like(elevated).scatter_(1, rank, elevated - side * rounded)
     weights = torch.empty_like(elevated)
     weights[:, 1:] = ((above[:, :-1] - above[:, 1:]) / side).flip(1)
     weights[:, 0] = 1 - weights[:, 1:].sum(1)
 
-    # Corner k adds k to every coordinate and takes d + 1 from the k of highest rank.
+    # Corner k adds k to every coordinate and subtracts d + 1 from the k coordinates of highest rank.
     taken = torch.zeros_like(rank).scatter_(1, rank, multipliers.expand(n, side)).flip(1).cumsum(1)
     corner = torch.arange(side, device=points.device)
     codes = side * (rounded * multipliers).sum(1, keepdim=True) + corner * multipliers.sum()

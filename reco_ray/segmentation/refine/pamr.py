@@ -1,11 +1,10 @@
-"""Pixel-adaptive mask refinement (PAMR): scores flow to where the colours agree.
+"""Pixel-adaptive mask refinement (PAMR): averages scores over neighbouring pixels of similar colour.
 
-Araslanov and Roth, "Single-Stage Semantic Segmentation from Image Labels", CVPR 2020. Own code, since no
-maintained package on PyPI provides it.
+Araslanov and Roth, "Single-Stage Semantic Segmentation from Image Labels", CVPR 2020. No maintained package on PyPI
+provides it.
 
-Every pixel becomes a weighted mean of its neighbours, ten times over. The weights never change, so they are
-computed once, and one pass is a gather with weights (`embedding_bag`): no copy of the scores is made for each
-neighbour.
+In each of ten iterations every pixel becomes a weighted mean of its neighbours. The weights are constant and computed
+once; an iteration is a weighted gather (`embedding_bag`), which needs no copy of the scores per neighbour.
 """
 
 import torch
@@ -14,20 +13,20 @@ from torch import Tensor
 
 TITLE = "PAMR, quick"
 ITERATIONS = 10
-DILATIONS = (1, 2, 4, 8, 12, 24)  # pixels: the 3 x 3 window is looked at in six sizes
-_BANDWIDTH = 0.1  # of the local standard deviation: how unlike a colour may be, as in the released code
-_BAND_PIXELS = 1 << 14  # pixels gathered at a time: some 10 MB a temporary
+DILATIONS = (1, 2, 4, 8, 12, 24)  # of the 3 x 3 window, in pixels
+_BANDWIDTH = 0.1  # relative to the local standard deviation of the colour; from the released code
+_BAND_PIXELS = 1 << 14  # pixels per gather: about 10 MB per temporary
 
 
 def refine(scores: Tensor, image: Tensor) -> Tensor:
-    """Refines scores with the colours of their image, at full resolution.
+    """Refines scores by the colours of their image, at full resolution.
 
     Args:
         scores: (m, H, W) float.
         image: (3, H, W) uint8 RGB, on the same device.
 
     Returns:
-        (m, H, W) float32. Every value is a weighted mean of input values: ranges and sums over concepts stay.
+        (m, H, W) float32, weighted means of the input: its range and its sums over concepts are preserved.
     """
     height, width = scores.shape[1:]
     rows = max(1, _BAND_PIXELS // width)
@@ -49,10 +48,10 @@ def refine(scores: Tensor, image: Tensor) -> Tensor:
 
 
 def _neighbours(rows: Tensor, height: int, width: int) -> Tensor:
-    """The pixels around those of some rows, eight at each dilation; the border stands in for the outside.
+    """Indices of the neighbours of all pixels in some rows, eight per dilation, clamped to the border.
 
     Returns:
-        (rows * width, 48) int32, numbers of pixels.
+        (rows * width, 48) int32, indices of pixels.
     """
     around = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
     steps = torch.tensor([(d * down, d * right) for d in DILATIONS for down, right in around]).to(rows)
@@ -63,9 +62,9 @@ def _neighbours(rows: Tensor, height: int, width: int) -> Tensor:
 
 
 def _affinity(own: Tensor, around: Tensor) -> Tensor:
-    """Colours (p, 3) of pixels, (p, n, 3) of their neighbours -> weights (p, n), a softmax of likeness."""
+    """Weights of neighbours from colours (p, 3) of pixels and (p, n, 3) of their neighbours: (p, n), rows sum to 1."""
     own = own[:, None]
-    # The deviation is that of the 3 x 3 windows, so the pixel itself counts once in each.
+    # The deviation is that of the whole 3 x 3 windows, each of which includes the pixel itself.
     count = around.shape[1] + len(DILATIONS)
     mean = (around.sum(1, keepdim=True) + len(DILATIONS) * own) / count
     squares = (around - mean).square().sum(1, keepdim=True) + len(DILATIONS) * (own - mean).square()
