@@ -1,4 +1,4 @@
-"""Training: masks -> Segmenter (ReCo+)."""
+"""Training of segmenters on pseudo-labels (ReCo+)."""
 
 from reco_ray.training.segmenter import Segmenter
 

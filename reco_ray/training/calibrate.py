@@ -1,4 +1,4 @@
-"""Measures, over the images to be labelled, how the scores of every vocabulary's concepts lie; on Ray."""
+"""Calibrates the scores of every vocabulary's concepts over the images to be labelled, on Ray."""
 
 import json
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ from reco_ray.segmentation.segment import score_factors
 from reco_ray.shards import Report, Worker, cut
 from reco_ray.training.label_worker import LabelSet, open_targets
 
-FILE = "calibration.json"  # means and deviations, (f, m) each; written before the first label
+FILE = "calibration.json"  # means and deviations, (f, m) each; written before labelling starts
 _SHARD = 16
 
 
 def calibrate(
     sets: dict[str, LabelSet], listing: pa.Table, load: ImageLoader, settings: Settings
 ) -> dict[str, Calibration]:
-    """Calibrations by name, of `train.calibrate` images spread evenly over the listing; those on record are kept.
+    """Returns calibrations by name, measured on `train.calibrate` evenly spaced images; existing ones are read.
 
     Raises:
-        RecoError: none of these images can be used.
+        RecoError: none of these images is usable.
     """
     files = {name: storage.join(one.out, FILE) for name, one in sets.items()}
     missing = {name: one for name, one in sets.items() if not storage.exists(files[name])}
@@ -51,7 +51,7 @@ def _measure(
     shards = cut(sample, _SHARD)
     with stage_pool("calibrate", settings.models.device, settings.placement.label, count) as pool:
         reports = {report.name: report for report in pool.shards(shards, load, MeasureWorker(settings, sets))}
-    # In the order of the shards, whatever order they came in: sums of the same numbers are then the same.
+    # Summed in the order of the shards, so that results do not depend on the order of execution.
     ordered = [reports[name] for name in sorted(reports)]
     measured = [report.moments for report in ordered if report.usable]
     if not measured:
@@ -61,8 +61,14 @@ def _measure(
 
 @dataclass(frozen=True)
 class MeasureReport(Report):
-    """name: of the shard. usable: images that could be read. reason: why the first other could not. moments: by
-    vocabulary, as of `segmentation.calibration.moments`, nested lists; empty if no image is usable."""
+    """Measurements of one shard.
+
+    Attributes:
+        name: of the shard.
+        usable: number of readable images.
+        reason: why the first unreadable image could not be read.
+        moments: as of `segmentation.calibration.moments`, in nested lists, by vocabulary; empty if no image is usable.
+    """
 
     name: str
     usable: int
@@ -71,7 +77,7 @@ class MeasureReport(Report):
 
 
 class MeasureWorker(Worker[MeasureReport]):
-    """Sums up the moments of every vocabulary's scores over the loaded rows of a shard."""
+    """Sums the moments of every vocabulary's scores over the images of a shard."""
 
     report = MeasureReport
 

@@ -1,6 +1,7 @@
-"""What a run leaves behind at its checkpoints, and goes on from: weights, optimiser, curve. No pickle.
+"""Checkpoints of training: weights, optimiser state and training curve. No pickle.
 
-Files: `last.safetensors` and `best.safetensors`, weights; `optimizer.safetensors`, `<parameter>.<name>`; `state.json`.
+Files: weights in `last.safetensors` and `best.safetensors`; `optimizer.safetensors` with tensors `<parameter>.<name>`;
+`state.json`.
 """
 
 import json
@@ -17,9 +18,15 @@ from reco_ray.errors import RecoError
 
 
 @dataclass
-class State:
-    """step: how many are done. best, best_weights: of the checkpoint that agreed most with the held-out pseudo-labels.
-    curve: of each checkpoint its step, loss and agreement."""
+class TrainingState:
+    """State of a run besides network and optimiser.
+
+    Attributes:
+        step: number of completed steps.
+        best: highest agreement with the held-out pseudo-labels.
+        best_weights: weights of that checkpoint.
+        curve: step, loss and agreement of each checkpoint.
+    """
 
     step: int = 0
     best: float = -1.0
@@ -28,9 +35,9 @@ class State:
 
 
 def save(
-    folder: Path, state: State, module: nn.Module, optimizer: torch.optim.Optimizer, architecture: str
+    folder: Path, state: TrainingState, module: nn.Module, optimizer: torch.optim.Optimizer, architecture: str
 ) -> None:
-    """Writes a checkpoint's files into an empty folder."""
+    """Writes the files of a checkpoint into an empty folder."""
     save_file(detached(module.state_dict()), folder / "last.safetensors")
     save_file(detached(state.best_weights), folder / "best.safetensors")
     moments = optimizer.state_dict()["state"]
@@ -40,11 +47,13 @@ def save(
     (folder / "state.json").write_text(json.dumps(numbers))
 
 
-def load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, architecture: str) -> State:
-    """Reads what `save` wrote into module and optimiser.
+def load(
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, architecture: str
+) -> TrainingState:
+    """Loads a checkpoint into module and optimiser.
 
     Raises:
-        RecoError: it is of another architecture, or of other labels.
+        RecoError: it has another architecture or number of labels.
     """
     numbers = json.loads((folder / "state.json").read_text())
     if numbers["architecture"] != architecture:
@@ -61,9 +70,9 @@ def load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, arch
         moments[int(number)][key] = tensor
     optimizer.load_state_dict(optimizer.state_dict() | {"state": dict(moments)})
     best = load_file(folder / "best.safetensors")
-    return State(numbers["step"], numbers["best"], best, numbers["curve"])
+    return TrainingState(numbers["step"], numbers["best"], best, numbers["curve"])
 
 
 def detached(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies on the CPU, laid out as safetensors wants them."""
+    """Contiguous copies of tensors on the CPU, as safetensors requires."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}

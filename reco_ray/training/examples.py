@@ -1,4 +1,4 @@
-"""Held-out frames beside their pseudo-labels and what the network makes of them, as one picture."""
+"""Image of held-out frames with their pseudo-labels and predictions."""
 
 import io
 
@@ -9,16 +9,18 @@ from reco_ray.segmentation.overlay import overlay
 from reco_ray.segmentation.palette import palette
 from reco_ray.training.pseudo_labels import IGNORE
 
-HEIGHT = 180  # pixels a row
+HEIGHT = 180  # of a row, in pixels
 
 
 def examples_sheet(
     shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]], labels: int, background: bool
 ) -> bytes:
-    """Rows of frame | pseudo-label | prediction -> a JPEG.
+    """Draws rows of frame, pseudo-label and prediction; returns JPEG bytes.
 
     Args:
-        shown: frames uint8 (H, W, 3), pseudo-labels and predictions (H, W). labels: how many there are.
+        shown: frames uint8 (H, W, 3), pseudo-labels (H, W) and predictions (H, W).
+        labels: number of labels.
+        background: whether label 0 is the background.
     """
     colours = np.full((256, 3), 255, np.uint8)  # ignored pixels are white
     colours[:labels] = palette(labels, background=background)[:IGNORE]

@@ -1,4 +1,4 @@
-"""The batches of a run: Ray Data's actors decode and augment wherever the cluster has cores, in the plan's order."""
+"""Training batches: actors of Ray Data decode and augment on any node, in the order of the plan."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from reco_ray.config import TrainSettings
 from reco_ray.streaming import stream_context
 from reco_ray.training.samples import Crops, Frames, augmentation, positions
 
-CROPS_A_TASK = 16
+CROPS_PER_TASK = 16
 
 
 def feed(
@@ -24,14 +24,20 @@ def feed(
     world: int,
     feeders: int,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """One worker's part of every step's batch, from step `start` on; `options.accumulate` batches are a step.
+    """Yields the batches of one worker from step `start` on, `options.accumulate` per step.
 
     Args:
-        plan: rows to train on, as `order` gives. rank, world: which worker of how many. feeders: processes that decode
-            and augment for it.
+        frames: frames and their pseudo-labels.
+        plan: rows to train on, as `sampling_plan` returns.
+        options: settings of training.
+        start: first step.
+        rank: of the worker.
+        world: number of workers.
+        feeders: number of actors that decode and augment for this worker.
 
     Yields:
-        `id` int64 (b,), positions in the plan; `image` uint8 (b, 3, crop, crop); `label` uint8 (b, crop, crop).
+        `id` int64 (b,), positions in the plan; `image` uint8 (b, 3, crop, crop); `label` uint8 (b, crop, crop); and
+        `soft` as of `Crops`, for soft labels.
     """
     mine = positions(len(plan), start * options.batch_size, rank, world)
     if not len(mine):
@@ -40,16 +46,16 @@ def feed(
     context.execution_options.preserve_order = True
     augment = augmentation(options.image_size, options.crop, options.scale)
     with DataContext.current(context):
-        # from_items makes its blocks here; range and from_arrow have tasks do it, which each want a whole core.
+        # from_items creates its blocks in this process; range and from_arrow use tasks that need a whole core each.
         items = [{"id": position} for position in mine.tolist()]
-        tasks = -(-len(mine) // CROPS_A_TASK)
+        tasks = -(-len(mine) // CROPS_PER_TASK)
         dataset = ray.data.from_items(items, override_num_blocks=tasks).map_batches(
             Crops,
             fn_constructor_args=(frames, plan, augment),
             batch_size=None,
             batch_format="numpy",
             num_cpus=READER_CPUS,
-            # Actors that stay: a task that has to wait, or a pool that shrinks, loses a process that imported torch.
+            # A fixed pool: idle tasks and shrinking pools lose processes that have imported torch.
             compute=ActorPoolStrategy(size=min(feeders, tasks)),
         )
         yield from dataset.iter_batches(

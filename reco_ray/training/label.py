@@ -1,6 +1,6 @@
-"""The label stage on Ray: images in, pseudo-labels of one or many vocabularies out, resumable shard by shard.
+"""The label stage on Ray: pseudo-labels of images for one or many vocabularies, resumable shard by shard.
 
-Every image is read, decoded and encoded once, however many vocabularies label it.
+Every image is read, decoded and encoded once for all vocabularies.
 """
 
 import json
@@ -33,15 +33,19 @@ def label_images(
     """Labels every image of a source with each of several ReferenceBanks, on the connected Ray cluster.
 
     Args:
-        sets: by name. frames: URI of the frames artifact, which they share.
+        sets: pseudo-labels to make, by name.
+        images: URI of the images.
+        frames: URI of the frames artifact, shared by all sets.
+        settings: of the run.
 
     Returns:
-        Per set its manifest, and whether there was anything to do.
+        For each set its manifest, and whether it is new.
 
     Raises:
-        RecoError: a bank of other models, more than 255 labels, no usable images, unwritable output.
+        RecoError: a bank was made with other models, there are more than 255 labels, no image is usable, or the output
+            cannot be written.
     """
-    # Workers may run in another folder than this process.
+    # Workers may have another working directory.
     sets = {n: LabelSet(storage.absolute(one.bank), storage.absolute(one.out)) for n, one in sets.items()}
     dense = DenseModels.load(settings.models, seed=settings.seed)
     listing = list_images(images, image_column=settings.image_column)
@@ -70,7 +74,7 @@ def label_images(
     pending_sets = {name: sets[name] for name, manifest in finished.items() if manifest is None}
     run: dict[str, Any] = {}
     if pending_sets:
-        compared = {n: one for n, one in pending_sets.items() if calibrated(banks[n], settings)}
+        compared = {n: one for n, one in pending_sets.items() if uses_calibration(banks[n], settings)}
         load = whole_image_loader(dense.encoder.transform, dense.encoder.stride, settings.segment)
         calibrations = calibrate(compared, listing.table, load, settings)
         run = _run(pending_sets, calibrations, frames_writer.uri, listing.table, load, settings)
@@ -94,13 +98,13 @@ def _made_from(bank: ReferenceBank, settings: Settings) -> dict[str, Any]:
         "references": bank.uri,
         "references_made_at": bank.made_at,
         "train.min_score": settings.train.min_score,
-        "train.calibrate": settings.train.calibrate if calibrated(bank, settings) else 0,
+        "train.calibrate": settings.train.calibrate if uses_calibration(bank, settings) else 0,
         **settings.named("segment", without=("image_size", "overlays", "shard_size")),
     }
 
 
-def calibrated(bank: ReferenceBank, settings: Settings) -> bool:
-    """Whether labels are made of calibrated scores; not where a background is what scores low in absolute terms."""
+def uses_calibration(bank: ReferenceBank, settings: Settings) -> bool:
+    """Whether scores are calibrated; not with a background, which depends on absolute scores."""
     return settings.train.calibrate > 0 and not has_background(bank, settings.segment)
 
 
@@ -112,7 +116,7 @@ def _run(
     load: ImageLoader,
     settings: Settings,
 ) -> dict[str, Any]:
-    """Labels what is not committed; what that took."""
+    """Labels the shards that are not committed; returns the resources used, for the summary."""
     folders = [storage.join(frames, "frames"), *(storage.join(one.out, "labels") for one in sets.values())]
     there = [set(storage.list_names(folder, ".parquet")) for folder in folders]
     shards = cut(listing, settings.segment.shard_size)
@@ -144,7 +148,7 @@ def _commit(
         "vocabulary": bank.vocabulary.model_dump(),
         "references": bank.uri,
         "frames": frames,
-        "soft": calibrated(bank, settings),
+        "soft": uses_calibration(bank, settings),
         "pixels": dict(zip(names, pixels.tolist(), strict=False)),
     }
     images = sum(footer.num_rows for footer in footers.values())

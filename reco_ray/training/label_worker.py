@@ -1,4 +1,4 @@
-"""What runs on the cluster to make pseudo-labels."""
+"""The worker of the label stage."""
 
 import io
 import json
@@ -27,7 +27,12 @@ from reco_ray.training.pseudo_labels import FRAMES_SCHEMA, IGNORE, LABELS_SCHEMA
 
 @dataclass(frozen=True)
 class LabelSet:
-    """One vocabulary's pseudo-labels to be made. bank: URI of its references. out: URI of the artifact."""
+    """The pseudo-labels of one vocabulary.
+
+    Attributes:
+        bank: URI of the references.
+        out: URI of the pseudo-labels artifact.
+    """
 
     bank: str
     out: str
@@ -36,17 +41,17 @@ class LabelSet:
 def open_targets(
     sets: dict[str, LabelSet], models: DenseModels, settings: Settings, device: str
 ) -> dict[str, Targets]:
-    """What the locations of an image are compared with, by the name of the set.
+    """Opens the references of every set.
 
     Raises:
-        RecoError: a bank of other models.
+        RecoError: a bank was made with other models.
     """
     banks = {name: ReferenceBank.open(one.bank, models.fingerprint) for name, one in sets.items()}
     return {name: targets_of(bank, settings.segment).to(device) for name, bank in banks.items()}
 
 
 class LabelWorker(Worker[Report]):
-    """Labels the loaded rows of a shard for every vocabulary, and commits frames and labels."""
+    """Labels the images of a shard for every vocabulary, and commits frames and labels."""
 
     report = Report
 
@@ -67,7 +72,7 @@ class LabelWorker(Worker[Report]):
         self._targets = open_targets(self._sets, self._models, self._settings, device)
 
     def work(self, name: str, rows: pa.Table) -> Report:
-        """Writes the labels of every vocabulary, rejected rows, and last the frames."""
+        """Writes labels and rejected rows, and finally the frames."""
         usable = rows.filter(rows["pixels"].is_valid())
         frames: list[dict[str, Any]] = []
         labels: dict[str, list[dict[str, Any]]] = {key: [] for key in self._sets}
@@ -97,7 +102,7 @@ class LabelWorker(Worker[Report]):
     def _label(
         self, models: CachedDenseModels, key: str, batch: torch.Tensor, size: tuple[int, int]
     ) -> tuple[np.ndarray, dict[str, bytes | None]]:
-        """uint8 (H, W): label ids or IGNORE; and the other columns of LABELS_SCHEMA."""
+        """Returns label ids or IGNORE, uint8 (H, W), and the other columns of LABELS_SCHEMA."""
         targets, options = self._targets[key], self._settings.segment
         soft = None
         if (calibrated := self._calibrations.get(key)) is None:
@@ -114,7 +119,7 @@ class LabelWorker(Worker[Report]):
 
 
 def _bytes(shares: torch.Tensor) -> np.ndarray:
-    """[0, 1] -> uint8."""
+    """Quantises [0, 1] to uint8."""
     return (shares.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 

@@ -1,8 +1,7 @@
-"""Training one segmenter: what every worker of a Ray Train run does.
+"""The training loop of one segmenter, run by every worker of a Ray Train run.
 
-All that is left to chance (crops, dropout) follows from the seed and the step, so a run that goes on after a kill ends
-as it would have ended. Steps are compared by their agreement with pseudo-labels that were held out; no label of a
-person is ever opened.
+All random numbers (crops, dropout) depend on the seed and the step only, so that a resumed run gives the same result.
+Checkpoints are selected by their agreement with held-out pseudo-labels; ground truth is never read.
 """
 
 import json
@@ -30,23 +29,35 @@ from reco_ray.config import Settings
 from reco_ray.errors import RecoError, out_of_memory, reason
 from reco_ray.models.runtime import resolve_runtime
 from reco_ray.training import checkpoint
-from reco_ray.training.checkpoint import State
+from reco_ray.training.checkpoint import TrainingState
 from reco_ray.training.examples import examples_sheet
 from reco_ray.training.feed import feed
-from reco_ray.training.measure import Measure, folded
+from reco_ray.training.measure import Measure, fold_calibration
 from reco_ray.training.network import Network, build_network
 from reco_ray.training.pseudo_labels import IGNORE
-from reco_ray.training.records import Records
-from reco_ray.training.samples import SOFT_PIXELS, Frames, order, split
+from reco_ray.training.records import TrainingLog
+from reco_ray.training.samples import SOFT_PIXELS, Frames, sampling_plan, split
 
-TIMING = "timing.json"  # steps that the last start of a run took, and their seconds; until it is committed
-FEEDERS = {"cpu": 1, "cuda": 4}  # of a worker: enough that it does not wait for crops
+TIMING = "timing.json"  # steps and seconds since the last start of a run; deleted when it is committed
+FEEDERS = {"cpu": 1, "cuda": 4}  # actors per worker that prepare crops: enough to keep it busy
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that determines a run. labels: names of the label ids. soft: whether they have probabilities. out: URI
-    of the Segmenter to be. environment: variables that its workers get from whoever started it."""
+    """Everything that determines a run.
+
+    Attributes:
+        name: of the run.
+        frames: URI of the frames.
+        labels_uri: URI of the pseudo-labels.
+        labels: names of the label ids.
+        background: whether label 0 is the background.
+        soft: whether the labels have probabilities.
+        out: URI of the Segmenter to write.
+        settings: of the run.
+        threads: of torch, per worker.
+        environment: environment variables of the workers.
+    """
 
     name: str
     frames: str
@@ -61,10 +72,9 @@ class Job:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """The function that Ray Train runs in every worker; `config["job"]` is a Job.
+    """Entry point of every worker of Ray Train; `config["job"]` is a Job.
 
-    An error that trying again cannot mend is written to `failed.json` beside the checkpoints, where the run's retries
-    and its driver find it.
+    An error that a retry cannot fix is written to `failed.json` beside the checkpoints, for the retries and the driver.
     """
     job: Job = config["job"]
     failed = storage.join(job.out, "failed.json")
@@ -73,15 +83,15 @@ def train_worker(config: dict[str, Any]) -> None:
     try:
         _Training(job).run()
     except Exception as error:
-        if (why := hopeless(error)) is None:
+        if (why := permanent_failure(error)) is None:
             raise
         storage.write_bytes(failed, json.dumps({"reason": f"{job.name}: {why}"}).encode())
         if ray.train.get_context().get_world_size() > 1:
-            raise  # the others may be waiting for this worker's gradients
+            raise  # other workers may be waiting for this one's gradients
 
 
-def hopeless(error: Exception) -> str | None:
-    """Why trying again would end the same way, in one line; None if it might not."""
+def permanent_failure(error: Exception) -> str | None:
+    """Returns why a retry would fail again, in one line, or None if it might succeed."""
     if isinstance(error, RecoError):
         return reason(error)
     if out_of_memory(error):
@@ -110,7 +120,7 @@ class _Training:
         )
         self.frames = Frames.open(job.frames, job.labels_uri, len(job.labels) if job.soft else 0)
         rows, held_out = split(self.frames.sizes, self.options.held_out, job.settings.seed)
-        self.plan = order(rows, self.options.steps * self.options.batch_size, job.settings.seed)
+        self.plan = sampling_plan(rows, self.options.steps * self.options.batch_size, job.settings.seed)
         if self.frozen:
             self.network.encoder.requires_grad_(False)
         module = self.network.module.to(memory_format=torch.channels_last)
@@ -131,7 +141,7 @@ class _Training:
             rank=self.rank,
             world=self.world,
         )
-        self.state = State()
+        self.state = TrainingState()
         if (last := ray.train.get_checkpoint()) is not None:
             with last.as_directory() as folder:
                 self.state = checkpoint.load(
@@ -140,9 +150,9 @@ class _Training:
         self.model = prepare_model(module)
 
     def run(self) -> None:
-        """Trains from the last checkpoint to the last step, then writes the Segmenter's files."""
+        """Trains from the last checkpoint to the last step, then writes the files of the Segmenter."""
         options, state = self.options, self.state
-        records = Records(self.job.out, self.job.name, enabled=self.rank == 0)
+        records = TrainingLog(self.job.out, self.job.name, enabled=self.rank == 0)
         losses: list[float] = []
         batches = feed(
             self.frames,
@@ -169,22 +179,22 @@ class _Training:
             records.close()
 
     def _step(self, step: int, batches: Iterator[dict[str, np.ndarray]]) -> float:
-        """One update of the weights; returns its loss, the mean over all workers."""
+        """Updates the weights once; returns the loss, averaged over all workers."""
         for group, base in zip(self.optimizer.param_groups, _rates(self.options), strict=True):
             group["lr"] = base * (1 - step / self.options.steps) ** self.options.power
-        chance = np.random.default_rng([self.job.settings.seed, step, self.rank])
-        torch.manual_seed(int(chance.integers(2**31)))
+        generator = np.random.default_rng([self.job.settings.seed, step, self.rank])
+        torch.manual_seed(int(generator.integers(2**31)))
         self.model.train()
         if self.frozen:
-            self.network.encoder.eval()  # its norms and dropouts stay as in inference
+            self.network.encoder.eval()  # norms and dropout as in inference
         total, seen = torch.zeros((), device=self.device), []
         for part in range(1, self.options.accumulate + 1):
             batch = next(batches)
             seen += batch["id"].tolist()
-            apart: Any = nullcontext()
+            sync: Any = nullcontext()
             if part < self.options.accumulate and isinstance(self.model, DistributedDataParallel):
-                apart = self.model.no_sync()  # gradients are exchanged once a step
-            with apart:
+                sync = self.model.no_sync()  # gradients are exchanged once per step
+            with sync:
                 loss = self._loss(batch) / self.options.accumulate
                 loss.backward()
             total += loss.detach()
@@ -193,20 +203,20 @@ class _Training:
             total /= self.world
         if not total.isfinite():
             raise RecoError(
-                f"the loss is {total.item()} at step {step + 1}, whose {self._named(seen)}: lower "
+                f"the loss is {total.item()} at step {step + 1}, whose {self._describe_batch(seen)}: lower "
                 "train.learning_rate, or set models.precision=fp32"
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total.item()
 
-    def _named(self, seen: list[int]) -> str:
-        """The batch of a step over all workers, by the crops' numbers in the plan and the images they were cut from."""
+    def _describe_batch(self, seen: list[int]) -> str:
+        """Describes the batch of a step over all workers: positions in the plan, and names of the images."""
         if self.world > 1:
             mine = torch.tensor(seen, device=self.device)
-            everyones = [torch.empty_like(mine) for _ in range(self.world)]
-            dist.all_gather(everyones, mine)
-            seen = torch.cat(everyones).tolist()
+            gathered = [torch.empty_like(mine) for _ in range(self.world)]
+            dist.all_gather(gathered, mine)
+            seen = torch.cat(gathered).tolist()
         uris = [self.frames.uri(*self.plan[position, :2].tolist()) for position in sorted(seen)]
         return f"crops {min(seen)}-{max(seen)} are of {', '.join(uri.rpartition('/')[2] for uri in uris)}"
 
@@ -218,15 +228,15 @@ class _Training:
             logits = self.model(images)
         if "soft" in batch:
             return soft_cross_entropy(logits[..., SOFT_PIXELS, SOFT_PIXELS], torch.from_numpy(batch["soft"]))
-        # A batch in which every pixel is ignored has a loss of zero, not of NaN.
+        # The loss is 0, not NaN, if all pixels of the batch are ignored.
         summed = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
         return summed / (labels != IGNORE).sum().clamp_min(1)
 
-    def _checkpoint(self, loss: float, records: Records) -> None:
-        """Measures the agreement with the held-out pseudo-labels and commits the run's state."""
+    def _checkpoint(self, loss: float, records: TrainingLog) -> None:
+        """Measures the agreement with the held-out pseudo-labels and saves a checkpoint."""
         state = self.state
         module = self._module().eval()
-        self.measure.share_norms()
+        self.measure.broadcast_buffers()
         calibrated = self.measure.calibration(module) if self.job.soft else None
         agreement, shown = self.measure.agreement(module, calibrated)
         entry = {"step": state.step, "loss": loss, "agreement": agreement}
@@ -234,7 +244,7 @@ class _Training:
         if agreement > state.best:
             state.best = agreement
             state.best_weights = checkpoint.detached(
-                folded(self.network, calibrated) if calibrated else module.state_dict()
+                fold_calibration(self.network, calibrated) if calibrated else module.state_dict()
             )
         if self.rank:
             ray.train.report(entry)
@@ -246,7 +256,7 @@ class _Training:
             ray.train.report(entry, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def _module(self) -> nn.Module:
-        """The network itself, without what distributes it."""
+        """The network without DistributedDataParallel."""
         return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 
     def _write_results(self) -> None:
@@ -258,18 +268,19 @@ class _Training:
 
 
 def soft_cross_entropy(logits: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
-    """Cross entropy with labels that are probabilities, the mean over the pixels that have any.
+    """Cross entropy with probabilities as labels, averaged over the pixels that are not ignored.
 
     Args:
-        logits: (b, m, H, W). soft: uint8 (b, m, H, W), probabilities x 255, all 0 where a pixel counts for nothing.
+        logits: (b, m, H, W).
+        soft: probabilities x 255, uint8 (b, m, H, W); all 0 at ignored pixels.
     """
     target = soft.to(logits.device, non_blocking=True).float()
     summed = -(target * logits.float().log_softmax(dim=1)).sum()
-    return summed / target.sum().clamp_min(1)  # nothing but ignored pixels: a loss of zero, not of NaN
+    return summed / target.sum().clamp_min(1)  # 0, not NaN, if all pixels are ignored
 
 
 def _optimizer(network: Network, rate: float, encoder_rate: float, decay: float) -> torch.optim.Optimizer:
-    """Adam, the encoder's parameters in a group of their own."""
+    """Adam with a separate parameter group for the encoder."""
     encoder = {id(p) for p in network.encoder.parameters()}
     groups: list[list[nn.Parameter]] = [[], []]
     for parameter in network.module.parameters():
@@ -280,8 +291,11 @@ def _optimizer(network: Network, rate: float, encoder_rate: float, decay: float)
 
 
 def _training_dtype(device: str, precision: str, frozen: bool) -> torch.dtype:
-    """As in inference, but float32 on a CPU unless bfloat16 is asked for or the encoder is frozen: the backward pass of
-    depthwise convolutions has no fast bfloat16 kernel there, a step through EfficientNet takes 1.7 times as long."""
+    """As in inference, but on CPUs float32 unless bfloat16 is requested or the encoder is frozen.
+
+    The backward pass of depthwise convolutions has no fast bfloat16 kernel on CPUs: a step of EfficientNet takes 1.7
+    times as long.
+    """
     if device == "cpu" and precision in ("auto", "int8") and not frozen:
         return torch.float32
     return resolve_runtime(device, precision).dtype

@@ -1,4 +1,4 @@
-"""What a run is measured by at its checkpoints: frames on whose pseudo-labels it was not trained."""
+"""Evaluation at checkpoints, on frames whose pseudo-labels are held out from training."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,23 @@ from reco_ray.training.network import Network
 from reco_ray.training.pseudo_labels import IGNORE
 from reco_ray.training.samples import Frames
 
-MOST_FRAMES = 64  # of each kind: enough to compare steps, few enough to do it often
+MAX_FRAMES = 64  # of each kind: enough to compare checkpoints, few enough to evaluate often
 
 
 @dataclass(frozen=True)
 class Measure:
-    """Measures a network in training; with several workers each takes its share, and all get the same result.
+    """Evaluates a network in training. Workers share the frames, and all get the same result.
 
-    trained, held_out: rows of `frames`, int64 (n, 2) of (shard, row). labels: how many there are.
+    Attributes:
+        network: the network.
+        frames: frames and their pseudo-labels.
+        trained: rows of `frames` to train on, int64 (n, 2) of (shard, row).
+        held_out: rows of `frames` to evaluate on, int64 (n, 2) of (shard, row).
+        labels: number of labels m.
+        device: of the network.
+        dtype: of autocast.
+        rank: of this worker.
+        world: number of workers.
     """
 
     network: Network
@@ -33,19 +42,19 @@ class Measure:
     rank: int
     world: int
 
-    def share_norms(self) -> None:
-        """The statistics of norms are each worker's own; those of the first one are kept."""
+    def broadcast_buffers(self) -> None:
+        """Replaces the norm statistics of all workers by those of the first."""
         if self.world > 1:
             for buffer in self.network.module.buffers():
                 dist.broadcast(buffer, 0)
 
     def calibration(self, module: nn.Module) -> Calibration:
-        """Of the labels' logits, over frames that it was trained on, spread evenly.
+        """Calibrates the logits over evenly spaced training frames.
 
-        A student of soft labels is unsure of what its teacher is unsure of, and the more so of some labels than of
-        others: those it would hardly ever choose. Labels compete on equal terms again as the scores they came from do.
+        A network trained on soft labels reproduces their uncertainty, so that it would rarely predict the labels that
+        are more uncertain than others. Standardised logits are comparable again, as the calibrated scores are.
         """
-        rows = np.linspace(0, len(self.trained) - 1, min(MOST_FRAMES, len(self.trained))).round().astype(int)
+        rows = np.linspace(0, len(self.trained) - 1, min(MAX_FRAMES, len(self.trained))).round().astype(int)
         total = torch.zeros(3, 1, self.labels, dtype=torch.double, device=self.device)
         for shard, row in self.trained[rows][self.rank :: self.world]:
             total += moments([self.logits(module, self.frames.read(int(shard), int(row))[0])])
@@ -56,12 +65,15 @@ class Measure:
     def agreement(
         self, module: nn.Module, calibrated: Calibration | None
     ) -> tuple[float, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-        """Mean IoU between predictions and held-out pseudo-labels over the labels that occur; and some of the frames,
-        with their labels and predictions."""
+        """Computes the mean IoU between predictions and held-out pseudo-labels, over the labels that occur.
+
+        Returns:
+            The agreement, and up to three (frame, pseudo-label, prediction) per worker.
+        """
         count = self.labels
         matrix = torch.zeros(count * count, dtype=torch.long, device=self.device)
         shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for shard, row in self.held_out[:MOST_FRAMES][self.rank :: self.world]:
+        for shard, row in self.held_out[:MAX_FRAMES][self.rank :: self.world]:
             image, label = self.frames.read(int(shard), int(row))
             logits = self.logits(module, image)
             predicted = (calibrated.standardise(0, logits) if calibrated else logits)[0].argmax(0)
@@ -77,7 +89,7 @@ class Measure:
         return float((square.diag()[union > 0] / union[union > 0]).mean()) if union.any() else 0.0, shown
 
     def logits(self, module: nn.Module, image: np.ndarray) -> torch.Tensor:
-        """uint8 (H, W, 3) -> float32 (1, m, H, W)."""
+        """Logits of an image: uint8 (H, W, 3) -> float32 (1, m, H, W)."""
         pixels = torch.from_numpy(image.copy())[None].to(self.device)
         height, width = image.shape[:2]
         stride = self.network.stride
@@ -87,10 +99,10 @@ class Measure:
             return module(padded)[:, :, :height, :width].float()
 
 
-def folded(network: Network, calibrated: Calibration) -> dict[str, torch.Tensor]:
-    """A network's weights, changed so that its logits come out standardised.
+def fold_calibration(network: Network, calibrated: Calibration) -> dict[str, torch.Tensor]:
+    """Returns the weights of a network, with the standardisation of its logits folded into the last layer.
 
-    All that follows the last layer is a resize, which leaves a channel's mean and scale as they are.
+    The last layer is followed by a resize only, which preserves the mean and scale of each channel.
     """
     names = (name for name, module in network.module.named_modules() if module is network.classifier)
     prefix, state = next(names), network.module.state_dict()

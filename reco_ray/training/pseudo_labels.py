@@ -1,8 +1,8 @@
-"""Pseudo-labels: what the label stage writes and training reads.
+"""File formats of frames and pseudo-labels, written by the label stage and read by training.
 
-- frames: `frames/<shard>.parquet`, FRAMES_SCHEMA, the images at the size they are trained at; `rejected/`
-- pseudo-labels, one artifact a vocabulary: `labels/<shard>.parquet`, LABELS_SCHEMA, its rows those of the frames'
-  shard; in the file's metadata `pixels`, how many have each label id, as a JSON list; `calibration.json`
+- frames: `frames/<shard>.parquet`, FRAMES_SCHEMA, images at the size of training; `rejected/`
+- pseudo-labels, one artifact per vocabulary: `labels/<shard>.parquet`, LABELS_SCHEMA, with the rows of the frames'
+  shard, and in the metadata `pixels`, the number of pixels per label id as a JSON list; `calibration.json`
 """
 
 import io
@@ -12,28 +12,28 @@ import pyarrow as pa
 from PIL import Image
 
 FRAMES_KIND, LABELS_KIND = "frames", "pseudo-labels"
-IGNORE = 255  # in label maps: counts for nothing
+IGNORE = 255  # in label maps: ignored pixels
 MAX_LABELS = 255
 
 # frame: JPEG of the upright image, short side near train.image_size. width, height: of the original, pixels.
 FRAMES_SCHEMA = pa.schema(
     [("uri", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("frame", pa.binary())]
 )
-# All three are 8-bit PNGs. label: label ids or IGNORE, of the frame's size. score: the winner's x 255. soft: every
-# label's probability x 255, the labels' maps one below the other, each over the whole frame at the models' resolution;
-# null where the labels are ReCo's own.
+# All three are 8-bit PNGs. label: label ids or IGNORE, at the size of the frame. score: of the label, x 255. soft:
+# probabilities x 255, one map per label below each other, each of the whole frame at the resolution of the models; null
+# if scores are not calibrated.
 LABELS_SCHEMA = pa.schema(
     [("uri", pa.string()), ("label", pa.binary()), ("score", pa.binary()), ("soft", pa.binary())]
 )
 
 
 def encode(values: np.ndarray) -> bytes:
-    """uint8 (H, W) -> PNG."""
+    """Encodes uint8 (H, W) as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def decode(data: bytes) -> np.ndarray:
-    """An encoded frame or label map -> uint8 (H, W, 3) or (H, W)."""
+    """Decodes a frame, uint8 (H, W, 3), or a label map, uint8 (H, W)."""
     return np.asarray(Image.open(io.BytesIO(data)))

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: progress for the live table, TensorBoard files, MLflow, example pictures."""
+"""Logging of a training run: progress for the live table, TensorBoard, MLflow, example images."""
 
 import io
 import json
@@ -16,12 +16,12 @@ from tensorboardX import SummaryWriter
 from reco_ray import storage
 from reco_ray.errors import RecoError, reason
 
-SECONDS_BETWEEN = 3.0
+PROGRESS_SECONDS = 3.0  # least time between two writes of `progress.json`
 TRACKING = "MLFLOW_TRACKING_URI"
 
 
-class Records:
-    """The first worker's notes; the others make one that does nothing (`enabled=False`)."""
+class TrainingLog:
+    """Log of the first worker; the others use `enabled=False`, which logs nothing."""
 
     def __init__(self, out: str, name: str, *, enabled: bool) -> None:
         self._out, self._name, self._last = out, name, 0.0
@@ -30,16 +30,16 @@ class Records:
         self._mlflow = _mlflow(out, name) if enabled and os.environ.get(TRACKING) else None
 
     def progress(self, step: int, steps: int, loss: float, agreement: float) -> None:
-        """Leaves word for the live table, every few seconds at most."""
-        if time.monotonic() - self._last < SECONDS_BETWEEN:
+        """Writes `progress.json` for the live table, every PROGRESS_SECONDS at most."""
+        if time.monotonic() - self._last < PROGRESS_SECONDS:
             return
         self._last = time.monotonic()
         entry = {"step": step, "steps": steps, "loss": loss, "agreement": max(agreement, 0.0)}
         storage.write_bytes(storage.join(self._out, "progress.json"), json.dumps(entry).encode())
 
     def checkpoint(self, entry: dict[str, Any], steps: int, best: float, sheet: bytes) -> None:
-        """Writes a checkpoint's figures and its examples."""
-        assert self._board is not None, "only the first worker checkpoints"
+        """Logs the metrics and example images of a checkpoint."""
+        assert self._board is not None, "only the first worker logs checkpoints"
         step = entry["step"]
         self._last = 0.0
         self.progress(step, steps, entry["loss"], best)
@@ -54,7 +54,7 @@ class Records:
             self._mlflow.log_metrics({key: entry[key] for key in ("loss", "agreement")}, step=step)
 
     def close(self) -> None:
-        """Ends the records."""
+        """Closes TensorBoard and MLflow."""
         if self._board is not None and self._folder is not None:
             self._board.close()
             self._copy_board()
@@ -63,17 +63,17 @@ class Records:
             self._mlflow.end_run()
 
     def _copy_board(self) -> None:
-        """TensorBoard's writer knows local files only."""
+        """Copies TensorBoard's files to the output, as its writer supports local files only."""
         assert self._folder is not None, "only the first worker has a folder"
         for file in Path(self._folder.name).iterdir():
             storage.write_bytes(storage.join(self._out, "tensorboard", file.name), file.read_bytes())
 
 
 def tracking_environment() -> dict[str, str]:
-    """The variables that say where MLflow is and who may write there, for workers on other machines.
+    """Environment variables with MLflow's address and credentials, for workers on other machines.
 
     Raises:
-        RecoError: there is a tracking server, but MLflow is not installed.
+        RecoError: a tracking server is configured, but MLflow is not installed.
     """
     found = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
     if not found.get(TRACKING):
@@ -86,15 +86,13 @@ def tracking_environment() -> dict[str, str]:
 
 
 def _mlflow(out: str, name: str) -> Any:
-    """MLflow with an active run: that of `out`, if a run that was killed left its id there."""
+    """Starts MLflow's run, or resumes the one whose id an interrupted run left in `out`."""
     from mlflow.exceptions import MlflowException
     from ray.air.integrations.mlflow import setup_mlflow
 
     kept = storage.join(out, "mlflow.json")
     if storage.exists(kept):
-        os.environ["MLFLOW_RUN_ID"] = json.loads(storage.read_bytes(kept))[
-            "run_id"
-        ]  # start_run goes on with it
+        os.environ["MLFLOW_RUN_ID"] = json.loads(storage.read_bytes(kept))["run_id"]  # start_run resumes it
     try:
         mlflow = setup_mlflow(
             tracking_uri=os.environ[TRACKING],

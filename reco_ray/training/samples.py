@@ -1,6 +1,6 @@
-"""What a segmenter is trained on: which crop of which frame at which step, a function of the seed alone.
+"""Sampling of training data: crops of frames per step, as a function of the seed only. No Ray.
 
-A run that goes on after a kill sees the crops that it would have seen. torch and numpy; knows artifacts, not Ray.
+A resumed run is trained on the same crops as an uninterrupted one.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,22 @@ from torchvision.transforms import v2
 from reco_ray import storage
 from reco_ray.training.pseudo_labels import IGNORE, decode
 
-SOFT_STRIDE = 4  # pixels of a crop between two at which labels are soft: finer than any model's maps
+SOFT_STRIDE = 4  # every fourth pixel of a crop has soft labels: finer than the maps of any model
 SOFT_PIXELS = slice(SOFT_STRIDE // 2, None, SOFT_STRIDE)
-NEIGHBOURS = 8  # shards whose rows are shuffled together: few enough for workers to hold
+NEIGHBOURS = 8  # shards whose rows are shuffled together; must fit into the memory of workers
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames and their pseudo-labels. names: of the shards. sizes: rows in each. soft: how many labels have
-    probabilities, 0 where there are none."""
+    """Frames and their pseudo-labels.
+
+    Attributes:
+        frames: URI of the frames.
+        labels: URI of the pseudo-labels.
+        names: of the shards.
+        sizes: rows per shard.
+        soft: number of labels with probabilities, 0 without soft labels.
+    """
 
     frames: str
     labels: str
@@ -35,24 +42,24 @@ class Frames:
 
     @classmethod
     def open(cls, frames: str, labels: str, soft: int = 0) -> "Frames":
-        """Lists the shards of two artifacts, which have the same."""
+        """Lists the shards, which are the same in both artifacts."""
         footers = storage.read_footers(storage.join(frames, "frames"))
         return cls(frames, labels, list(footers), [footer.num_rows for footer in footers.values()], soft)
 
     def read(self, shard: int, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 (H, W, 3) and its label ids, uint8 (H, W)."""
+        """Reads a frame, uint8 (H, W, 3), and its label ids, uint8 (H, W)."""
         frame = _column(storage.join(self.frames, "frames", self.names[shard]), "frame")[row].as_py()
         label = _column(storage.join(self.labels, "labels", self.names[shard]), "label")[row].as_py()
         return decode(frame), decode(label)
 
     def read_soft(self, shard: int, row: int) -> np.ndarray:
-        """The probabilities of the labels x 255, uint8 (m, h, w), over the whole frame at a lower resolution."""
+        """Reads probabilities x 255 of the whole frame at a lower resolution, uint8 (m, h, w)."""
         uri = storage.join(self.labels, "labels", self.names[shard])
         maps = decode(_column(uri, "soft")[row].as_py())
         return maps.reshape(self.soft, -1, maps.shape[1])
 
     def uri(self, shard: int, row: int) -> str:
-        """Of the image that a frame was made from."""
+        """URI of the image of a frame."""
         return _column(storage.join(self.frames, "frames", self.names[shard]), "uri")[row].as_py()
 
 
@@ -62,7 +69,7 @@ def _column(uri: str, name: str) -> pa.ChunkedArray:
 
 
 def split(sizes: list[int], held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows held out, both int64 (n, 2) of (shard, row); at least one is held out."""
+    """Returns rows to train on and at least one held-out row, int64 (n, 2) of (shard, row) each."""
     shards = np.repeat(np.arange(len(sizes)), sizes)
     starts = np.cumsum(sizes) - sizes
     rows = np.column_stack([shards, np.arange(len(shards)) - starts[shards]])
@@ -71,14 +78,16 @@ def split(sizes: list[int], held_out: float, seed: int) -> tuple[np.ndarray, np.
     return rows[np.sort(order[kept_back:])], rows[np.sort(order[:kept_back])]
 
 
-def order(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """The first `count` rows to train on, int64 (count, 3) of (shard, row, seed of its augmentation).
+def sampling_plan(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Returns the first `count` samples of training, int64 (count, 3) of (shard, row, seed of the augmentation).
+
+    Every epoch uses every row once. Shards are shuffled, then rows within groups of `NEIGHBOURS` consecutive shards, so
+    that reads are local for corpora larger than memory.
 
     Args:
-        rows: int64 (n, 2) of (shard, row), sorted, as `split` gives.
-
-    Every epoch takes every row once. Shards are shuffled, then rows among `NEIGHBOURS` shards that follow each other,
-    so that reading stays local in a corpus that no memory holds.
+        rows: int64 (n, 2) of (shard, row), sorted, as `split` returns.
+        count: number of samples.
+        seed: of the order and the augmentations.
     """
     known, firsts = np.unique(rows[:, 0], return_index=True)
     of_shard = dict(zip(known.tolist(), np.split(rows, firsts[1:]), strict=True))
@@ -98,23 +107,27 @@ def order(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def positions(count: int, start: int, rank: int, world: int) -> np.ndarray:
-    """The places in a plan of `count` rows, from `start` on, that are one worker's: int64 (n,).
+    """Positions of one worker in a plan of `count` rows from `start` on, int64 (n,).
 
-    Workers take turns, so that whatever their number, together they take the same rows in a step.
+    Positions are interleaved, so that the rows of a step do not depend on the number of workers.
     """
     return np.arange(start, count)[rank::world]
 
 
 class Crops:
-    """Rows of `order` -> augmented crops; what runs in Ray Data's actors, wherever the cluster has cores."""
+    """Loads augmented crops of a sampling plan; runs in actors of Ray Data."""
 
     def __init__(self, frames: Frames, plan: np.ndarray, augment: v2.Compose) -> None:
         self._frames, self._plan, self._augment = frames, plan, augment
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """`id`: positions in the plan -> `image` uint8 (b, 3, crop, crop), `label` uint8 (b, crop, crop), `id`; with
-        soft labels also `soft`, probabilities x 255 at `SOFT_PIXELS`, uint8 (b, m, crop / SOFT_STRIDE, ...)."""
-        torch.set_num_threads(1)  # many of these actors share a node
+        """Loads the crops at positions `id` of the plan.
+
+        Returns:
+            `id`; `image` uint8 (b, 3, crop, crop); `label` uint8 (b, crop, crop); for soft labels also `soft`,
+            probabilities x 255 at `SOFT_PIXELS`, uint8 (b, m, crop / SOFT_STRIDE, crop / SOFT_STRIDE).
+        """
+        torch.set_num_threads(1)  # many actors share a node
         crops = [self._crop(*self._plan[position]) for position in batch["id"]]
         return {"id": batch["id"], **{key: np.stack([crop[key] for crop in crops]) for key in crops[0]}}
 
@@ -122,7 +135,7 @@ class Crops:
         image, label = self._frames.read(int(shard), int(row))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed))
-            # Where each pixel of the crop comes from, which everything else that is known of the frame follows.
+            # The index in the frame of each pixel of the crop, by which labels and soft labels are cropped.
             places = torch.arange(label.size).view(1, *label.shape)
             pair: tuple[Any, Any] = self._augment(
                 tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1)), tv_tensors.Mask(places)
@@ -138,7 +151,7 @@ class Crops:
 
 
 def _sampled(soft: torch.Tensor, places: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-    """Maps (m, h, w), uint8, of a frame of `size`, read at pixels given by their number in it -> (m, H, W), uint8."""
+    """Samples maps uint8 (m, h, w) of a frame of `size` at pixel indices `places` (H, W): uint8 (m, H, W)."""
     height, width = size
     rows, columns = places.clamp_min(0) // width, places.clamp_min(0) % width
     grid = torch.stack([(columns + 0.5) / width, (rows + 0.5) / height], dim=-1) * 2 - 1
@@ -147,10 +160,12 @@ def _sampled(soft: torch.Tensor, places: torch.Tensor, size: tuple[int, ...]) ->
 
 
 def augmentation(short_side: int, crop: int, scale: tuple[float, float]) -> v2.Compose:
-    """Random resize, crop, mirror image and colours (paper, section 3.5, with torchvision's colour jitter).
+    """Random resize, crop, horizontal flip and colour jitter of torchvision (paper, section 3.5).
 
     Args:
-        short_side: of the frames, pixels. crop: side of the result, pixels. scale: range of the resize.
+        short_side: of the frames, in pixels.
+        crop: side of the result in pixels.
+        scale: range of the resize.
     """
     sides = [round(short_side * factor) for factor in scale]
     return v2.Compose(

@@ -20,7 +20,7 @@ from reco_ray.cli import main
 from reco_ray.config import Settings, load_settings
 from reco_ray.errors import RecoError
 from reco_ray.training.feed import feed
-from reco_ray.training.samples import Frames, order, split
+from reco_ray.training.samples import Frames, sampling_plan, split
 from reco_ray.training.stage import Outcome, train_segmenters
 from reco_ray.training.vocabularies import train_vocabularies
 from reco_ray.vocabulary import parse_concepts
@@ -72,7 +72,7 @@ def train(labels: str, out: Path, *overrides: str, preset: str = "mini") -> Outc
 def test_workers_are_fed_what_one_would_be(labels: str, ray_cluster: None) -> None:
     options = settings("train.workers=2", "train.accumulate=2", "train.steps=3").train
     frames = Frames.open(labels.removesuffix("labels") + "frames", labels)
-    plan = order(split(frames.sizes, 0.1, 0)[0], options.steps * options.batch_size, 0)
+    plan = sampling_plan(split(frames.sizes, 0.1, 0)[0], options.steps * options.batch_size, 0)
     alone = list(feed(frames, plan, settings("train.steps=3").train, start=1, rank=0, world=1, feeders=1))
     shares = [list(feed(frames, plan, options, start=1, rank=rank, world=2, feeders=1)) for rank in (0, 1)]
     assert [len(share) for share in shares] == [4, 4]  # two steps of two batches

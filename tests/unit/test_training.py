@@ -16,11 +16,19 @@ from reco_ray.config import load_settings
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.segmentation.calibration import calibration, moments
 from reco_ray.training import Segmenter, checkpoint
-from reco_ray.training.loop import hopeless, soft_cross_entropy
-from reco_ray.training.measure import folded
+from reco_ray.training.loop import permanent_failure, soft_cross_entropy
+from reco_ray.training.measure import fold_calibration
 from reco_ray.training.network import build_network
 from reco_ray.training.pseudo_labels import FRAMES_SCHEMA, IGNORE, LABELS_SCHEMA, encode
-from reco_ray.training.samples import SOFT_PIXELS, Crops, Frames, augmentation, order, positions, split
+from reco_ray.training.samples import (
+    SOFT_PIXELS,
+    Crops,
+    Frames,
+    augmentation,
+    positions,
+    sampling_plan,
+    split,
+)
 from reco_ray.training.trial import require_network
 from reco_ray.training.vocabularies import require_distinct
 from reco_ray.vocabulary import parse_concepts
@@ -41,12 +49,12 @@ def test_one_row_is_always_held_out() -> None:
 
 def test_an_epoch_takes_every_row_once_and_a_longer_plan_begins_with_a_shorter_one() -> None:
     rows, _ = split(SIZES, 0.2, seed=0)
-    plan = order(rows, 3 * len(rows), seed=7)
+    plan = sampling_plan(rows, 3 * len(rows), seed=7)
     for epoch in range(3):
         part = plan[epoch * len(rows) : (epoch + 1) * len(rows), :2]
         assert sorted(part.tolist()) == sorted(rows.tolist())
-    np.testing.assert_array_equal(order(rows, len(rows), seed=7), plan[: len(rows)])
-    assert order(rows, len(rows), seed=8).tolist() != plan[: len(rows)].tolist()
+    np.testing.assert_array_equal(sampling_plan(rows, len(rows), seed=7), plan[: len(rows)])
+    assert sampling_plan(rows, len(rows), seed=8).tolist() != plan[: len(rows)].tolist()
 
 
 @pytest.mark.parametrize("workers", [2, 4])
@@ -62,7 +70,9 @@ def test_workers_together_take_the_rows_that_one_would_take(workers: int) -> Non
 
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     module, optimizer = _trained(seed=1)
-    state = checkpoint.State(3, 0.5, checkpoint.detached(module.state_dict()), [{"step": 3, "loss": 1.0}])
+    state = checkpoint.TrainingState(
+        3, 0.5, checkpoint.detached(module.state_dict()), [{"step": 3, "loss": 1.0}]
+    )
     checkpoint.save(tmp_path, state, module, optimizer, "smp:FPN/a")
     again, its_optimizer = _trained(seed=2)
     found = checkpoint.load(tmp_path, again, its_optimizer, "smp:FPN/a")
@@ -79,7 +89,7 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     module, optimizer = _trained(seed=1)
-    checkpoint.save(tmp_path, checkpoint.State(), module, optimizer, "smp:FPN/a")
+    checkpoint.save(tmp_path, checkpoint.TrainingState(), module, optimizer, "smp:FPN/a")
     with pytest.raises(RecoError, match=r"holds a smp:FPN/a, not a smp:FPN/b: choose another --out"):
         checkpoint.load(tmp_path, module, optimizer, "smp:FPN/b")
     with pytest.raises(RecoError, match="another number of labels"):
@@ -104,11 +114,11 @@ def _trained(seed: int, labels: int = 3) -> tuple[torch.nn.Module, torch.optim.O
     ],
 )
 def test_running_out_of_memory_says_what_to_lower(error: Exception) -> None:
-    assert "lower train.batch_size or train.crop" in str(hopeless(error))
+    assert "lower train.batch_size or train.crop" in str(permanent_failure(error))
 
 
 def test_what_may_end_otherwise_is_tried_again() -> None:
-    assert hopeless(RuntimeError("connection reset by peer")) is None
+    assert permanent_failure(RuntimeError("connection reset by peer")) is None
 
 
 def test_augmented_crops_have_one_size_and_ignore_what_was_padded() -> None:
@@ -194,7 +204,7 @@ def test_folded_weights_give_standardised_logits(spec: str) -> None:
     with torch.inference_mode():
         logits = module(pixels)
         calibrated = calibration(moments([logits]))
-        module.load_state_dict(folded(network, calibrated))
+        module.load_state_dict(fold_calibration(network, calibrated))
         torch.testing.assert_close(module(pixels), calibrated.standardise(0, logits), rtol=1e-3, atol=1e-3)
 
 
@@ -251,7 +261,7 @@ def test_crops_that_a_network_takes_pass(overrides: list[str]) -> None:
 
 def test_a_plan_has_whole_batches_also_of_fewer_images() -> None:
     rows, _ = split([3], 0.2, seed=0)
-    plan = order(rows, 4 * 8, seed=0)
+    plan = sampling_plan(rows, 4 * 8, seed=0)
     assert len(plan) == 32
     assert sorted(len(positions(len(plan), 8, rank, 2)) for rank in range(2)) == [12, 12]
 

@@ -1,1 +1,1 @@
-"""Networks that are trained on pseudo-labels; a module per family, its name is what precedes the colon of a spec."""
+"""Segmentation networks, one module per family, named as the part of a spec before the colon."""

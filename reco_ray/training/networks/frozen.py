@@ -1,4 +1,4 @@
-"""A small head on a dense encoder that stays as it is (after DINOv2, section 7.4): `frozen:ENCODER`."""
+"""A small head on a frozen dense encoder (after DINOv2, section 7.4): `frozen:ENCODER`."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from reco_ray.training.network import Network
 
 
 class FrozenEncoderHead(nn.Module):
-    """A dense encoder that is not trained, and two convolutions over its features, upsampled."""
+    """A frozen dense encoder, two convolutions over its features, and bilinear upsampling."""
 
     def __init__(self, encoder: nn.Module, channels: int, classes: int, width: int = 256) -> None:
         super().__init__()
@@ -23,13 +23,13 @@ class FrozenEncoderHead(nn.Module):
         self.classifier = nn.Conv2d(width, classes, 1)
 
     def train(self, mode: bool = True) -> "FrozenEncoderHead":
-        """The encoder's norms and dropouts stay as in inference."""
+        """Sets the mode of the head; the encoder stays in evaluation mode."""
         super().train(mode)
         self.encoder.eval()
         return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, 3, H, W) -> (b, m, H, W)."""
+        """Computes logits: (b, 3, H, W) -> (b, m, H, W)."""
         with torch.no_grad():
             features = self.encoder(images)
         return F.interpolate(
@@ -38,7 +38,7 @@ class FrozenEncoderHead(nn.Module):
 
 
 def build(name: str, classes: int, *, initial: str, weights_folder: str | None) -> Network:
-    """Factory of the registry: `name` is the spec of a dense encoder."""
+    """Registry factory; `name` is the spec of a dense encoder."""
     random = (
         initial == "random" and name.startswith("timm:") and not name.partition("@")[0].endswith("/random")
     )

@@ -1,6 +1,6 @@
 """Networks of segmentation-models-pytorch: `smp:ARCHITECTURE/ENCODER[@option=value,...]`.
 
-Encoders of timm are named `tu-NAME`; the options are the architecture's keyword arguments.
+Encoders of timm are named `tu-NAME`; options are keyword arguments of the architecture.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ PACKAGED = "tu-tf_efficientnet_lite0"
 
 
 def build(name: str, classes: int, *, initial: str, weights_folder: str | None) -> Network:
-    """Factory of the registry: `name` is what follows `smp:`."""
+    """Registry factory; `name` is the part of the spec after `smp:`."""
     try:
         import segmentation_models_pytorch as smp
     except ImportError as error:
@@ -52,13 +52,13 @@ def build(name: str, classes: int, *, initial: str, weights_folder: str | None) 
 
 
 def _options(text: str) -> dict[str, Any]:
-    """ "a=1,b=x" -> keyword arguments, values as in YAML."""
+    """Parses "a=1,b=x" to keyword arguments, with values in YAML."""
     parts = (part.partition("=") for part in filter(None, text.split(",")))
     return {key: yaml.safe_load(value) for key, _, value in parts}
 
 
 def _transform(encoder_name: str) -> ImageTransform:
-    """How timm says an encoder wants its pixels; those of ImageNet for encoders that are not timm's."""
+    """Input format of an encoder of timm; ImageNet statistics for other encoders."""
     config = timm.get_pretrained_cfg(encoder_name.removeprefix("tu-"))
     if config is None:
         return ImageTransform(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -79,6 +79,6 @@ def _pretrained(name: str, weights_folder: str | None) -> dict[str, torch.Tensor
 
 
 def _load_encoder(encoder: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    missing, _ = encoder.load_state_dict(state, strict=False)  # a classifier's last layers have no use here
+    missing, _ = encoder.load_state_dict(state, strict=False)  # ignores the classifier's last layers
     if missing:
         raise RecoError(f"the weights lack {len(missing)} tensors of the encoder, the first is {missing[0]}")
