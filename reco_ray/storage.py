@@ -24,6 +24,7 @@ from reco_ray.stores import read_whole, resolve
 MANIFEST = "manifest.json"
 STARTED = "started.json"
 SCHEMA_VERSION = 1
+BEING_CLEARED: dict[str, Any] = {}  # stands for what an artifact is made from while its files are deleted
 
 
 # --- URIs ---------------------------------------------------------------------------------------------------
@@ -250,6 +251,21 @@ class ArtifactWriter:
             manifest = read_manifest(self.uri, self.kind)
             self._require_same(manifest.made_from, "made")
             return manifest
+        begun = self.stored()
+        if begun is None:
+            self.begin()
+        else:
+            self._require_same(begun, "begun")
+        return None
+
+    def stored(self) -> dict[str, Any] | None:
+        """What the artifact that lies here was made or begun from, None if the directory is empty.
+
+        Raises:
+            RecoError: the directory holds something else, or cannot be read.
+        """
+        if exists(join(self.uri, MANIFEST)):
+            return read_manifest(self.uri, self.kind).made_from
         if exists(join(self.uri, STARTED)):
             try:
                 started = json.loads(read_bytes(join(self.uri, STARTED)))
@@ -258,17 +274,24 @@ class ArtifactWriter:
                 raise RecoError(f"{self.uri}/{STARTED}: damaged: delete the directory") from error
             if kind != self.kind:
                 raise RecoError(f"{self.uri}: holds unfinished {kind}, choose another --out")
-            self._require_same(made_from, "begun")
-            return None
+            return made_from
         filesystem, path = resolve(self.uri)
         with explained_errors(self.uri, "cannot be written"):
             if retried(
                 lambda: filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True)), self.uri
             ):
                 raise RecoError(f"{self.uri}: is not empty and no {self.kind} artifact: choose another --out")
-        started = {"kind": self.kind, "made_from": self.made_from}
-        write_bytes(join(self.uri, STARTED), json.dumps(started, indent=2).encode())
         return None
+
+    def begin(self, made_from: Mapping[str, Any] | None = None) -> None:
+        """Claims the directory: from here on what lies in it is unfinished work from `made_from`.
+
+        Args:
+            made_from: None = this writer's own.
+        """
+        remove(join(self.uri, MANIFEST))
+        started = {"kind": self.kind, "made_from": self.made_from if made_from is None else made_from}
+        write_bytes(join(self.uri, STARTED), json.dumps(started, indent=2).encode())
 
     def commit(self, counts: Mapping[str, int], content: Mapping[str, Any] | None = None) -> Manifest:
         """Writes the checksums, then the manifest: from here on the artifact exists."""
@@ -288,6 +311,10 @@ class ArtifactWriter:
         return manifest
 
     def _require_same(self, stored: dict[str, Any], verb: str) -> None:
+        if stored == BEING_CLEARED:
+            raise RecoError(
+                f"{self.uri}: a reco-ray run that replaces it was stopped half-way: run it again, or delete it"
+            )
         if stored != self.made_from:
             raise RecoError(
                 f"{self.uri}: {verb} with {in_words(stored, self.made_from)}: choose another --out, "

@@ -2,15 +2,17 @@
 
 Each look at the source is a generation of the artifact: `listing/<generation>-<file>.parquet`, in which every row group
 is a shard, and `listing/<generation>.json`, written last. A run that goes on reads the shards from there, so it does
-what the first run began, whatever has come or gone in the source since.
+what the first run began, whatever has come or gone in the source since. Rows of earlier generations that a later one
+did not find any more are in its `listing/<generation>-gone.parquet`, if `reco-ray run` made it.
 """
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -21,6 +23,7 @@ from reco_ray.corpus.listing import SCHEMA, UNKNOWN, Listing
 from reco_ray.errors import RecoError, reason
 from reco_ray.retries import retried
 
+GONE_SCHEMA = SCHEMA.append(pa.field("shard", pa.int64()))  # shard: that the row was recorded in
 _FOLDER = "listing"
 _SHARDS_A_FILE = 1024
 _MOST_UNITS = (
@@ -34,7 +37,8 @@ class Generation:
 
     first_shard, shards: the shards that it added. files: images that are files of their own. inside: images in
     containers, -1 if only reading will tell. source: fingerprint of all that was there, not only of what was new.
-    web: whether some are http or https addresses. left_out: what was there and was not taken, by kind.
+    web: whether some are http or https addresses. left_out: what was there and was not taken, by kind. gone: rows of
+    earlier generations that were not there any more; gone_images: the images in them, -1 if the listing does not tell.
     """
 
     number: int
@@ -45,11 +49,19 @@ class Generation:
     source: str
     web: bool = False
     left_out: dict[str, int] = field(default_factory=dict)
+    gone: int = 0
+    gone_images: int = 0
+
+    @property
+    def key(self) -> tuple[str | int, ...]:
+        """Tells it apart from others of the same number."""
+        return self.source, self.first_shard, self.shards, self.files, self.gone
 
     @property
     def images(self) -> int | None:
-        """How many images it added, None if not known yet."""
-        return None if self.inside == UNKNOWN else self.files + self.inside
+        """How many more images there were than in the generation before, None if the listing does not tell."""
+        unknown = UNKNOWN in (self.inside, self.gone_images)
+        return None if unknown else self.files + self.inside - self.gone_images
 
 
 def read_generations(out: str) -> list[Generation]:
@@ -65,13 +77,21 @@ def read_generations(out: str) -> list[Generation]:
     return found
 
 
-def record(out: str, found: Listing, new: pa.Table, before: list[Generation], shard_size: int) -> Generation:
+def record(
+    out: str,
+    found: Listing,
+    new: pa.Table,
+    before: list[Generation],
+    shard_size: int,
+    gone: pa.Table | None = None,
+) -> Generation:
     """Writes down a look at the source.
 
     Args:
         found: all that is there.
         new: the rows of it that no generation before has.
         before: the generations so far.
+        gone: rows of `read_recorded` that are not in the source any more.
     """
     inside = pc.match_substring_regex(new["uri"], CONTAINER_PATTERN)
     files, containers = new.filter(pc.invert(inside)), new.filter(inside)
@@ -84,53 +104,109 @@ def record(out: str, found: Listing, new: pa.Table, before: list[Generation], sh
             for shard in shards[first : first + _SHARDS_A_FILE]:
                 writer.write_table(shard.combine_chunks(), row_group_size=shard_size)
         storage.write_bytes(_file(out, number, file), sink.getvalue().to_pybytes())
-    counts = containers["images"]
-    unknown = pc.any(pc.equal(counts, UNKNOWN)).as_py()
+    gone = GONE_SCHEMA.empty_table() if gone is None else gone.select(GONE_SCHEMA.names).cast(GONE_SCHEMA)
+    if gone.num_rows:
+        storage.write_table(_gone_file(out, number), gone)
+    else:
+        storage.remove(_gone_file(out, number))  # of a record that was killed before its last file
     generation = Generation(
         number=number,
         first_shard=sum(generation.shards for generation in before),
         shards=len(shards),
         files=files.num_rows,
-        inside=UNKNOWN if unknown else pc.sum(counts).as_py() or 0,
+        inside=_sum_known(containers["images"]),
         source=found.fingerprint,
         web=bool(pc.any(pc.match_substring_regex(new["uri"], "^https?://")).as_py()),
         left_out=found.left_out,
+        gone=gone.num_rows,
+        gone_images=_sum_known(gone["images"]),
     )
     marker = storage.join(out, _FOLDER, f"{number:04d}.json")
     storage.write_bytes(marker, json.dumps(asdict(generation), indent=2).encode())
     return generation
 
 
-def read_shard(out: str, generations: Iterable[Generation], shard: int) -> pa.Table:
-    """A shard's rows of the listing."""
+def _sum_known(images: pa.ChunkedArray) -> int:
+    """The sum of a column `images`, UNKNOWN if one of them is."""
+    return UNKNOWN if pc.any(pc.equal(images, UNKNOWN)).as_py() else pc.sum(images).as_py() or 0
+
+
+def read_shard(out: str, generations: Sequence[Generation], shard: int) -> pa.Table:
+    """A shard's rows of the listing, without those that have gone since."""
     for generation in generations:
         place = shard - generation.first_shard
         if 0 <= place < generation.shards:
             uri = _file(out, generation.number, place // _SHARDS_A_FILE)
-            return _read_group(uri, place % _SHARDS_A_FILE)
+            rows = retried(partial(_read_group, uri, generation, place % _SHARDS_A_FILE), uri)
+            for later in generations:
+                if later.gone and later.number > generation.number:
+                    gone = read_gone(out, later)
+                    gone = gone.filter(pc.equal(gone["shard"], shard))
+                    rows = rows.filter(pc.invert(pc.is_in(rows["uri"], gone["uri"].combine_chunks())))
+            return rows
     raise ValueError(f"no generation has shard {shard}")
 
 
-def read_recorded(out: str, generations: Iterable[Generation]) -> pa.Table:
-    """All rows of all generations."""
-    files = [
-        storage.read_table(_file(out, generation.number, file))
-        for generation in generations
-        for file in range(-(-generation.shards // _SHARDS_A_FILE))
-    ]
-    return pa.concat_tables(files) if files else SCHEMA.empty_table()
+def read_recorded(out: str, generations: Sequence[Generation]) -> pa.Table:
+    """The rows of all generations that have not gone since, with their `shard`: GONE_SCHEMA."""
+    found = GONE_SCHEMA.empty_table()
+    for generation in generations:
+        if generation.gone:
+            gone = read_gone(out, generation).select(["uri", "shard"])
+            found = found.join(gone, ["uri", "shard"], join_type="left anti")
+        tables = []
+        for file in range(-(-generation.shards // _SHARDS_A_FILE)):
+            opened = _open(_file(out, generation.number, file), generation.key)
+            groups = range(opened.num_row_groups)
+            rows = [opened.metadata.row_group(group).num_rows for group in groups]
+            first = generation.first_shard + file * _SHARDS_A_FILE
+            shards = pa.array(np.repeat(np.arange(first, first + len(rows)), rows), pa.int64())
+            tables.append(opened.read().append_column("shard", shards))
+        found = pa.concat_tables([found, *tables])
+    return found
+
+
+def read_gone(out: str, generation: Generation) -> pa.Table:
+    """What a generation did not find any more: GONE_SCHEMA, rows of the listings of those before it."""
+    if not generation.gone:
+        return GONE_SCHEMA.empty_table()
+    return _read_gone(_gone_file(out, generation.number), generation.key)
+
+
+def gone_containers(out: str, generations: Iterable[Generation]) -> frozenset[int]:
+    """The shards that are containers which are not in the source any more."""
+    tables = [read_gone(out, generation) for generation in generations if generation.gone]
+    return frozenset(
+        shard
+        for table in tables
+        for shard in table.filter(pc.match_substring_regex(table["uri"], CONTAINER_PATTERN))[
+            "shard"
+        ].to_pylist()
+    )
 
 
 def _file(out: str, generation: int, file: int) -> str:
     return storage.join(out, _FOLDER, f"{generation:04d}-{file:06d}.parquet")
 
 
-def _read_group(uri: str, group: int) -> pa.Table:
-    return retried(lambda: _open(uri).read_row_group(group), uri)
+def _gone_file(out: str, generation: int) -> str:
+    return storage.join(out, _FOLDER, f"{generation:04d}-gone.parquet")
+
+
+def _read_group(uri: str, generation: Generation, group: int) -> pa.Table:
+    return _open(uri, generation.key).read_row_group(group)
+
+
+# The generation's key tells apart what may lie at the same place one after another.
+
+
+@lru_cache(maxsize=4)
+def _read_gone(uri: str, key: tuple[str | int, ...]) -> pa.Table:
+    return storage.read_table(uri)
 
 
 @lru_cache(maxsize=2)
-def _open(uri: str) -> pq.ParquetFile:
+def _open(uri: str, key: tuple[str | int, ...]) -> pq.ParquetFile:
     filesystem, path = storage.resolve(uri)
     try:
         return pq.ParquetFile(stores.opened(filesystem, path))
@@ -168,12 +244,16 @@ def embedding_files(uri: str, manifest: storage.Manifest) -> list[str]:
 
 
 def pending_units(
-    generations: Iterable[Generation], committed: Iterable[str], shard_size: int
+    generations: Iterable[Generation],
+    committed: Iterable[str],
+    shard_size: int,
+    without: Collection[int] = (),
 ) -> list[pa.Table]:
     """The shards that are not committed yet, grouped into units of work.
 
     Args:
         committed: names of the parts there are.
+        without: shards with which there is nothing to do.
 
     Returns:
         Tables of `shard`, `done`: the parts of a container that are committed already, and `end`: the number of its
@@ -200,7 +280,7 @@ def pending_units(
         containers = [
             shard
             for shard in range(middle, end)
-            if shard not in ends or not parts[shard].issuperset(range(ends[shard]))
+            if shard not in without and (shard not in ends or not parts[shard].issuperset(range(ends[shard])))
         ]
         for shards in (files, containers):
             size = -(-len(shards) // _MOST_UNITS) or 1

@@ -18,7 +18,7 @@ from reco_ray.retries import retried
 DUPLICATES_SCHEMA = pa.schema([("uri", pa.string()), ("duplicate_of", pa.string())])
 IMAGES_KEY = b"reco_images"  # in the metadata of a part's schema: the images it was made of
 _THREADS = 16
-_ACROSS = "across-"
+ACROSS = "across-"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def settle(out: str, first_shard: int) -> Counts:
         first_shard: earlier ones were settled before; they are read, never changed.
     """
     names = storage.list_names(storage.join(out, "embeddings"), ".parquet")
-    _remove_strays(out, names)
+    remove_strays(out, names)
     files = [storage.join(out, "embeddings", name) for name in names]
     found = list(prefetched(_keys, files, _THREADS, 4 * _THREADS))
     keys = [part_keys for part_keys, _ in found]
@@ -85,12 +85,12 @@ def _files(out: str, folder: str) -> list[str]:
     return [storage.join(uri, name) for name in storage.list_names(uri, ".parquet")]
 
 
-def _remove_strays(out: str, committed: list[str]) -> None:
+def remove_strays(out: str, committed: list[str]) -> None:
     """Rows beside parts that were never committed: killed in mid-write, and the container changed since."""
     there = set(committed)
     for folder in ("rejected", "duplicates"):
         for name in storage.list_names(storage.join(out, folder), ".parquet"):
-            if name.removeprefix(_ACROSS) not in there:
+            if name.removeprefix(ACROSS) not in there:
                 storage.remove(storage.join(out, folder, name))
 
 
@@ -121,7 +121,7 @@ def _drop_repeated(out: str, names: list[str], first_shard: int) -> int:
             _point_at_first(storage.join(out, "duplicates", name), first)
             rows = [{"uri": uri, "duplicate_of": kept} for uri, kept in first.items()]
             storage.write_table(
-                storage.join(out, "duplicates", f"{_ACROSS}{name}"),
+                storage.join(out, "duplicates", f"{ACROSS}{name}"),
                 pa.Table.from_pylist(rows, DUPLICATES_SCHEMA),
             )
             new = pa.array([row["image_id"] not in seen for row in ids])

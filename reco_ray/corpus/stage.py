@@ -9,13 +9,13 @@ Every part of a shard is committed by itself, so a killed run goes on where it s
 - `summary.json`: counts, reasons, rates
 
 and embeddings + rejected + duplicates = images listed, always. Parts of shards from `content["shards"]` of the manifest
-on belong to a generation that is still being added; `embedding_files` leaves them out.
+on belong to a generation that is still being added; `embedding_files` leaves them out. What has gone from the source
+leaves the tables with the next `reco-ray run` (`update.py`).
 """
 
 from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,11 +26,20 @@ from reco_ray.console import waiting
 from reco_ray.corpus import web
 from reco_ray.corpus.budget import RejectBudget
 from reco_ray.corpus.embed import embed_pixels
+from reco_ray.corpus.gone import drop_gone
 from reco_ray.corpus.listing import Listing, list_files
 from reco_ray.corpus.load import pixels_of
 from reco_ray.corpus.load_parts import LoadParts
-from reco_ray.corpus.plan import Generation, pending_units, read_generations, read_recorded, record
+from reco_ray.corpus.plan import (
+    Generation,
+    gone_containers,
+    pending_units,
+    read_generations,
+    read_recorded,
+    record,
+)
 from reco_ray.corpus.settle import DUPLICATES_SCHEMA, IMAGES_KEY, count_reasons, rejected_so_far, settle
+from reco_ray.corpus.update import came, update, went
 from reco_ray.errors import RecoError
 from reco_ray.meter import write_summary
 from reco_ray.models import load_language_image_model
@@ -68,12 +77,14 @@ def embeddings_schema(dim: int) -> pa.Schema:
 
 
 def embed_corpus(
-    corpus: str, out: str, settings: Settings, follow: bool = False
+    corpus: str, out: str, settings: Settings, follow: bool = False, renew: bool = False
 ) -> tuple[storage.Manifest, bool]:
     """Embeds every image of `corpus` once, on the connected Ray cluster.
 
     Args:
-        follow: if it was embedded before, embed what has come to the source since.
+        follow: if it was embedded before, embed what has come to the source since; nothing is taken out.
+        renew: as `follow`; also take out what has gone from the source, and make embeddings of another model or
+            with other settings anew.
 
     Returns:
         The manifest, and whether there was anything to do.
@@ -85,7 +96,7 @@ def embed_corpus(
     out = storage.absolute(out)
     begun = storage.exists(storage.join(out, storage.STARTED))
     generations = read_generations(out) if begun else []
-    found = None if generations else _list(corpus, settings.image_column)
+    found = _list(corpus, settings.image_column) if renew or not generations else None
     model = load_language_image_model(
         settings.models.retrieval, weights=settings.models.weights, seed=settings.seed
     )
@@ -101,20 +112,28 @@ def embed_corpus(
             "embed.frames_per_second": settings.embed.frames_per_second,
         },
     )
+    if renew and found is not None:
+        generations = update(writer, found, generations, settings.embed.shard_size)
     manifest = writer.finished()
     went_on = bool(generations)
-    if found is not None:
+    if found is not None and not generations:
         generations = [record(out, found, found.table, [], settings.embed.shard_size)]
     elif manifest and manifest.content["generation"] == len(generations):
+        if renew:
+            return manifest, False
         went_on = False
         found = _list(corpus, settings.image_column)
         if found.fingerprint == generations[-1].source:
             return manifest, False
-        new, gone = _changes(found, read_recorded(out, generations))
+        recorded = read_recorded(out, generations)
+        new, gone = came(found, recorded), went(found, recorded)
         if not follow:
+            advice = (
+                "--follow embeds what is new" if new.num_rows else "--follow keeps the rows of what is gone"
+            )
             raise RecoError(
-                f"{out}: {corpus} has changed since ({new.num_rows:,} new, {gone:,} gone): --follow embeds what "
-                "is new, another --out embeds it anew"
+                f"{out}: {corpus} has changed since ({new.num_rows:,} new, {gone.num_rows:,} gone): {advice}, "
+                "another --out embeds it anew"
             )
         if not new.num_rows:
             return manifest, False
@@ -130,20 +149,6 @@ def _list(corpus: str, image_column: str | None) -> Listing:
         return list_files(corpus, image_column)
 
 
-def _changes(found: Listing, recorded: pa.Table) -> tuple[pa.Table, int]:
-    """The rows of the source that were never recorded, in its order, and how many recorded ones are gone."""
-    keys = ["uri", "size"]
-    place = pa.array(np.arange(found.table.num_rows))
-    new = (
-        found.table.append_column("place", place)
-        .join(recorded.select(keys), keys, join_type="left anti")
-        .sort_by("place")
-        .drop_columns(["place"])
-    )
-    gone = recorded.select(["uri"]).join(found.table.select(["uri"]), "uri", join_type="left anti")
-    return new, gone.num_rows
-
-
 def _embed_pending(
     corpus: str,
     writer: storage.ArtifactWriter,
@@ -156,8 +161,11 @@ def _embed_pending(
     out, options = writer.uri, settings.embed
     known = [generation.images for generation in generations]
     total = None if None in known else sum(images or 0 for images in known)
+    without = gone_containers(out, generations)
+    if manifest is None:  # else nothing has gone since
+        drop_gone(out, generations)
     committed = _committed(out)
-    units = pending_units(generations, committed, options.shard_size)
+    units = pending_units(generations, committed, options.shard_size, without)
     done = _images_done(total, units, generations, options.shard_size)
     budget = RejectBudget(options.max_rejected, total, rejected_so_far(out)[0] if committed else Counter())
     parts = sum(unit.num_rows for unit in units)
@@ -185,7 +193,7 @@ def _embed_pending(
             metrics.images("embed", report.items, report.duplicates, report.rejected)
             metrics.rate("embed", images / pool.meter.seconds)
             budget.add(report.items, report.rejected, corpus, out)
-    if pending_units(generations, _committed(out), options.shard_size):
+    if pending_units(generations, _committed(out), options.shard_size, without):
         raise RecoError(f"{out}: not all of {corpus} was committed: run the command again")
     first_new = manifest.content["shards"] if manifest else 0
     counts = settle(out, first_new)
@@ -218,6 +226,7 @@ def _embed_pending(
         "listing": generations[-1].source,
         "rejected_by_reason": counts.reasons,
         "left_out": left_out,
+        "gone": sum(generation.gone for generation in generations),
     }
     return writer.commit(numbers, content)
 

@@ -1,0 +1,71 @@
+"""An embeddings artifact brought up to date with its source, for `reco-ray run`.
+
+What is new becomes a generation, as with `embed --follow`; what has gone is noted in it, and leaves the tables before
+anything is embedded (`gone.py`). Embeddings of another model, or with other settings, are made anew.
+"""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+
+from reco_ray import storage
+from reco_ray.corpus.listing import Listing
+from reco_ray.corpus.plan import Generation, read_recorded, record
+from reco_ray.replacing import renew, say
+
+_OWN = re.compile(
+    r"listing/\d{4,}(\.json|-\d{6,}\.parquet|-gone\.parquet)"
+    r"|(embeddings|rejected|duplicates)/(across-)?\d{8,}(-\d{5,})?(-last)?\.parquet"
+)
+
+
+def update(
+    writer: storage.ArtifactWriter, found: Listing, generations: list[Generation], shard_size: int
+) -> list[Generation]:
+    """Notes what has come and gone since the last generation, and says so.
+
+    Args:
+        found: what the source holds now. generations: those that are written down.
+
+    Returns:
+        The generations that are valid now: none if the artifact is made anew.
+
+    Raises:
+        RecoError: the directory holds something else, or files that no embed run wrote.
+    """
+    stored = writer.stored()
+    if stored is None:
+        return []
+    if {**stored, "corpus": None} != {**writer.made_from, "corpus": None}:
+        renew(writer, "embed", lambda path: _OWN.fullmatch(path) is not None)
+        return []
+    if stored != writer.made_from:
+        writer.begin()  # the same images may be there under another folder, glob or list
+    if not generations or found.fingerprint == generations[-1].source:
+        return generations
+    recorded = read_recorded(writer.uri, generations)
+    new, gone = came(found, recorded), went(found, recorded)
+    if not new.num_rows and not gone.num_rows:
+        return generations
+    kept = recorded.num_rows - gone.num_rows
+    say("embed", f"{new.num_rows:,} new, {gone.num_rows:,} gone or changed since, {kept:,} kept")
+    if gone.num_rows:
+        writer.begin()  # rows of the finished artifact go
+    return [*generations, record(writer.uri, found, new, generations, shard_size, gone)]
+
+
+def came(found: Listing, recorded: pa.Table) -> pa.Table:
+    """The rows of the source that are not recorded, by URI and size, in its order."""
+    place = pa.array(np.arange(found.table.num_rows))
+    return (
+        found.table.append_column("place", place)
+        .join(recorded.select(["uri", "size"]), ["uri", "size"], join_type="left anti")
+        .sort_by("place")
+        .drop_columns(["place"])
+    )
+
+
+def went(found: Listing, recorded: pa.Table) -> pa.Table:
+    """The recorded rows that are not in the source any more, or have another size there."""
+    return recorded.join(found.table.select(["uri", "size"]), ["uri", "size"], join_type="left anti")

@@ -1,0 +1,86 @@
+"""Making an artifact anew in its own directory, as `reco-ray run` does when its settings or inputs have changed.
+
+A directory is cleared only if a manifest or `started.json` says that it holds an artifact of the same kind, and only
+if every file in it has a name that this kind's stage gives. The steps, of which each may be the last:
+
+1. `started.json` says that the directory is being cleared; the manifest goes, so nobody reads half an artifact;
+2. all other files go; a run that finds the directory like this begins here again;
+3. `started.json` says what is made now.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow.fs as pafs
+
+from reco_ray import storage
+from reco_ray.checksums import FILE, FOLDER
+from reco_ray.console import console
+from reco_ray.differences import in_words
+from reco_ray.errors import RecoError
+from reco_ray.meter import SUMMARY
+from reco_ray.retries import retried
+
+_COMMON = re.compile(
+    "|".join(map(re.escape, (storage.MANIFEST, storage.STARTED, SUMMARY, FILE)))
+    + f"|{FOLDER}/[^/]+\\.parquet"
+)
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # of a write that was killed
+_AT_ONCE = 16
+
+
+def say(stage: str, what: str) -> None:
+    """A line on the terminal of what a stage is about to keep, add or replace."""
+    console.print(f"{stage:<10} {what}")
+
+
+def renew(writer: storage.ArtifactWriter, stage: str, is_own: Callable[[str], bool]) -> None:
+    """Clears the writer's directory if what lies there was made from something else, and says why.
+
+    Args:
+        stage: for the line on the terminal.
+        is_own: whether the stage gives a file this name, as a path from the artifact's directory.
+
+    Raises:
+        RecoError: the directory holds something else or files that no stage wrote; then nothing is deleted.
+    """
+    stored = writer.stored()
+    if stored is None or stored == writer.made_from:
+        return
+    if stored == storage.BEING_CLEARED:
+        say(stage, "the run that was replacing it goes on: made anew")
+    else:
+        say(stage, f"was made with {in_words(stored, writer.made_from)}: made anew")
+    clear(writer, is_own)
+
+
+def clear(writer: storage.ArtifactWriter, is_own: Callable[[str], bool]) -> None:
+    """Deletes all files of an artifact and begins the writer's own; arguments and errors as `renew`."""
+    filesystem, root = storage.resolve(writer.uri)
+    root = root.rstrip("/")
+    selector = pafs.FileSelector(root, recursive=True)
+    infos = retried(lambda: filesystem.get_file_info(selector), writer.uri)
+    paths = [info.path.removeprefix(f"{root}/") for info in infos if info.type == pafs.FileType.File]
+    paths = [path for path in paths if not path.rpartition("/")[2].startswith(".")]  # such as .DS_Store
+    for path in paths:
+        name = _TEMPORARY.sub("", path)
+        if not is_own(name) and not _COMMON.fullmatch(name):
+            raise RecoError(
+                f"{writer.uri}: is not replaced, because {path} in it is no file of {writer.kind}: move that "
+                "elsewhere, or choose another --out"
+            )
+    writer.begin(storage.BEING_CLEARED)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        doomed = [storage.join(writer.uri, path) for path in paths if path != storage.STARTED]
+        list(pool.map(storage.remove, doomed))
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        _remove_empty_folders(root)
+    writer.begin()
+
+
+def _remove_empty_folders(root: str) -> None:
+    for folder, _, _ in os.walk(root, topdown=False):
+        if folder != root and not os.listdir(folder):
+            os.rmdir(folder)
