@@ -147,7 +147,7 @@ def measure_plain(
     for part in list_parts(embeddings, storage.read_manifest(embeddings)):
         index.add(_vectors(f"{embeddings}/embeddings/{part.name}"))
     built = time.perf_counter() - start
-    exact = index.search(queries.vectors, queries.wanted)[1]
+    exact = index.search(queries.vectors, queries.neighbours)[1]
     latency = _latency(lambda query: index.search(query, 50), queries.vectors, latency_queries)
     row = {"index": "faiss IndexFlatIP", "build_seconds": round(built, 1), "bytes_a_vector": 4 * index.d}
     return row | latency | dict.fromkeys(KINDS, 1.0), exact
@@ -164,7 +164,7 @@ def measure_stage(
     manifest, _ = build_index(embeddings, out, IndexSettings(factory=factory, min_recall=0, shard_size=share))
     built = time.time() - start
     index = CorpusIndex(out, MODEL)
-    found = index.search(queries.vectors, queries.wanted)[1]
+    found = index.search(queries.vectors, queries.neighbours)[1]
     row = {
         "index": factory,
         "build_seconds": round(built, 1),

@@ -1,4 +1,4 @@
-"""Counts on segmented images, and the scores computed from them. Pure functions; `shared.py` runs them on Ray."""
+"""Counts on segmented images, and the scores computed from them. Pure functions; `shared_tasks.py` runs them on Ray."""
 
 from dataclasses import dataclass
 from typing import Any

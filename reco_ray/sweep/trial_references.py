@@ -1,4 +1,4 @@
-"""References of a trial, built in memory from encoded exemplars. Pure functions; `shared.py` runs them on Ray."""
+"""References of a trial, built in memory from encoded exemplars. Pure functions; `shared_tasks.py` runs them on Ray."""
 
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple

@@ -38,7 +38,7 @@ class Queries:
     own: np.ndarray
 
     @property
-    def wanted(self) -> int:
+    def neighbours(self) -> int:
         """Number of neighbours to search for: K, and one more for the query's own row."""
         return K + 1
 
@@ -72,12 +72,12 @@ class ExactAnswers:
     def __init__(self, queries: Queries) -> None:
         self._faiss = load_faiss()
         self._queries = queries
-        self._heap = self._faiss.ResultHeap(len(queries.vectors), queries.wanted, keep_max=True)
+        self._heap = self._faiss.ResultHeap(len(queries.vectors), queries.neighbours, keep_max=True)
         self._seen = 0
 
     def add(self, vectors: np.ndarray, start: int) -> None:
         if len(vectors):
-            k = min(self._queries.wanted, len(vectors))
+            k = min(self._queries.neighbours, len(vectors))
             similarities, rows = self._faiss.knn(
                 self._queries.vectors, vectors, k, metric=self._faiss.METRIC_INNER_PRODUCT
             )
@@ -85,23 +85,23 @@ class ExactAnswers:
             self._seen += len(vectors)
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Similarities float32 and rows int64, each (n, wanted), best first; row -1 if there are fewer vectors."""
+        """Similarities float32 and rows int64, each (n, neighbours), best first; row -1 if there are fewer vectors."""
         self._heap.finalize()
-        k = min(self._queries.wanted, self._seen)
+        k = min(self._queries.neighbours, self._seen)
         rows = np.full_like(self._heap.I, -1)
         rows[:, :k] = self._heap.I[:, :k]
         return np.where(rows < 0, -np.inf, self._heap.D).astype(np.float32), rows
 
 
 def shard_answers(index: Any, queries: Queries, steps: list[int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Searches a shard with each nprobe; nprobe -> similarities and rows, each (n, wanted)."""
+    """Searches a shard with each nprobe; nprobe -> similarities and rows, each (n, neighbours)."""
     faiss = load_faiss()
     answers = {}
     for nprobe in steps:
         parameters = faiss.SearchParametersIVF(nprobe=nprobe)
         if inverted_file(index).this != index.this:
             parameters = faiss.SearchParametersPreTransform(index_params=parameters)
-        answers[nprobe] = index.search(queries.vectors, queries.wanted, params=parameters)
+        answers[nprobe] = index.search(queries.vectors, queries.neighbours, params=parameters)
     return answers
 
 
