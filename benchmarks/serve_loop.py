@@ -96,4 +96,8 @@ class Loop:
         return self._pass([self._decode(photograph) for photograph in photographs])
 
     def _answer(self, photographs: list[bytes]) -> list[str]:
-        return [json.dumps(as_json(found, self._legend)) for found in self._label(photographs)]
+        answers = [
+            as_json(found, self._legend, request_id="", model="", vocabulary=None, started=0.0)
+            for found in self._label(photographs)
+        ]
+        return [json.dumps(answer.model_dump()) for answer in answers]

@@ -18,18 +18,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import numpy as np
 import requests
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pydantic import BaseModel, RootModel, ValidationError
 
 from reco_ray.corpus.arrays import picture_of
 from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.errors import RecoError, reason
 from reco_ray.proxies import Proxy, proxy_for
+from reco_ray.serving import contract
 
 UNLABELLED = -1
 OPACITY = 0.55
@@ -117,23 +119,33 @@ class Segmentation:
         return Image.fromarray(mixed.round().astype(np.uint8))
 
 
-@dataclass(frozen=True)
-class VocabularyStatus:
+class VocabularyStatus(contract.VocabularyResource):
     """A vocabulary of the service. kind: "zero-shot" or "segmenter". status: "building", "ready" or "failed".
 
-    serving: the concepts that requests get now, those before while others are built; None while there are none.
+    serving: the concepts that requests get now, those before while others are built; None while there are none. mine:
+    whether it was made with this client's key, which may replace and delete it.
     """
 
-    name: str
-    kind: str
-    status: str
-    concepts: tuple[str, ...]
-    done: int
-    total: int
-    error: str | None
-    serving: tuple[str, ...] | None
-    mine: bool
-    """Whether it was made with this client's key, which may replace and delete it."""
+    @property
+    def done(self) -> int:
+        """Concepts that are made."""
+        return self.progress.done
+
+    @property
+    def total(self) -> int:
+        """Concepts that the vocabulary needs, context concepts included."""
+        return self.progress.total
+
+
+class _Vocabularies(contract.Vocabularies):
+    vocabularies: tuple[VocabularyStatus, ...]
+
+
+class _Fields(RootModel[dict[str, Any]]):
+    """A JSON object."""
+
+
+_Answer = TypeVar("_Answer", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -180,7 +192,7 @@ class Client:
 
     def info(self) -> dict[str, Any]:
         """What the service is: version, models, refinements, limits."""
-        return self._json("GET", "/v1/info")
+        return self._ask(_Fields, "GET", "/v1/info").root
 
     def segment(
         self,
@@ -208,8 +220,8 @@ class Client:
         """
         options = _options(concepts, vocabulary, refine, background, threshold, max_side)
         data = _image_bytes(image)
-        answer = self._json("POST", "/v1/segment", json={"image": base64.b64encode(data).decode(), **options})
-        return _segmentation(answer, data)
+        body = {"image": base64.b64encode(data).decode(), **options}
+        return _segmentation(self._ask(contract.Segmentation, "POST", "/v1/segment", json=body), data)
 
     def segment_batch(
         self,
@@ -229,18 +241,16 @@ class Client:
         options = _options(concepts, vocabulary, refine, background, threshold, max_side)
         data = [_image_bytes(image) for image in images]
         encoded = [{"id": str(n), "image": base64.b64encode(d).decode()} for n, d in enumerate(data)]
-        results = self._json("POST", "/v1/segment:batch", json={"images": encoded, **options})["results"]
-        by_id = {result["id"]: result for result in results}
-        return [
-            _error(by_id[str(n)]["error"].get("status"), by_id[str(n)]["error"])
-            if "error" in by_id[str(n)]
-            else _segmentation(by_id[str(n)], data[n])
-            for n in range(len(data))
-        ]
+        body = {"images": encoded, **options}
+        by_id = {
+            each.id: each
+            for each in self._ask(contract.Batch, "POST", "/v1/segment:batch", json=body).results
+        }
+        return [_outcome(by_id[str(n)], image) for n, image in enumerate(data)]
 
     def vocabularies(self) -> list[VocabularyStatus]:
         """All that this key may see."""
-        return [_vocabulary(entry) for entry in self._json("GET", "/v1/vocabularies")["vocabularies"]]
+        return list(self._ask(_Vocabularies, "GET", "/v1/vocabularies").vocabularies)
 
     def vocabulary(self, name: str) -> VocabularyStatus:
         """One of them.
@@ -248,7 +258,7 @@ class Client:
         Raises:
             ServiceError: there is none of that name (status 404).
         """
-        return _vocabulary(self._json("GET", _vocabulary_path(name)))
+        return self._ask(VocabularyStatus, "GET", _vocabulary_path(name))
 
     def build(
         self,
@@ -275,7 +285,7 @@ class Client:
         body: dict[str, Any] = {"concepts": _names(concepts), "background": background}
         if context is not None:
             body["context"] = _names(context)
-        state = _vocabulary(self._json("PUT", _vocabulary_path(name), json=body))
+        state = self._ask(VocabularyStatus, "PUT", _vocabulary_path(name), json=body)
         while wait and state.status == "building":
             if progress is not None:
                 progress(state)
@@ -297,21 +307,24 @@ class Client:
 
     def search(self, words: str, *, k: int = 20) -> list[Hit]:
         """The `k` images of the corpus nearest to the words."""
-        hits = self._json("GET", "/v1/search", params={"q": words, "k": str(k)})["hits"]
-        return [Hit(h["image_id"], h["score"], h["uri_name"], h["thumbnail"]) for h in hits]
+        found = self._ask(contract.Found, "GET", "/v1/search", params={"q": words, "k": str(k)})
+        return [Hit(hit.image_id, hit.score, hit.uri_name, hit.thumbnail) for hit in found.hits]
 
     def exemplars(self, concept_id: str) -> Image.Image:
         """A concept's contact sheet: its exemplars with their support maps, the seeds ringed."""
         path = f"/v1/concepts/{quote(concept_id, safe='')}/exemplars"
         return Image.open(io.BytesIO(self._request("GET", path, headers={"Accept": "image/jpeg"}).content))
 
-    def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    def _ask(self, kind: type[_Answer], method: str, path: str, **options: Any) -> _Answer:
         response = self._request(method, path, **options)
         try:
-            return response.json()
-        except ValueError as error:
+            return kind.model_validate_json(response.content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = "not JSON" if first["type"] == "json_invalid" else "another than this client knows"
+            place = ".".join(map(str, first["loc"]))
             raise ServiceError(
-                f"{self.url}{path}: the answer is not JSON: is this a reco-ray service?"
+                f"{self.url}{path}: the answer is {what}{place and f' ({place})'}: is this a reco-ray service?"
             ) from error
 
     def _request(self, method: str, path: str, **options: Any) -> requests.Response:
@@ -382,33 +395,26 @@ def _image_bytes(image: Any) -> bytes:
         raise RecoError(f"{image}: the image cannot be read: {reason(error)}") from error
 
 
-def _segmentation(answer: dict[str, Any], image: bytes) -> Segmentation:
-    names = FoundConcept.__dataclass_fields__
+def _segmentation(answer: contract.Segmentation, image: bytes) -> Segmentation:
     return Segmentation(
-        width=answer["width"],
-        height=answer["height"],
-        concepts=tuple(FoundConcept(**{n: entry.get(n) for n in names}) for entry in answer["concepts"]),
-        legend={entry["label"]: entry["name"] for entry in answer["legend"]},
-        model=answer["model"],
-        vocabulary=answer["vocabulary"],
-        request_id=answer["request_id"],
-        seconds=answer["seconds"],
+        width=answer.width,
+        height=answer.height,
+        concepts=tuple(FoundConcept(**region.model_dump()) for region in answer.concepts),
+        legend={label.label: label.name for label in answer.legend},
+        model=answer.model,
+        vocabulary=answer.vocabulary,
+        request_id=answer.request_id,
+        seconds=answer.seconds,
         image=image,
     )
 
 
-def _vocabulary(entry: dict[str, Any]) -> VocabularyStatus:
-    return VocabularyStatus(
-        name=entry["name"],
-        kind=entry["kind"],
-        status=entry["status"],
-        concepts=tuple(entry["concepts"]),
-        done=entry["progress"]["done"],
-        total=entry["progress"]["total"],
-        error=entry["error"],
-        serving=None if entry["serving"] is None else tuple(entry["serving"]),
-        mine=entry["mine"],
-    )
+def _outcome(
+    result: contract.BatchSegmentation | contract.BatchFailure, image: bytes
+) -> Segmentation | ServiceError:
+    if isinstance(result, contract.BatchFailure):
+        return _error(result.error.status, result.error.model_dump())
+    return _segmentation(result, image)
 
 
 def _problem_body(response: requests.Response) -> dict[str, Any]:

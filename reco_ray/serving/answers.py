@@ -1,7 +1,7 @@
 """Label maps -> what clients get: JSON with run lengths, an indexed PNG, a picture with a legend."""
 
+import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,7 @@ from reco_ray.segmentation.overlay import overlay, with_legend
 from reco_ray.segmentation.palette import palette
 from reco_ray.segmentation.targets import has_background, label_names
 from reco_ray.serving.bank import BankRef
+from reco_ray.serving.contract import Label, Region, RunLengths, Segmentation
 from reco_ray.serving.problems import Problem
 from reco_ray.serving.work import Labelled
 
@@ -108,39 +109,41 @@ class Legend:
         self.ids = ids
         self.colours = palette(len(self.names), background=self.background)
 
-    def entry(self, label: int) -> dict[str, Any]:
+    def entry(self, label: int) -> Label:
         """A label as clients see it."""
         red, green, blue = self.colours[label].tolist()
-        return {
-            "label": label,
-            "id": self.ids[label],
-            "name": self.names[label],
-            "colour": f"#{red:02x}{green:02x}{blue:02x}",
-        }
+        colour = f"#{red:02x}{green:02x}{blue:02x}"
+        return Label(label=label, id=self.ids[label], name=self.names[label], colour=colour)
 
 
-def as_json(labelled: Labelled, legend: Legend) -> dict[str, Any]:
-    """The fields of an answer that the label map determines."""
+def as_json(
+    labelled: Labelled, legend: Legend, *, request_id: str, model: str, vocabulary: str | None, started: float
+) -> Segmentation:
+    """Every label that is present with its run lengths, the largest first; started: perf_counter() at the beginning."""
     height, width = labelled.labels.shape
     runs = run_lengths(labelled.labels, [label for label, _, _ in labelled.found])
-    concepts = [
-        {
-            **legend.entry(label),
-            "area": area,
-            "share": area / (height * width),
-            "score": score,
-            "rle": {"size": [height, width], "counts": rle},
-        }
+    labels = [legend.entry(label) for label in range(len(legend.names))]
+    regions = [
+        Region(
+            **dict(labels[label]),
+            area=area,
+            share=area / (height * width),
+            score=score,
+            rle=RunLengths(size=(height, width), counts=rle),
+        )
         for (label, area, score), rle in zip(labelled.found, runs, strict=True)
     ]
-    concepts.sort(key=lambda concept: -int(str(concept["area"])))
-    return {
-        "width": width,
-        "height": height,
-        "background": legend.background,
-        "concepts": concepts,
-        "legend": [legend.entry(label) for label in range(len(legend.names))],
-    }
+    return Segmentation(
+        request_id=request_id,
+        model=model,
+        vocabulary=vocabulary,
+        width=width,
+        height=height,
+        background=legend.background,
+        concepts=tuple(sorted(regions, key=lambda region: -region.area)),
+        legend=tuple(labels),
+        seconds=round(time.perf_counter() - started, 4),
+    )
 
 
 def as_png(labelled: Labelled, legend: Legend) -> bytes:

@@ -19,7 +19,7 @@ from reco_ray.serving.segmenters import Segmenters
 
 _deployment: Any = serve.deployment
 _MOST_LANES = 4
-_LOGGING = {"enable_access_log": False}  # the gate writes a line a request, which says more
+_LOGGING = {"enable_access_log": False}  # `middleware.record` writes a line a request, which says more
 
 
 def build(options: ServeOptions) -> Application:

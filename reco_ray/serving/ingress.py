@@ -3,7 +3,10 @@
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
@@ -12,28 +15,34 @@ from starlette.types import ASGIApp
 from reco_ray import __version__
 from reco_ray.errors import RecoError
 from reco_ray.registry import REFINEMENTS
+from reco_ray.serving import contract
+from reco_ray.serving.access import limit_rate, refuse_when_draining, require_key, require_loopback
 from reco_ray.serving.answers import JPEG, JSON, Legend, PixelsFor, as_jpeg, as_json, as_png, decode
 from reco_ray.serving.bank import BankRef
 from reco_ray.serving.bodies import Upload
 from reco_ray.serving.calls import RETRY_SOON, call
-from reco_ray.serving.gate import Gate
 from reco_ray.serving.keys import KeyRing
 from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.metrics import IngressMetrics
-from reco_ray.serving.middleware import HeadAsGet, TrailingSlash
+from reco_ray.serving.middleware import Check, with_middlewares
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.problems import Problem
+from reco_ray.serving.rates import RateLimiter
 from reco_ray.serving.routes import build_routes
 from reco_ray.serving.uploads import Options, parse_vocabulary
 from reco_ray.serving.work import Labelled, Refused, Work
+from reco_ray.vocabulary import Vocabulary
 
 logger = logging.getLogger("ray.serve")
 _NAMED_FOR = 2.0  # seconds that an ingress takes a vocabulary for what it was
-_INFO_LIMITS = ("bytes", "pixels", "concepts", "concept_length", "batch", "max_side", "seconds")
+_INFO_LIMITS = set(contract.LimitsInfo.model_fields)
 
 
 class Ingress:
-    """Implements `routes.Backend`."""
+    """What stands behind the routes; `owner` is who calls.
+
+    library: asked by way of `ask`.
+    """
 
     def __init__(
         self,
@@ -45,8 +54,10 @@ class Ingress:
     ) -> None:
         self._options, self.limits = options, options.limits
         self._settings = options.load()
-        self._models, self._segmenters, self._library = models, segmenters, library
+        self._models, self._segmenters, self.library = models, segmenters, library
         self._keys = KeyRing(options.keys) if options.keys else None
+        self._rates = RateLimiter(self.limits.rate, self.limits.burst)
+        self._draining = False
         self._metrics = IngressMetrics()
         self._pool = ThreadPoolExecutor(threads, "decode")
         self._started: dict[str, Any] = {}
@@ -55,12 +66,17 @@ class Ingress:
         self._images = 0
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        self._gate = Gate(build_routes(self, self._keys is not None), self.limits, self._keys, self._metrics)
-        return HeadAsGet(TrailingSlash(self._gate))
+        draining = partial(refuse_when_draining, lambda: self._draining)
+        if self._keys is None:
+            checks: list[Check] = [draining, require_loopback]
+        else:
+            checks = [draining, partial(require_key, self._keys), partial(limit_rate, self._rates)]
+        routes = build_routes(self, self._keys is not None)
+        return with_middlewares(routes, self.limits, self._metrics, checks)
 
     async def drain(self) -> int:
-        """Takes no more requests; says how many images are still in the house."""
-        self._gate.draining = True
+        """Takes no more requests; says how many images wait or are computed."""
+        self._draining = True
         return self._images
 
     # --- state ------------------------------------------------------------------------------------------------
@@ -68,7 +84,7 @@ class Ingress:
     async def begin(self) -> str | None:
         """Opens what the first request would open; what hinders it, in a line."""
         try:
-            await asyncio.gather(call(self._models.describe), call(self._library.start))
+            await asyncio.gather(call(self._models.describe), call(self.library.start))
         except (RecoError, Problem) as error:
             return str(error) if isinstance(error, RecoError) else error.detail
         return None
@@ -89,62 +105,66 @@ class Ingress:
     async def _start(self) -> dict[str, Any]:
         if not self._started:
             try:
-                found = await asyncio.gather(call(self._models.describe), call(self._library.start))
+                found = await asyncio.gather(call(self._models.describe), call(self.library.start))
             except RecoError as error:
                 logger.error("the server cannot start: %s", error)
                 raise Problem(503, "the server cannot start: its log says why", retry_after=10) from error
             self._started = {**found[0], **found[1]}
         return self._started
 
-    async def info(self) -> dict[str, Any]:
+    async def info(self) -> contract.Info:
         """What this server has and allows."""
         there = await self._start()
-        return {
-            "version": __version__,
-            "preset": self._options.preset,
-            "model": there["dense"],
-            "index": None if there["images"] is None else {"images": there["images"]},
-            "refine": REFINEMENTS.names,
-            "refine_titles": {name: REFINEMENTS.get(name).TITLE for name in REFINEMENTS.names},
-            "limits": {name: getattr(self.limits, name) for name in _INFO_LIMITS},
-            "keys_required": self._keys is not None,
-            "examples": [
-                {"id": each, "name": name, "url": f"/v1/examples/{each}"} for each, name in there["examples"]
-            ],
-        }
+        return contract.Info(
+            version=__version__,
+            preset=self._options.preset,
+            model=there["dense"],
+            index=None if there["images"] is None else contract.Index(images=there["images"]),
+            refine=tuple(REFINEMENTS.names),
+            refine_titles={name: REFINEMENTS.get(name).TITLE for name in REFINEMENTS.names},
+            # Unchanged: seconds may be a whole number.
+            limits=contract.LimitsInfo.model_construct(**self.limits.model_dump(include=_INFO_LIMITS)),
+            keys_required=self._keys is not None,
+            examples=tuple(
+                contract.Example(id=each, name=name, url=f"/v1/examples/{each}")
+                for each, name in there["examples"]
+            ),
+        )
 
-    async def library(self, method: str, *arguments: Any) -> Any:
-        """Asks the library."""
+    async def ask(self, method: DeploymentHandle, *arguments: Any) -> Any:
+        """Awaits a method of another deployment, once the server has started; errors as for `call`."""
         await self._start()
-        return await call(getattr(self._library, method), *arguments)
+        return await call(method, *arguments)
 
     # --- vocabularies -----------------------------------------------------------------------------------------
 
-    async def vocabularies(self, owner: str) -> list[dict[str, Any]]:
+    async def vocabularies(self, owner: str) -> contract.Vocabularies:
         """All that an owner may use."""
-        found = await self.library("vocabularies", owner)
+        found = await self.ask(self.library.vocabularies, owner)
         for each in found:
             self._banks.drop((owner, each["name"]))
-        return found
+        return contract.Vocabularies(vocabularies=found)
 
-    async def vocabulary(self, owner: str, name: str) -> dict[str, Any]:
+    async def vocabulary(self, owner: str, name: str) -> contract.VocabularyResource:
         """One of them. Who hears that it is ready, is answered by it from then on."""
-        found = await self.library("vocabulary", owner, name)
+        found = await self.ask(self.library.vocabulary, owner, name)
         self._banks.drop((owner, name))
-        return found
+        return contract.VocabularyResource(**found)
 
-    async def put(self, owner: str, name: str, fields: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-        """Begins to build one."""
-        vocabulary = parse_vocabulary(fields, self.limits)
+    async def put(
+        self, owner: str, name: str, vocabulary: Vocabulary
+    ) -> tuple[contract.VocabularyResource, bool]:
+        """Begins to build one; says whether it is ready already."""
         try:
-            return await self.library("put", owner, name, vocabulary)
+            found, ready = await self.ask(self.library.put, owner, name, vocabulary)
         finally:
             self._banks.drop((owner, name))
+        return contract.VocabularyResource(**found), ready
 
     async def delete(self, owner: str, name: str) -> None:
         """Deletes one."""
         try:
-            await self.library("delete", owner, name)
+            await self.ask(self.library.delete, owner, name)
         finally:
             self._banks.drop((owner, name))
 
@@ -153,17 +173,16 @@ class Ingress:
             key: Any = (owner, options.vocabulary)
             known = self._banks.get(key)
             if known is None or known[1] < time.monotonic():
-                bank = await self.library("bank_of", owner, options.vocabulary)
+                bank = await self.ask(self.library.bank_of, owner, options.vocabulary)
                 known = (bank, time.monotonic() + _NAMED_FOR)
                 self._banks.put(key, known, 1)
             return known[0]
-        fields = {"concepts": [{"name": name} for name in options.concepts or ()]}
-        vocabulary = parse_vocabulary(fields, self.limits)
+        vocabulary = parse_vocabulary({"concepts": options.concepts}, self.limits)
         key = tuple(vocabulary.names)
         known = self._banks.get(key)
         if known is None:
             seconds = 0.9 * self.limits.seconds
-            known = (await self.library("bank_for", vocabulary, seconds), 0.0)
+            known = (await self.ask(self.library.bank_for, vocabulary, seconds), 0.0)
             self._banks.put(key, known, 1)
         return known[0]
 
@@ -171,29 +190,45 @@ class Ingress:
 
     async def segment(
         self, owner: str, request_id: str, upload: Upload, options: Options, kind: str
-    ) -> dict[str, Any] | bytes:
+    ) -> contract.Segmentation | bytes:
         """One image, answered as `kind`."""
-        with _House(self, 1):
+        with self._room(1):
             bank = await self._bank(owner, options)
             return await self._segment(request_id, upload, options, bank, kind)
 
     async def segment_batch(
         self, owner: str, request_id: str, uploads: list[Upload], options: Options
-    ) -> dict[str, Any]:
+    ) -> contract.Batch:
         """Several images, each with its own outcome."""
-        self._gate.take(owner, len(uploads) - 1)
-        with _House(self, len(uploads)):
+        if self._keys is not None:
+            self._rates.take(owner, len(uploads) - 1)
+        with self._room(len(uploads)):
             bank = await self._bank(owner, options)
 
-            async def one(upload: Upload) -> dict[str, Any]:
+            async def one(upload: Upload) -> contract.BatchSegmentation | contract.BatchFailure:
+                name = str(upload.id)
                 try:
                     found = await self._segment(request_id, upload, options, bank, JSON)
-                    assert isinstance(found, dict)
-                    return {"id": upload.id, **found}
+                    assert isinstance(found, contract.Segmentation)
+                    return contract.BatchSegmentation(id=name, **dict(found))
                 except Problem as problem:
-                    return {"id": upload.id, "error": problem.body(request_id)}
+                    return contract.BatchFailure(id=name, error=problem.body(request_id))
 
-            return {"results": await asyncio.gather(*map(one, uploads))}
+            return contract.Batch(results=tuple(await asyncio.gather(*map(one, uploads))))
+
+    @contextmanager
+    def _room(self, images: int) -> Iterator[None]:
+        """Room for images that wait or are computed; Problem 503 if there is none."""
+        self.require_room(images)
+        self._count(images)
+        try:
+            yield
+        finally:
+            self._count(-images)
+
+    def _count(self, change: int) -> None:
+        self._images += change
+        self._metrics.queue(self._images)
 
     async def _model_of(self, bank: BankRef) -> tuple[DeploymentHandle, PixelsFor]:
         """What labels images with this bank, and how it wants them."""
@@ -212,7 +247,7 @@ class Ingress:
 
     async def _segment(
         self, request_id: str, upload: Upload, options: Options, bank: BankRef, kind: str
-    ) -> dict[str, Any] | bytes:
+    ) -> contract.Segmentation | bytes:
         started = time.perf_counter()
         if isinstance(upload.data, Problem):
             raise upload.data
@@ -249,29 +284,13 @@ class Ingress:
             return await loop.run_in_executor(self._pool, as_jpeg, labelled, legend, picture.photo)
         if kind != JSON:
             return await loop.run_in_executor(self._pool, as_png, labelled, legend)
-        fields = await loop.run_in_executor(self._pool, as_json, labelled, legend)
-        return {
-            "request_id": request_id,
-            "model": pixels.model,
-            "vocabulary": options.vocabulary,
-            **fields,
-            "seconds": round(time.perf_counter() - started, 4),
-        }
-
-
-class _House:
-    """Room for images that wait or are computed: who does not fit hears so at once."""
-
-    def __init__(self, ingress: Any, images: int) -> None:
-        self._ingress, self._count = ingress, images
-
-    def __enter__(self) -> None:
-        self._ingress.require_room(self._count)
-        self._change(self._count)
-
-    def __exit__(self, *error: object) -> None:
-        self._change(-self._count)
-
-    def _change(self, count: int) -> None:
-        self._ingress._images += count
-        self._ingress._metrics.queue(self._ingress._images)
+        encode = partial(
+            as_json,
+            labelled,
+            legend,
+            request_id=request_id,
+            model=pixels.model,
+            vocabulary=options.vocabulary,
+            started=started,
+        )
+        return await loop.run_in_executor(self._pool, encode)

@@ -9,7 +9,6 @@ import hmac
 import re
 import secrets
 import time
-from dataclasses import dataclass
 
 from reco_ray import storage
 from reco_ray.errors import RecoError, reason
@@ -82,28 +81,3 @@ class KeyRing:
         if not owners:
             raise RecoError(f"{self._uri}: no key in it: make one with `reco-ray serve-key NAME`")
         return owners
-
-
-@dataclass
-class TokenBucket:
-    """At most `burst` at once, refilled at `rate` a second."""
-
-    rate: float
-    burst: int
-
-    def __post_init__(self) -> None:
-        self._tokens, self._filled_at = float(self.burst), time.monotonic()
-
-    def take(self, count: int = 1) -> float:
-        """Takes `count`, or nothing; how many seconds to wait until they will be there, 0 if taken.
-
-        More than `burst` at once are taken when the bucket is full; the next ones wait for longer.
-        """
-        now = time.monotonic()
-        self._tokens = min(self.burst, self._tokens + (now - self._filled_at) * self.rate)
-        self._filled_at = now
-        needed = min(count, self.burst)
-        if self._tokens < needed:
-            return (needed - self._tokens) / self.rate
-        self._tokens -= count
-        return 0.0

@@ -1,40 +1,261 @@
-"""ASGI middlewares that change what a request asks before anything else sees it."""
+"""What every request passes before the routes, and every answer after them: ASGI middlewares, one duty each.
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+Plain ASGI, so that bodies stream through: a body that is too large is refused while it comes in, whatever its
+Content-Length says or leaves out. A refusal is a Problem that is raised, which `answer_problems` answers.
+"""
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from reco_ray.serving.access import LOCAL_OWNER
+from reco_ray.serving.metrics import IngressMetrics
+from reco_ray.serving.options import Limits
+from reco_ray.serving.problems import UNEXPECTED, Problem, problem_response
+
+Check = Callable[[Scope], Awaitable[None]]
+logger = logging.getLogger("ray.serve")
+_SLACK = (
+    4  # how many times its limit a refused body is still read, and thrown away, so that its sender hears why
+)
+_SLACK_SECONDS = 5
+_SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
 
 
-class TrailingSlash:
-    """Answers `/v1/info/` as `/v1/info`, without a redirect, which would lose the body of a POST."""
+def with_middlewares(
+    app: ASGIApp, limits: Limits, metrics: IngressMetrics, checks: Sequence[Check]
+) -> ASGIApp:
+    """The application with all middlewares.
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    Args:
+        checks: what a request must pass before its body is looked at, in this order.
+    """
+    inner = admit(limit_bodies(limit_time(app, limits.seconds), limits), checks)
+    inner = add_headers(hear_senders_out(answer_problems(inner), limits.bytes))
+    http = record(answer_head(strip_slash(inner)), metrics)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].endswith("/"):
-            path = scope["path"].rstrip("/")
-            if path.startswith(scope.get("root_path", "") + "/"):
-                scope = {**scope, "path": path}
-        await self._app(scope, receive, send)
+    async def of_any_type(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await app(scope, receive, send)
+        # WebSockets: there are none here, so they are closed.
+
+    return of_any_type
 
 
-class HeadAsGet:
+def record(app: ASGIApp, metrics: IngressMetrics) -> ASGIApp:
+    """Gives a request its id, and writes its line in the log and its figures, without any content.
+
+    The scope's state tells the others: request_id; owner; received, bytes of the body; ended, whether that is all.
+    """
+
+    async def recorded(scope: Scope, receive: Receive, send: Send) -> None:
+        started, method, path, status = time.perf_counter(), scope["method"], scope["path"], 0
+        own = {"request_id": _request_id(scope), "owner": LOCAL_OWNER, "received": 0, "ended": False}
+        scope["state"] = state = {**scope.get("state", {}), **own}
+
+        async def counted() -> Message:
+            message = await receive()
+            state["received"] += len(message.get("body", b""))
+            state["ended"] = message["type"] == "http.disconnect" or not message.get("more_body", False)
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await app(scope, counted, noted)
+        except ClientDisconnect:
+            status = 499  # nobody is there to read an answer
+        seconds = time.perf_counter() - started
+        metrics.request(getattr(scope.get("route"), "path", None) or "other", method, status, seconds)
+        line = {
+            "request_id": state["request_id"],
+            "owner": state["owner"],
+            "method": method,
+            "path": path[:200],
+            "status": status,
+            "bytes_in": state["received"],
+            "ms": round(seconds * 1000, 1),
+        }
+        logger.info(json.dumps(line))
+
+    return recorded
+
+
+def answer_head(app: ASGIApp) -> ASGIApp:
     """Answers HEAD as GET, without the body."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "HEAD":
+            return await app(scope, receive, send)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            return await self._app(scope, receive, send)
-
-        async def send_without_body(message: Message) -> None:
+        async def send_no_body(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        await self._app({**scope, "method": "GET"}, receive, send_without_body)
+        scope["method"] = "GET"  # in place: `record` reads the route from the same scope
+        await app(scope, receive, send_no_body)
+
+    return answered
+
+
+def strip_slash(app: ASGIApp) -> ASGIApp:
+    """Answers `/v1/info/` as `/v1/info`, without a redirect, which would lose the body of a POST."""
+
+    async def stripped(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].rstrip("/")
+        if path.startswith(scope.get("root_path", "") + "/"):
+            scope["path"] = path
+        await app(scope, receive, send)
+
+    return stripped
+
+
+def add_headers(app: ASGIApp) -> ASGIApp:
+    """Adds the headers that every answer has."""
+
+    async def headed(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                if scope["path"].startswith("/v1/"):
+                    headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        await app(scope, receive, send_with_headers)
+
+    return headed
+
+
+def hear_senders_out(app: ASGIApp, limit: int) -> ASGIApp:
+    """Reads the rest of a refused body, up to a few limits or seconds: who still sends does not hear an answer."""
+
+    async def heard(scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope["state"]
+
+        async def send_at_the_end(message: Message) -> None:
+            if message.get("status", 0) >= 400:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_SLACK_SECONDS):
+                        while not state["ended"] and state["received"] < _SLACK * limit:
+                            await receive()
+            await send(message)
+
+        await app(scope, receive, send_at_the_end)
+
+    return heard
+
+
+def answer_problems(app: ASGIApp) -> ASGIApp:
+    """Answers with the problem that is raised; any other error is logged, and not told."""
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        started, request_id = False, scope["state"]["request_id"]
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            return await app(scope, receive, watched)
+        except ClientDisconnect:
+            raise
+        except Problem as raised:
+            problem = raised
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            problem = Problem(500, UNEXPECTED)
+        if not started:  # else it is too late to say anything
+            await problem_response(problem, request_id)(scope, receive, send)
+
+    return answered
+
+
+def admit(app: ASGIApp, checks: Sequence[Check]) -> ASGIApp:
+    """Has a request pass all checks, each of which may raise a Problem."""
+
+    async def admitted(scope: Scope, receive: Receive, send: Send) -> None:
+        for check in checks:
+            await check(scope)
+        await app(scope, receive, send)
+
+    return admitted
+
+
+def limit_bodies(app: ASGIApp, limits: Limits) -> ASGIApp:
+    """Refuses bodies that are compressed or too large, and more of them at once than memory is meant for."""
+    held = 0  # bytes of bodies that are being read or worked on
+
+    def too_large() -> Problem:
+        return Problem(413, f"the body has more than {limits.bytes} bytes", headers={"Connection": "close"})
+
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal held
+        headers, kept = Headers(scope=scope), 0
+        if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
+            problem = "bodies must not be compressed: leave Content-Encoding out"
+            raise Problem(415, problem, headers={"Accept-Encoding": "identity"})
+        declared = headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > limits.bytes:
+            raise too_large()
+
+        async def counted() -> Message:
+            nonlocal kept, held
+            message = await receive()
+            size = len(message.get("body", b""))
+            if scope["state"]["received"] > limits.bytes:
+                raise too_large()
+            if held + size > limits.held:
+                raise Problem(503, "too many large bodies at once", retry_after=2)
+            held, kept = held + size, kept + size
+            return message
+
+        try:
+            await app(scope, counted, send)
+        finally:
+            held -= kept
+
+    return limited
+
+
+def limit_time(app: ASGIApp, seconds: float) -> ASGIApp:
+    """Ends what takes longer."""
+
+    async def within(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await app(scope, receive, send)
+        except TimeoutError:
+            raise Problem(503, f"not answered within {seconds:g} s", retry_after=1) from None
+
+    return within
+
+
+def _request_id(scope: Scope) -> str:
+    """As Serve's proxy has set it, or the client, who may have written anything there."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    return re.sub(r"[^A-Za-z0-9._-]", "", given)[:64] or uuid.uuid4().hex

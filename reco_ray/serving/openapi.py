@@ -1,211 +1,14 @@
-"""What the interface promises, for clients and for tests: answers, errors, forms of a request."""
+"""The interface's OpenAPI document, where FastAPI does not write it: errors, forms of a request, keys."""
 
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel
 
+from reco_ray.serving import contract
 from reco_ray.serving.options import Limits
-from reco_ray.serving.problems import MEDIA_TYPE, Problem
-from reco_ray.serving.uploads import Options, explain
-from reco_ray.vocabulary import CONTEXT_CONCEPTS
-
-
-class ProblemDetails(BaseModel):
-    """An error (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    request_id: str
-
-
-class Label(BaseModel):
-    """A label id. id: of its concept, for `/v1/concepts`; null for the background and for trained segmenters."""
-
-    label: int
-    id: str | None
-    name: str
-    colour: str = Field(pattern="^#[0-9a-f]{6}$")
-
-
-class RunLengths(BaseModel):
-    """COCO's compressed run lengths, down the columns. size: [height, width]."""
-
-    size: tuple[int, int]
-    counts: str
-
-
-class Region(Label):
-    """A label that is present. area: pixels. share: of the image. score: mean over its pixels."""
-
-    area: int
-    share: float
-    score: float
-    rle: RunLengths
-
-
-class Segmentation(BaseModel):
-    """width, height: of the mask, in pixels. concepts: those present, the largest first. legend: all labels."""
-
-    request_id: str
-    width: int
-    height: int
-    model: str
-    vocabulary: str | None
-    background: bool
-    concepts: list[Region]
-    legend: list[Label]
-    seconds: float
-
-
-class BatchFailure(BaseModel):
-    """An image of a batch that could not be segmented."""
-
-    id: str
-    error: ProblemDetails
-
-
-class BatchSegmentation(Segmentation):
-    """One image of a batch."""
-
-    id: str
-
-
-class Batch(BaseModel):
-    """In the order of the request."""
-
-    results: list[BatchSegmentation | BatchFailure]
-
-
-class Progress(BaseModel):
-    """Concepts that are made, of all that the vocabulary needs, context concepts included."""
-
-    done: int
-    total: int
-
-
-class VocabularyResource(BaseModel):
-    """serving: concepts that requests get, those before while others are built. mine: the caller may replace and
-    delete it."""
-
-    name: str
-    kind: Literal["zero-shot", "segmenter"]
-    status: Literal["building", "ready", "failed"]
-    concepts: list[str]
-    concept_ids: list[str]
-    progress: Progress
-    error: str | None
-    serving: list[str] | None
-    mine: bool
-
-
-class Vocabularies(BaseModel):
-    """All that the caller may use."""
-
-    vocabularies: list[VocabularyResource]
-
-
-class NamedConcept(BaseModel):
-    """synonyms: what the model reads instead of the name; several are averaged."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(min_length=1, max_length=100)
-    synonyms: list[str] = Field(default=[], max_length=20)
-
-
-class VocabularyRequest(BaseModel):
-    """context: usual surroundings, which references avoid."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    concepts: list[str | NamedConcept] = Field(min_length=1)
-    background: bool = False
-    context: list[str] | None = Field(default=None, max_length=20)
-
-
-class Hit(BaseModel):
-    """score: cosine similarity. uri_name: the last part of the image's URI."""
-
-    image_id: str
-    score: float
-    uri_name: str
-    thumbnail: str
-
-
-class Found(BaseModel):
-    """The best first."""
-
-    hits: list[Hit]
-
-
-class Exemplar(BaseModel):
-    """seed: [row, column] in the support map, which is best there. support: its value."""
-
-    rank: int
-    image_id: str
-    similarity: float
-    seed: tuple[int, int]
-    support: float
-    thumbnail: str
-
-
-class Concept(BaseModel):
-    """words: what the model reads. exemplars: the nearest images of the index, in order."""
-
-    id: str
-    name: str
-    words: list[str]
-    exemplars: list[Exemplar]
-
-
-class Example(BaseModel):
-    """A photograph to try."""
-
-    id: str
-    name: str
-    url: str
-
-
-class Index(BaseModel):
-    """The corpus."""
-
-    images: int
-
-
-class LimitsInfo(BaseModel):
-    """What a request may hold."""
-
-    bytes: int
-    pixels: int
-    concepts: int
-    concept_length: int
-    batch: int
-    max_side: int
-    seconds: float
-
-
-class Info(BaseModel):
-    """What this server has and allows."""
-
-    version: str
-    preset: str
-    model: str
-    index: Index | None
-    refine: list[str]
-    refine_titles: dict[str, str]
-    limits: LimitsInfo
-    keys_required: bool
-    examples: list[Example]
-
-
-class State(BaseModel):
-    """Of the server."""
-
-    status: str
-
+from reco_ray.serving.problems import MEDIA_TYPE
+from reco_ray.serving.uploads import Options
 
 _REASONS = {
     400: "malformed",
@@ -237,7 +40,7 @@ def responses(
 
 def segment_responses() -> dict[int | str, dict[str, Any]]:
     """Of /v1/segment, which answers in three types."""
-    found = responses(Segmentation, 400, 406, 409, 413, 415, 422, 503, vocabulary=True)
+    found = responses(contract.Segmentation, 400, 406, 409, 413, 415, 422, 503, vocabulary=True)
     found[200]["content"] = {
         "image/png": {"schema": {"type": "string", "format": "binary"}},
         "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
@@ -247,8 +50,8 @@ def segment_responses() -> dict[int | str, dict[str, Any]]:
 
 def put_responses() -> dict[int | str, dict[str, Any]]:
     """Of PUT: 202 while it is built, 200 where nothing is to be done."""
-    found = responses(VocabularyResource, 400, 409, 413, 415, 422, 503)
-    found[202] = {"model": VocabularyResource, "description": "is being built"}
+    found = responses(contract.VocabularyResource, 400, 409, 413, 415, 422, 503)
+    found[202] = {"model": contract.VocabularyResource, "description": "is being built"}
     return found
 
 
@@ -257,11 +60,6 @@ def picture(*errors: int, secured: bool = True) -> dict[int | str, dict[str, Any
     found = responses(None, *errors, secured=secured)
     schema = {"schema": {"type": "string", "format": "binary"}}
     return {200: {"description": "a picture", "content": {"image/jpeg": schema}}, **found}
-
-
-def plain(*errors: int) -> dict[int | str, dict[str, Any]]:
-    """A state, or problems."""
-    return responses(State, *errors, secured=False)
 
 
 def segment_request(limits: Limits) -> dict[str, Any]:
@@ -318,25 +116,10 @@ def batch_request(limits: Limits) -> dict[str, Any]:
 
 def vocabulary_request(limits: Limits) -> dict[str, Any]:
     """The body of PUT."""
-    schema = VocabularyRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema = contract.VocabularyRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     schema["properties"]["concepts"]["maxItems"] = limits.concepts
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def vocabulary_fields(fields: dict[str, Any], limits: Limits) -> dict[str, Any]:
-    """A PUT's JSON -> fields of a Vocabulary.
-
-    Raises:
-        Problem: 422.
-    """
-    try:
-        request = VocabularyRequest.model_validate(fields, strict=True)
-    except ValidationError as error:
-        raise Problem(422, explain(error)) from None
-    concepts = [{"name": each} if isinstance(each, str) else each.model_dump() for each in request.concepts]
-    context = CONTEXT_CONCEPTS if request.context is None else tuple(request.context)
-    return {"concepts": concepts, "background": request.background, "context": context}
 
 
 def install(app: FastAPI, keys_required: bool) -> None:
@@ -349,7 +132,7 @@ def install(app: FastAPI, keys_required: bool) -> None:
             schemas = document["components"]["schemas"]
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
-            for model in (ProblemDetails, NamedConcept):
+            for model in (contract.ProblemDetails, contract.NamedConcept):
                 schemas[model.__name__] = model.model_json_schema()
             if keys_required:
                 document["components"]["securitySchemes"] = {

@@ -5,7 +5,10 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from reco_ray.serving.contract import ProblemDetails
+
 MEDIA_TYPE = "application/problem+json"
+UNEXPECTED = "the server failed: its log says why, under this request's id"
 
 
 class Problem(Exception):
@@ -31,15 +34,15 @@ class Problem(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.status, self.detail, self.headers)
 
-    def body(self, request_id: str) -> dict[str, Any]:
-        """The problem's JSON."""
-        return {
-            "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-            "request_id": request_id,
-        }
+    def body(self, request_id: str) -> ProblemDetails:
+        """What is sent."""
+        return ProblemDetails(
+            type="about:blank",
+            title=HTTPStatus(self.status).phrase,
+            status=self.status,
+            detail=self.detail,
+            request_id=request_id,
+        )
 
 
 def _rebuild(status: int, detail: str, headers: dict[str, str]) -> Problem:
@@ -49,5 +52,5 @@ def _rebuild(status: int, detail: str, headers: dict[str, str]) -> Problem:
 def problem_response(problem: Problem, request_id: str) -> JSONResponse:
     """The answer to a request with a problem."""
     return JSONResponse(
-        problem.body(request_id), problem.status, headers=problem.headers, media_type=MEDIA_TYPE
+        problem.body(request_id).model_dump(), problem.status, headers=problem.headers, media_type=MEDIA_TYPE
     )

@@ -15,8 +15,8 @@ from ray.serve.handle import DeploymentHandle
 
 from reco_ray.console import console
 from reco_ray.errors import RecoError, UsageError
+from reco_ray.serving.access import is_loopback
 from reco_ray.serving.app import build
-from reco_ray.serving.gate import is_loopback
 from reco_ray.serving.options import ServeOptions
 
 APPLICATION = "reco"

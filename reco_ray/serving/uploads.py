@@ -19,10 +19,11 @@ from reco_ray.serving.bodies import (
     read_urlencoded,
     split_names,
 )
+from reco_ray.serving.contract import VocabularyRequest
 from reco_ray.serving.encoded import SVG
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import Problem
-from reco_ray.vocabulary import Vocabulary
+from reco_ray.vocabulary import CONTEXT_CONCEPTS, Vocabulary
 
 _OCTETS = ("application/octet-stream", "binary/octet-stream")  # the second is S3's default
 
@@ -104,13 +105,20 @@ async def read_request(request: Request, limits: Limits, *, batch: bool) -> tupl
 
 
 def parse_vocabulary(fields: dict[str, Any], limits: Limits) -> Vocabulary:
-    """Concepts as clients name them -> a vocabulary.
+    """A vocabulary as clients describe it.
 
     Raises:
-        Problem: 422, empty or repeated names, too many, too long.
+        Problem: 422, unknown fields, empty or repeated names, too many, too long.
     """
     try:
-        vocabulary = Vocabulary(**fields)
+        request = VocabularyRequest.model_validate(fields, strict=True)
+        vocabulary = Vocabulary.model_validate(
+            {
+                "concepts": [{"name": c} if isinstance(c, str) else c.model_dump() for c in request.concepts],
+                "background": request.background,
+                "context": CONTEXT_CONCEPTS if request.context is None else tuple(request.context),
+            }
+        )
     except ValidationError as error:
         raise Problem(422, explain(error)) from None
     if len(vocabulary.concepts) > limits.concepts:

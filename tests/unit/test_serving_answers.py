@@ -1,6 +1,7 @@
 """Label maps as clients get them."""
 
 import io
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from reco_ray.config import SegmentSettings
 from reco_ray.models.image import ImageTransform
 from reco_ray.serving.answers import Legend, PixelsFor, as_jpeg, as_json, as_png, choose_type, decode
 from reco_ray.serving.bank import BankRef
+from reco_ray.serving.contract import BatchSegmentation
 from reco_ray.serving.problems import Problem
 from reco_ray.serving.work import Labelled
 from reco_ray.vocabulary import parse_concepts
@@ -54,7 +56,11 @@ def test_json_says_what_is_where() -> None:
     labels = np.zeros((4, 6), np.uint8)
     labels[:, 2:] = 2
     legend = Legend(bank("cat, dog, cow"), SegmentSettings())
-    found = as_json(Labelled(labels, [(0, 8, 0.25), (2, 16, 0.5)]), legend)
+    labelled = Labelled(labels, [(0, 8, 0.25), (2, 16, 0.5)])
+    answer = as_json(
+        labelled, legend, request_id="id", model="model", vocabulary="animals", started=time.perf_counter()
+    )
+    found = answer.model_dump()
     assert [each["name"] for each in found["legend"]] == ["cat", "dog", "cow"]
     assert [each["name"] for each in found["concepts"]] == ["cow", "cat"]
     assert (found["width"], found["height"], found["background"]) == (6, 4, False)
@@ -69,12 +75,16 @@ def test_json_says_what_is_where() -> None:
     decoded = coco_mask.decode({"size": cow["rle"]["size"], "counts": cow["rle"]["counts"].encode()})
     assert np.array_equal(decoded, labels == 2)
     assert cow["colour"] == found["legend"][2]["colour"]
+    assert list(found)[:3] == ["request_id", "model", "vocabulary"]
+    assert (found["request_id"], found["model"], found["vocabulary"]) == ("id", "model", "animals")
+    of_batch = BatchSegmentation(id="0", **dict(answer))
+    assert list(of_batch.model_dump().items()) == [("id", "0"), *found.items()]
 
 
 def test_a_background_is_label_0_and_no_concept() -> None:
     legend = Legend(bank("cat, dog"), SegmentSettings(background=True))
     assert (legend.names, legend.ids) == (["background", "cat", "dog"], [None, f"{0:016x}", f"{1:016x}"])
-    assert legend.entry(0)["colour"] == "#000000"
+    assert legend.entry(0).colour == "#000000"
     assert Legend(bank("cat"), SegmentSettings()).background  # one concept alone would cover everything
 
 

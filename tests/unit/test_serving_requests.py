@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from reco_ray.serving.encoded import image_bytes
-from reco_ray.serving.middleware import HeadAsGet, TrailingSlash
+from reco_ray.serving.middleware import answer_head, strip_slash
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import Problem, problem_response
 from reco_ray.serving.uploads import read_request
@@ -270,7 +270,7 @@ def test_a_trailing_slash_is_taken_off(path: str, root: str, seen: str) -> None:
         await JSONResponse([scope["path"], len(body)])(scope, receive, send)
 
     async def below(scope: Any, receive: Any, send: Any) -> None:
-        await TrailingSlash(told)({**scope, "root_path": root}, receive, send)
+        await strip_slash(told)({**scope, "root_path": root}, receive, send)
 
     assert send("POST", path, below, content=b"body").json() == [seen, 4]
 
@@ -279,7 +279,7 @@ def test_head_is_get_without_the_body() -> None:
     async def told(scope: Any, receive: Any, send: Any) -> None:
         await Response(scope["method"], headers={"x-a": "b"})(scope, receive, send)
 
-    get, head = (send(method, "/", HeadAsGet(told)) for method in ("GET", "HEAD"))
+    get, head = (send(method, "/", answer_head(told)) for method in ("GET", "HEAD"))
     assert (get.text, head.text) == ("GET", "")
     assert dict(head.headers) == dict(get.headers)
-    assert send("OPTIONS", "/", HeadAsGet(told)).text == "OPTIONS"
+    assert send("OPTIONS", "/", answer_head(told)).text == "OPTIONS"

@@ -1,9 +1,10 @@
-"""The gate: who may pass, how much, what every answer carries. Requests come through httpx, in this process."""
+"""The middlewares: who may pass, how much, what every answer carries. Requests come through httpx, in this process."""
 
 import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from reco_ray.serving.gate import Gate
+from reco_ray.serving.access import limit_rate, refuse_when_draining, require_key, require_loopback
 from reco_ray.serving.keys import KeyRing, new_key
+from reco_ray.serving.middleware import Check, with_middlewares
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import Problem
+from reco_ray.serving.rates import RateLimiter
 
 LIMITS = Limits(bytes=1000, seconds=0.5, rate=1, burst=3)
 
@@ -30,13 +33,27 @@ class Counted:
         self.seen.append((endpoint, method, code))
 
 
+class Gate:
+    """The application behind all middlewares."""
+
+    def __init__(self, keys: KeyRing | None = None) -> None:
+        self.counted = Counted()
+        self.rates = RateLimiter(LIMITS.rate, LIMITS.burst)
+        self.draining = False
+        draining = partial(refuse_when_draining, lambda: self.draining)
+        checks: list[Check] = [draining, require_loopback]
+        if keys is not None:
+            checks = [draining, partial(require_key, keys), partial(limit_rate, self.rates)]
+        self.app = with_middlewares(application, LIMITS, self.counted, checks)  # type: ignore[arg-type]
+
+
 async def application(scope: Any, receive: Any, send: Any) -> None:
     request = Request(scope, receive)
+    body = await request.body()
     if scope["path"] == "/v1/slow":
         await asyncio.sleep(10)
     if scope["path"] == "/v1/broken":
         raise RuntimeError("secret")
-    body = await request.body()
     response: Response = JSONResponse({"bytes": len(body), "owner": scope["state"]["owner"]})
     await response(scope, receive, send)
 
@@ -45,7 +62,7 @@ def ask(
     gate: Gate, method: str = "GET", path: str = "/v1/x", *, client: str = "127.0.0.1", **options: Any
 ) -> httpx.Response:
     async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(gate, raise_app_exceptions=False, client=(client, 1))  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(gate.app, raise_app_exceptions=False, client=(client, 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as session:
             return await session.request(method, path, **options)
 
@@ -60,14 +77,14 @@ def is_problem(answer: httpx.Response, status: int) -> bool:
 
 @pytest.fixture
 def gate() -> Gate:
-    return Gate(application, LIMITS, None, Counted())  # type: ignore[arg-type]
+    return Gate()
 
 
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Gate, str, str]:
     (anna, anna_line), (ben, ben_line) = new_key("anna"), new_key("ben")
     (tmp_path / "keys").write_text(f"{anna_line}\n{ben_line}\n")
-    return Gate(application, LIMITS, KeyRing(str(tmp_path / "keys")), Counted()), anna, ben  # type: ignore[arg-type]
+    return Gate(KeyRing(str(tmp_path / "keys"))), anna, ben
 
 
 def test_every_answer_carries_security_headers(gate: Gate) -> None:
@@ -174,7 +191,7 @@ def test_one_key_cannot_use_up_anothers_rate(keys: tuple[Gate, str, str]) -> Non
     assert answer.headers["retry-after"] == "1"
     assert ask(gate, headers={"x-api-key": ben}).status_code == 200
     with pytest.raises(Problem):
-        gate.take("ben", 3)
+        gate.rates.take("ben", 3)
 
 
 def test_a_draining_server_takes_nothing_new(gate: Gate) -> None:
@@ -196,5 +213,34 @@ def test_the_log_has_ids_and_sizes_and_no_content(gate: Gate, caplog: pytest.Log
     logger.removeHandler(caplog.handler)
     line = json.loads(caplog.messages[-1])
     assert (line["request_id"], line["status"], line["bytes_in"], line["path"]) == ("r1", 200, 11, "/v1/x")
+    assert gate.counted.seen == [("other", "POST", 200)]
     assert "image bytes" not in caplog.text
     assert "hidden" not in caplog.text
+
+
+def test_head_and_a_trailing_slash_pass_all_middlewares(keys: tuple[Gate, str, str]) -> None:
+    gate, anna, _ = keys
+    head = ask(gate, "HEAD", "/v1/x/", headers={"x-api-key": anna})
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["x-content-type-options"] == "nosniff"
+    refused = ask(gate, "HEAD", "/v1/x/")
+    assert (refused.status_code, refused.content) == (401, b"")
+    assert ask(gate, path="/healthz/").status_code == 200
+    assert gate.counted.seen[:2] == [("other", "HEAD", 200), ("other", "HEAD", 401)]
+
+
+def test_bodies_in_memory_are_counted_over_all_requests() -> None:
+    limits = Limits(bytes=1000, held=1000, seconds=0.5)
+    held = with_middlewares(application, limits, Counted(), [])  # type: ignore[arg-type]
+
+    async def both() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(held, client=("127.0.0.1", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as session:
+            asked = (session.post("/v1/slow", content=b"x" * 600) for _ in range(2))
+            slow = await asyncio.gather(*asked)
+            return [*slow, await session.post("/v1/x", content=b"x" * 900)]
+
+    *slow, after = asyncio.run(both())
+    told = sorted(answer.json()["detail"] for answer in slow)
+    assert told == ["not answered within 0.5 s", "too many large bodies at once"]
+    assert after.status_code == 200  # what was held is given back, however a request ended

@@ -1,0 +1,68 @@
+"""Who may call: whoever has a key, or where there are none, this machine alone; and how often."""
+
+import asyncio
+import ipaddress
+import re
+from collections.abc import Callable
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from reco_ray.serving.keys import KeyRing
+from reco_ray.serving.problems import Problem
+from reco_ray.serving.rates import RateLimiter
+
+LOCAL_OWNER = "local"  # whoever calls, where there are no keys
+_OPEN = re.compile(r"/|/page/.*|/healthz|/readyz|/openapi\.json|/v1/info|/v1/examples/[^/]*")
+
+
+async def refuse_when_draining(is_draining: Callable[[], bool], scope: Scope) -> None:
+    """Problem 503 for what is new when the server is about to stop."""
+    if is_draining() and scope["path"] != "/healthz":
+        raise Problem(503, "the server is shutting down", retry_after=5)
+
+
+async def require_key(keys: KeyRing, scope: Scope) -> None:
+    """Finds out whose key a request has, Problem 401 if nobody's; the paths of `_OPEN` need none."""
+    if _OPEN.fullmatch(scope["path"]):
+        return
+    if keys.stale:
+        await asyncio.to_thread(keys.read_again)
+    owner = keys.owner_of(_key_of(Headers(scope=scope)))
+    if owner is None:
+        problem = "a key is needed: send it as `Authorization: Bearer KEY`"
+        raise Problem(401, problem, headers={"WWW-Authenticate": "Bearer"})
+    scope["state"]["owner"] = owner
+
+
+async def limit_rate(rates: RateLimiter, scope: Scope) -> None:
+    """Counts a request of the key that was found, Problem 429 if it has too many."""
+    if not _OPEN.fullmatch(scope["path"]):
+        rates.take(scope["state"]["owner"])
+
+
+async def require_loopback(scope: Scope) -> None:
+    """Without keys, whoever sits at this machine may call, and nobody else: neither from another one, nor a web page
+    whose name was made to point here (DNS rebinding) or that posts forms here. Problem 403 for these."""
+    headers = Headers(scope=scope)
+    client = (scope.get("client") or ("",))[0]
+    host = re.sub(r":\d+$", "", headers.get("host", "")).strip("[]").lower()
+    if not (is_loopback(client) and is_loopback(host)):
+        raise Problem(403, "without keys this server answers on loopback only: start it with --keys FILE")
+    if headers.get("sec-fetch-site", "none") == "cross-site":
+        raise Problem(403, "this server does not answer other web sites")
+
+
+def _key_of(headers: Headers) -> str:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own, for itself only."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
