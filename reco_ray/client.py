@@ -218,7 +218,9 @@ class Client:
         Raises:
             ServiceError: the service refused, or cannot be reached. RecoError: the image cannot be read.
         """
-        options = _options(concepts, vocabulary, refine, background, threshold, max_side)
+        options = _options(
+            concepts, vocabulary, refine=refine, background=background, threshold=threshold, max_side=max_side
+        )
         data = _image_bytes(image)
         body = {"image": base64.b64encode(data).decode(), **options}
         return _segmentation(self._ask(contract.Segmentation, "POST", "/v1/segment", json=body), data)
@@ -238,7 +240,9 @@ class Client:
 
         Args, raises: as `segment`.
         """
-        options = _options(concepts, vocabulary, refine, background, threshold, max_side)
+        options = _options(
+            concepts, vocabulary, refine=refine, background=background, threshold=threshold, max_side=max_side
+        )
         data = [_image_bytes(image) for image in images]
         encoded = [{"id": str(n), "image": base64.b64encode(d).decode()} for n, d in enumerate(data)]
         body = {"images": encoded, **options}
@@ -355,23 +359,11 @@ def _vocabulary_path(name: str) -> str:
 
 
 def _options(
-    concepts: Iterable[str] | None,
-    vocabulary: str | None,
-    refine: str | None,
-    background: bool | None,
-    threshold: float | None,
-    max_side: int | None,
+    concepts: Iterable[str] | None, vocabulary: str | None, **others: str | float | None
 ) -> dict[str, Any]:
     if (concepts is None) == (vocabulary is None):
         raise RecoError("give either concepts or a vocabulary")
-    options = {
-        "concepts": None if concepts is None else _names(concepts),
-        "vocabulary": vocabulary,
-        "refine": refine,
-        "background": background,
-        "threshold": threshold,
-        "max_side": max_side,
-    }
+    options = {"concepts": None if concepts is None else _names(concepts), "vocabulary": vocabulary, **others}
     return {name: value for name, value in options.items() if value is not None}
 
 

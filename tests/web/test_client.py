@@ -167,3 +167,11 @@ def test_patience_ends(busy_server: str) -> None:
     with Client(busy_server, patience=0) as client, pytest.raises(ServiceBusy, match="queue is full"):
         client.info()
     assert len(_Busy.asked) == 1
+
+
+def test_an_answer_of_another_service_is_one_line(busy_server: str) -> None:
+    with (
+        Client(busy_server) as client,
+        pytest.raises(ServiceError, match=r"\(vocabularies\): is this a reco-ray"),
+    ):
+        client.vocabularies()
