@@ -33,7 +33,7 @@ class Counted:
         self.seen.append((endpoint, method, code))
 
 
-class Gate:
+class Service:
     """The application behind all middlewares."""
 
     def __init__(self, keys: KeyRing | None = None) -> None:
@@ -59,10 +59,10 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 
 def ask(
-    gate: Gate, method: str = "GET", path: str = "/v1/x", *, client: str = "127.0.0.1", **options: Any
+    service: Service, method: str = "GET", path: str = "/v1/x", *, client: str = "127.0.0.1", **options: Any
 ) -> httpx.Response:
     async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(gate.app, raise_app_exceptions=False, client=(client, 1))
+        transport = httpx.ASGITransport(service.app, raise_app_exceptions=False, client=(client, 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as session:
             return await session.request(method, path, **options)
 
@@ -76,19 +76,19 @@ def is_problem(answer: httpx.Response, status: int) -> bool:
 
 
 @pytest.fixture
-def gate() -> Gate:
-    return Gate()
+def service() -> Service:
+    return Service()
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> tuple[Gate, str, str]:
+def keys(tmp_path: Path) -> tuple[Service, str, str]:
     (anna, anna_line), (ben, ben_line) = new_key("anna"), new_key("ben")
     (tmp_path / "keys").write_text(f"{anna_line}\n{ben_line}\n")
-    return Gate(KeyRing(str(tmp_path / "keys"))), anna, ben
+    return Service(KeyRing(str(tmp_path / "keys"))), anna, ben
 
 
-def test_every_answer_carries_security_headers(gate: Gate) -> None:
-    for answer in (ask(gate), ask(gate, path="/v1/broken"), ask(gate, path="/v1/slow")):
+def test_every_answer_carries_security_headers(service: Service) -> None:
+    for answer in (ask(service), ask(service, path="/v1/broken"), ask(service, path="/v1/slow")):
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'none'" in policy
@@ -98,7 +98,7 @@ def test_every_answer_carries_security_headers(gate: Gate) -> None:
         assert answer.headers["cache-control"] == "no-store"
 
 
-def test_a_body_is_counted_while_it_comes_in(gate: Gate) -> None:
+def test_a_body_is_counted_while_it_comes_in(service: Service) -> None:
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -107,32 +107,32 @@ def test_a_body_is_counted_while_it_comes_in(gate: Gate) -> None:
             sent += 100
             yield b"x" * 100
 
-    assert ask(gate, "POST", content=b"x" * 1000).json()["bytes"] == 1000
-    assert is_problem(ask(gate, "POST", content=b"x" * 1001), 413)
-    assert is_problem(ask(gate, "POST", content=endless()), 413)  # no Content-Length, no end
+    assert ask(service, "POST", content=b"x" * 1000).json()["bytes"] == 1000
+    assert is_problem(ask(service, "POST", content=b"x" * 1001), 413)
+    assert is_problem(ask(service, "POST", content=endless()), 413)  # no Content-Length, no end
     assert sent <= 5000
     lying = {"content-length": "10"}
-    assert ask(gate, "POST", content=b"x" * 2000, headers=lying).status_code == 413
+    assert ask(service, "POST", content=b"x" * 2000, headers=lying).status_code == 413
 
 
 @pytest.mark.parametrize("length", ["1001", "99999999999999999999"])
-def test_a_declared_length_is_enough_to_refuse(gate: Gate, length: str) -> None:
-    assert is_problem(ask(gate, "POST", content=b"x", headers={"content-length": length}), 413)
+def test_a_declared_length_is_enough_to_refuse(service: Service, length: str) -> None:
+    assert is_problem(ask(service, "POST", content=b"x", headers={"content-length": length}), 413)
 
 
-def test_compressed_bodies_are_not_unpacked(gate: Gate) -> None:
-    assert is_problem(ask(gate, "POST", content=b"x", headers={"content-encoding": "gzip"}), 415)
+def test_compressed_bodies_are_not_unpacked(service: Service) -> None:
+    assert is_problem(ask(service, "POST", content=b"x", headers={"content-encoding": "gzip"}), 415)
 
 
-def test_what_takes_too_long_is_503_and_says_when_to_come_again(gate: Gate) -> None:
-    answer = ask(gate, path="/v1/slow")
+def test_what_takes_too_long_is_503_and_says_when_to_come_again(service: Service) -> None:
+    answer = ask(service, path="/v1/slow")
     assert is_problem(answer, 503)
     assert answer.headers["retry-after"] == "1"
 
 
-def test_a_failure_is_logged_and_not_told(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_is_logged_and_not_told(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("ray.serve").addHandler(caplog.handler)
-    answer = ask(gate, path="/v1/broken", headers={"x-request-id": "abc<\u00e9> 12\u00a0".encode()})  # type: ignore[dict-item]
+    answer = ask(service, path="/v1/broken", headers={"x-request-id": "abc<\u00e9> 12\u00a0".encode()})  # type: ignore[dict-item]
     logging.getLogger("ray.serve").removeHandler(caplog.handler)
     assert is_problem(answer, 500)
     assert "secret" not in answer.text
@@ -141,34 +141,34 @@ def test_a_failure_is_logged_and_not_told(gate: Gate, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize("client", ["192.168.1.9", "::ffff:10.0.0.1", "testclient"])
-def test_without_keys_other_machines_are_refused(gate: Gate, client: str) -> None:
-    assert is_problem(ask(gate, client=client), 403)
+def test_without_keys_other_machines_are_refused(service: Service, client: str) -> None:
+    assert is_problem(ask(service, client=client), 403)
 
 
 @pytest.mark.parametrize(
     "headers",
     [{"host": "evil.example"}, {"host": "localhost.evil.example:8000"}, {"sec-fetch-site": "cross-site"}],
 )
-def test_without_keys_other_web_sites_are_refused(gate: Gate, headers: dict[str, str]) -> None:
-    assert is_problem(ask(gate, headers=headers), 403)
+def test_without_keys_other_web_sites_are_refused(service: Service, headers: dict[str, str]) -> None:
+    assert is_problem(ask(service, headers=headers), 403)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST:1"])
-def test_without_keys_this_machine_is_answered(gate: Gate, host: str) -> None:
-    assert ask(gate, headers={"host": host}).json()["owner"] == "local"
+def test_without_keys_this_machine_is_answered(service: Service, host: str) -> None:
+    assert ask(service, headers={"host": host}).json()["owner"] == "local"
 
 
-def test_keys_open_and_name_their_owner(keys: tuple[Gate, str, str]) -> None:
-    gate, anna, ben = keys
-    assert ask(gate, headers={"authorization": f"Bearer {anna}"}).json()["owner"] == "anna"
-    assert ask(gate, headers={"x-api-key": ben}, client="203.0.113.9").json()["owner"] == "ben"
+def test_keys_open_and_name_their_owner(keys: tuple[Service, str, str]) -> None:
+    service, anna, ben = keys
+    assert ask(service, headers={"authorization": f"Bearer {anna}"}).json()["owner"] == "anna"
+    assert ask(service, headers={"x-api-key": ben}, client="203.0.113.9").json()["owner"] == "ben"
 
 
 @pytest.mark.parametrize(
     "headers",
     [{}, {"authorization": "Bearer "}, {"authorization": "Basic YTpi"}, {"x-api-key": "reco_x"}],
 )
-def test_without_a_key_nothing_opens(keys: tuple[Gate, str, str], headers: dict[str, str]) -> None:
+def test_without_a_key_nothing_opens(keys: tuple[Service, str, str], headers: dict[str, str]) -> None:
     for path in ("/v1/x", "/v1/vocabularies", "/v1/info/../x", "//v1/info", "/v1/infos", "/unknown"):
         answer = ask(keys[0], path=path, headers=headers)
         assert is_problem(answer, 401)
@@ -178,55 +178,58 @@ def test_without_a_key_nothing_opens(keys: tuple[Gate, str, str], headers: dict[
 @pytest.mark.parametrize(
     "path", ["/", "/page/index.html", "/healthz", "/readyz", "/openapi.json", "/v1/info", "/v1/examples/cat"]
 )
-def test_the_page_and_what_it_shows_first_need_no_key(keys: tuple[Gate, str, str], path: str) -> None:
+def test_the_page_and_what_it_shows_first_need_no_key(keys: tuple[Service, str, str], path: str) -> None:
     assert ask(keys[0], path=path).status_code == 200
 
 
-def test_one_key_cannot_use_up_anothers_rate(keys: tuple[Gate, str, str]) -> None:
-    gate, anna, ben = keys
-    codes = [ask(gate, headers={"x-api-key": anna}).status_code for _ in range(4)]
+def test_one_key_cannot_use_up_anothers_rate(keys: tuple[Service, str, str]) -> None:
+    service, anna, ben = keys
+    codes = [ask(service, headers={"x-api-key": anna}).status_code for _ in range(4)]
     assert codes == [200, 200, 200, 429]
-    answer = ask(gate, headers={"x-api-key": anna})
+    answer = ask(service, headers={"x-api-key": anna})
     assert is_problem(answer, 429)
     assert answer.headers["retry-after"] == "1"
-    assert ask(gate, headers={"x-api-key": ben}).status_code == 200
+    assert ask(service, headers={"x-api-key": ben}).status_code == 200
     with pytest.raises(Problem):
-        gate.rates.take("ben", 3)
+        service.rates.take("ben", 3)
 
 
-def test_a_draining_server_takes_nothing_new(gate: Gate) -> None:
-    gate.draining = True
-    answer = ask(gate)
+def test_a_draining_server_takes_nothing_new(service: Service) -> None:
+    service.draining = True
+    answer = ask(service)
     assert is_problem(answer, 503)
     assert "retry-after" in answer.headers
-    assert ask(gate, path="/healthz").status_code == 200
+    assert ask(service, path="/healthz").status_code == 200
 
 
-def test_the_log_has_ids_and_sizes_and_no_content(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_ids_and_sizes_and_no_content(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("ray.serve")
     logger.addHandler(caplog.handler)
     before, logger.level = logger.level, logging.INFO
     ask(
-        gate, "POST", content=b"image bytes", headers={"x-request-id": "r1", "authorization": "Bearer hidden"}
+        service,
+        "POST",
+        content=b"image bytes",
+        headers={"x-request-id": "r1", "authorization": "Bearer hidden"},
     )
     logger.setLevel(before)
     logger.removeHandler(caplog.handler)
     line = json.loads(caplog.messages[-1])
     assert (line["request_id"], line["status"], line["bytes_in"], line["path"]) == ("r1", 200, 11, "/v1/x")
-    assert gate.counted.seen == [("other", "POST", 200)]
+    assert service.counted.seen == [("other", "POST", 200)]
     assert "image bytes" not in caplog.text
     assert "hidden" not in caplog.text
 
 
-def test_head_and_a_trailing_slash_pass_all_middlewares(keys: tuple[Gate, str, str]) -> None:
-    gate, anna, _ = keys
-    head = ask(gate, "HEAD", "/v1/x/", headers={"x-api-key": anna})
+def test_head_and_a_trailing_slash_pass_all_middlewares(keys: tuple[Service, str, str]) -> None:
+    service, anna, _ = keys
+    head = ask(service, "HEAD", "/v1/x/", headers={"x-api-key": anna})
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["x-content-type-options"] == "nosniff"
-    refused = ask(gate, "HEAD", "/v1/x/")
+    refused = ask(service, "HEAD", "/v1/x/")
     assert (refused.status_code, refused.content) == (401, b"")
-    assert ask(gate, path="/healthz/").status_code == 200
-    assert gate.counted.seen[:2] == [("other", "HEAD", 200), ("other", "HEAD", 401)]
+    assert ask(service, path="/healthz/").status_code == 200
+    assert service.counted.seen[:2] == [("other", "HEAD", 200), ("other", "HEAD", 401)]
 
 
 def test_bodies_in_memory_are_counted_over_all_requests() -> None:
