@@ -24,9 +24,8 @@ from reco_ray.serving.problems import UNEXPECTED, Problem, problem_response
 
 Check = Callable[[Scope], Awaitable[None]]
 logger = logging.getLogger("ray.serve")
-_SLACK = (
-    4  # how many times its limit a refused body is still read, and thrown away, so that its sender hears why
-)
+# A refused body is still read, and thrown away, up to so many times its limit and for so long.
+_SLACK = 4
 _SLACK_SECONDS = 5
 _SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
