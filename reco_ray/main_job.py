@@ -1,18 +1,34 @@
-"""The main job: the four stages one after another, each into its own directory, then the report."""
+"""The main job: the four stages one after another, each into its own directory, then the report.
 
+Run again into the same directory, every stage keeps what is still right, makes what is missing, and replaces what other
+settings or inputs make.
+"""
+
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+from pyarrow.fs import LocalFileSystem
 
 from reco_ray.config import Settings
+from reco_ray.corpus.index import KIND as INDEX
 from reco_ray.corpus.index import build_index
 from reco_ray.corpus.own_output import mark_output
 from reco_ray.corpus.read import list_images
+from reco_ray.corpus.stage import KIND as EMBEDDINGS
 from reco_ray.corpus.stage import embed_corpus
+from reco_ray.cosegmentation.bank import KIND as REFERENCES
 from reco_ray.cosegmentation.stage import STAGE, build_references
+from reco_ray.errors import RecoError, reason
 from reco_ray.outcome import Outcome
 from reco_ray.report import write_report
+from reco_ray.segmentation.masks import KIND as MASKS
 from reco_ray.segmentation.stage import segment_images
-from reco_ray.storage import join
+from reco_ray.storage import ArtifactWriter, absolute, join, resolve
 from reco_ray.vocabulary import Vocabulary
+
+_LOCK = ".run.lock"
 
 
 def run_all(
@@ -24,15 +40,50 @@ def run_all(
         What became of each stage's artifact, as it ends.
 
     Raises:
-        RecoError: as the stages do; what was finished before stays.
+        RecoError: as the stages do; what was finished before stays. Another run writes into `out`, or it holds
+            something else.
     """
     # Before hours of embedding: are there any at all?
     list_images(images, image_column=settings.image_column)
     mark_output(out)
     embeddings, index = join(out, "embeddings"), join(out, "index")
     references, masks = join(out, "references"), join(out, "masks")
-    yield Outcome("embed", embeddings, *embed_corpus(corpus, embeddings, settings))
-    yield Outcome("index", index, *build_index(embeddings, index, settings.index))
-    yield Outcome(STAGE, references, *build_references(index, vocabulary, references, settings))
-    yield Outcome("segment", masks, *segment_images(references, images, masks, settings))
-    write_report(references, masks, join(out, "report"))
+    kinds = {embeddings: EMBEDDINGS, index: INDEX, references: REFERENCES, masks: MASKS}
+    for place, kind in kinds.items():
+        ArtifactWriter(place, kind, {}).stored()  # refuses what is something else
+    with _alone(out):
+        yield Outcome("embed", embeddings, *embed_corpus(corpus, embeddings, settings, renew=True))
+        yield Outcome("index", index, *build_index(embeddings, index, settings.index, renew=True))
+        built = build_references(index, vocabulary, references, settings, renew=True)
+        yield Outcome(STAGE, references, *built)
+        yield Outcome("segment", masks, *segment_images(references, images, masks, settings, renew=True))
+        write_report(references, masks, join(out, "report"))
+
+
+@contextmanager
+def _alone(out: str) -> Iterator[None]:
+    """No other run of this machine writes into a local directory meanwhile; stores have no locks.
+
+    The system releases the lock of a process that is killed.
+    """
+    filesystem, path = resolve(absolute(out))
+    if not isinstance(filesystem, LocalFileSystem):
+        yield
+        return
+    try:
+        os.makedirs(path, exist_ok=True)
+        lock = FileLock(join(path, _LOCK), timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise RecoError(
+            f"{out}: another reco-ray run is writing there: wait until it ends, or choose another --out"
+        ) from error
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    except OSError as error:
+        raise RecoError(f"{out}: cannot be written: {reason(error)}") from error
+    try:
+        yield
+    finally:
+        lock.release()

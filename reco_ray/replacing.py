@@ -36,12 +36,21 @@ def say(stage: str, what: str) -> None:
     console.print(f"{stage:<10} {what}")
 
 
-def renew(writer: storage.ArtifactWriter, stage: str, is_own: Callable[[str], bool]) -> None:
+def make_anew(
+    writer: storage.ArtifactWriter,
+    stage: str,
+    is_own: Callable[[str], bool],
+    *,
+    last: str | None = None,
+    keep: str | None = None,
+) -> None:
     """Clears the writer's directory if what lies there was made from something else, and says why.
 
     Args:
         stage: for the line on the terminal.
         is_own: whether the stage gives a file this name, as a path from the artifact's directory.
+        last: the file that `is_own` knows the names from, which is therefore deleted after all others.
+        keep: a folder inside that stays, because its files' names say what they were made from.
 
     Raises:
         RecoError: the directory holds something else or files that no stage wrote; then nothing is deleted.
@@ -53,11 +62,17 @@ def renew(writer: storage.ArtifactWriter, stage: str, is_own: Callable[[str], bo
         say(stage, "the run that was replacing it goes on: made anew")
     else:
         say(stage, f"was made with {in_words(stored, writer.made_from)}: made anew")
-    clear(writer, is_own)
+    clear(writer, is_own, last=last, keep=keep)
 
 
-def clear(writer: storage.ArtifactWriter, is_own: Callable[[str], bool]) -> None:
-    """Deletes all files of an artifact and begins the writer's own; arguments and errors as `renew`."""
+def clear(
+    writer: storage.ArtifactWriter,
+    is_own: Callable[[str], bool],
+    *,
+    last: str | None = None,
+    keep: str | None = None,
+) -> None:
+    """Deletes all files of an artifact and begins the writer's own; arguments and errors as `make_anew`."""
     filesystem, root = storage.resolve(writer.uri)
     root = root.rstrip("/")
     selector = pafs.FileSelector(root, recursive=True)
@@ -73,8 +88,11 @@ def clear(writer: storage.ArtifactWriter, is_own: Callable[[str], bool]) -> None
             )
     writer.begin(storage.BEING_CLEARED)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        doomed = [storage.join(writer.uri, path) for path in paths if path != storage.STARTED]
-        list(pool.map(storage.remove, doomed))
+        staying = (storage.STARTED, last)
+        doomed = [path for path in paths if path not in staying and not path.startswith(f"{keep}/")]
+        list(pool.map(lambda path: storage.remove(storage.join(writer.uri, path)), doomed))
+    if last is not None:
+        storage.remove(storage.join(writer.uri, last))
     if isinstance(filesystem, pafs.LocalFileSystem):
         _remove_empty_folders(root)
     writer.begin()

@@ -18,8 +18,8 @@ MAX_BYTES = 1 << 28  # larger files are no images that anybody wants whole in me
 def list_images(uri: str, frames_per_second: float = 1.0, image_column: str | None = None) -> Listing:
     """Lists every single image of a source, those inside tars, tables and videos too.
 
-    For the small sides, such as images to segment. A corpus is listed by file (`list_files`): what is inside
-    its containers is found while they are read.
+    For the small sides, such as images to segment; `size` of what is inside a container is the container's. A corpus
+    is listed by file (`list_files`): what is inside its containers is found while they are read.
 
     Args:
         image_column: the column of tables that holds the images, where the user names it.
@@ -33,7 +33,7 @@ def list_images(uri: str, frames_per_second: float = 1.0, image_column: str | No
     known: list[int] = []
     for name, size in zip(uris.to_pylist(), sizes.to_pylist(), strict=True):
         inside = _addresses(name, frames_per_second, image_column) if is_container(name) else [name]
-        known += [size if not is_container(name) else -1] * (len(inside))
+        known += [size] * len(inside)
         names += inside
     if not names:
         raise RecoError(f"{uri}: no images here")

@@ -12,7 +12,7 @@ import pyarrow as pa
 from reco_ray import storage
 from reco_ray.corpus.listing import Listing
 from reco_ray.corpus.plan import Generation, read_recorded, record
-from reco_ray.replacing import renew, say
+from reco_ray.replacing import make_anew, say
 
 _OWN = re.compile(
     r"listing/\d{4,}(\.json|-\d{6,}\.parquet|-gone\.parquet)"
@@ -38,7 +38,7 @@ def update(
     if stored is None:
         return []
     if {**stored, "corpus": None} != {**writer.made_from, "corpus": None}:
-        renew(writer, "embed", lambda path: _OWN.fullmatch(path) is not None)
+        make_anew(writer, "embed", lambda path: _OWN.fullmatch(path) is not None)
         return []
     if stored != writer.made_from:
         writer.begin()  # the same images may be there under another folder, glob or list

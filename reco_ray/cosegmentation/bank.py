@@ -10,6 +10,7 @@ Files of the artifact:
 - `sheets/<slug>.jpg`: contact sheets
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -56,6 +57,7 @@ class ReferenceBank:
         context_text_embeddings: (r, d) float32 unit rows.
         model: fingerprint of the dense models.
         made_at: time of the artifact's manifest; "" if there is none.
+        digest: of the concepts and references; banks with the same digest make the same masks; "" if it was never written.
     """
 
     uri: str
@@ -67,6 +69,7 @@ class ReferenceBank:
     context_text_embeddings: torch.Tensor
     model: str
     made_at: str
+    digest: str = ""
 
     @classmethod
     def open(cls, uri: str, model: str | None = None) -> "ReferenceBank":
@@ -86,7 +89,8 @@ class ReferenceBank:
                 f"{uri}: made with models {made_with}, but this run uses {model}: build the references anew"
             )
         try:
-            tensors = load_tensors(storage.read_bytes(storage.join(uri, "references.safetensors")))
+            data = storage.read_bytes(storage.join(uri, "references.safetensors"))
+            tensors = load_tensors(data)
         except Exception as error:  # safetensors has no common base for its errors
             raise RecoError(f"{uri}: damaged ({error}): delete it and build the references again") from error
         return cls(
@@ -99,6 +103,7 @@ class ReferenceBank:
             tensors["context_text_embeddings"],
             made_with,
             manifest.made_at,
+            storage.digest(manifest.content["vocabulary"], hashlib.sha256(data).hexdigest()),
         )
 
     def exemplars(self) -> pa.Table:

@@ -4,6 +4,7 @@ The context concepts come first, in sequence, each with those before it as its c
 concepts then need only theirs and are built in parallel.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,16 +28,28 @@ from reco_ray.models import load_language_image_model
 from reco_ray.models.dense import DenseModels
 from reco_ray.outcome import Outcome
 from reco_ray.pool import Pool, stage_pool
+from reco_ray.replacing import make_anew
 from reco_ray.shards import Report, Worker
 from reco_ray.vocabulary import Vocabulary
 
 STAGE = "reference"
+_CONCEPTS = "concepts"
+_OWN = re.compile(
+    r"(references|supports)\.safetensors|exemplars\.parquet|sheets/\d{3,}-[^/]*\.jpg"
+    rf"|{_CONCEPTS}/[0-9a-f]+\.(json|safetensors)"
+)
 
 
 def build_references(
-    index: str, vocabulary: Vocabulary, out: str, settings: Settings
+    index: str, vocabulary: Vocabulary, out: str, settings: Settings, renew: bool = False
 ) -> tuple[storage.Manifest, bool]:
     """Builds the ReferenceBank of a vocabulary from an index, on the connected Ray cluster.
+
+    Args:
+        renew: replace references that `out` holds of another index, vocabulary or other settings.
+
+    Args:
+        renew: replace references that `out` holds of another index, vocabulary or other settings.
 
     Returns:
         The manifest, and whether there was anything to do.
@@ -44,8 +57,8 @@ def build_references(
     Raises:
         RecoError: unfit index, more exemplars than images, an exemplar that is gone, unwritable output.
     """
-    concepts = storage.join(out, "concepts")
-    (built,) = build_many_references(index, {"": vocabulary}, {"": out}, settings, concepts)
+    concepts = storage.join(out, _CONCEPTS)
+    (built,) = build_many_references(index, {"": vocabulary}, {"": out}, settings, concepts, renew)
     if built.manifest is None:
         raise RecoError(built.error or "")
     return built.manifest, built.new
@@ -57,6 +70,7 @@ def build_many_references(
     outs: Mapping[str, str],
     settings: Settings,
     concepts: str,
+    renew: bool = False,
 ) -> list[Outcome]:
     """Builds the ReferenceBanks of several vocabularies; concepts that they share are built once.
 
@@ -66,6 +80,8 @@ def build_many_references(
         outs: URI of the ReferenceBank to make, by name.
         settings: of the run.
         concepts: URI of the folder for the concepts of all of them.
+        renew: replace references that `outs` hold of another index, vocabulary or other settings. Of the concepts in
+            `concepts`, which must lie inside then, those that are needed still are kept.
 
     Returns:
         In the order of the vocabularies. One that fails stops no other.
@@ -93,6 +109,8 @@ def build_many_references(
         )
         writer = storage.ArtifactWriter(outs[name], KIND, plan.made_from)
         try:
+            if renew:
+                make_anew(writer, STAGE, lambda path: _OWN.fullmatch(path) is not None, keep=_CONCEPTS)
             if manifest := writer.finished():
                 outcomes[name] = Outcome(STAGE, outs[name], manifest, new=False, name=name)
                 continue
@@ -114,6 +132,8 @@ def build_many_references(
             outcomes[name] = Outcome(STAGE, outs[name], name=name, error=reasons[0])
             continue
         counts = write_bank(writer, plan, store)
+        if renew:
+            store.prune({step.id for step in plan.steps}, most=0)
         built = {"concepts": sum(step.same_as is None for step in plan.steps)}
         write_summary(writer.uri, "references", built, builder.run, settings)
         outcomes[name] = Outcome(STAGE, outs[name], writer.commit(counts, plan.content), name=name)

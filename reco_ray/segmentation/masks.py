@@ -3,8 +3,9 @@
 - `masks/<name>.png`: label ids; 8-bit with a palette, 16-bit grey above 256 labels
 - `overlays/<name>.jpg`: mask over the image
   (names are defined in `names.py`: the mask of `street/x.jpg` is `masks/street/x.jpg.png`)
-- `regions/<shard>.parquet`: REGIONS_SCHEMA, one row per image and label in it
-- `rejected/<shard>.parquet`: `uri`, `reason`
+- `images.parquet`: every image, the name of its mask and its part (`parts.py`)
+- `regions/<part>.parquet`: REGIONS_SCHEMA, one row per image and label in it
+- `rejected/<part>.parquet`: `uri`, `reason`
 """
 
 import io
@@ -36,6 +37,11 @@ REGIONS_SCHEMA = pa.schema(
 def mask_file(name: str) -> str:
     """Path of a mask inside the artifact."""
     return f"masks/{name}.png"
+
+
+def overlay_file(name: str) -> str:
+    """Where the overlay of that name lies, from the artifact's directory."""
+    return f"overlays/{name}.jpg"
 
 
 def encode_png(labels: np.ndarray, colours: np.ndarray) -> bytes:

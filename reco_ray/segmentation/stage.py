@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from reco_ray import storage
@@ -18,19 +19,33 @@ from reco_ray.meter import write_summary
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.image import ImageTransform
 from reco_ray.pool import stage_pool
-from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, encode_png, mask_file, regions
+from reco_ray.replacing import make_anew, say
+from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, encode_png, mask_file, overlay_file, regions
 from reco_ray.segmentation.names import add_names
 from reco_ray.segmentation.overlay import overlay, with_legend
 from reco_ray.segmentation.palette import palette
+from reco_ray.segmentation.parts import (
+    IMAGES,
+    LEAVING,
+    is_own,
+    pending_parts,
+    plan_parts,
+    read_images,
+    take_out,
+)
 from reco_ray.segmentation.segment import segment
 from reco_ray.segmentation.targets import has_background, label_names, targets_of
-from reco_ray.shards import Report, Worker, cut
+from reco_ray.shards import Report, Worker
 
 
 def segment_images(
-    references: str, images: str, out: str, settings: Settings
+    references: str, images: str, out: str, settings: Settings, renew: bool = False
 ) -> tuple[storage.Manifest, bool]:
     """Segments every image of a source with a ReferenceBank, on the connected Ray cluster.
+
+    Args:
+        renew: if `out` holds masks of the same references and settings, segment the images that are new or changed and
+            delete the masks of those that are gone; replace masks of others.
 
     Returns:
         The manifest, and whether there was anything to do.
@@ -46,7 +61,7 @@ def segment_images(
         KIND,
         {
             "references": bank.uri,
-            "references_made_at": bank.made_at,
+            "references_digest": bank.digest,
             "models": dense.fingerprint,
             "images": storage.absolute(images),
             "listing": listing.fingerprint,
@@ -54,13 +69,21 @@ def segment_images(
             **settings.named("segment"),
         },
     )
+    if renew:
+        _renew(writer)
     if manifest := writer.finished():
         return manifest, False
     table = add_names(listing.table, listing.root)
-    shards = cut(table, settings.segment.shard_size)
-    committed = set(storage.list_names(storage.join(writer.uri, "regions"), ".parquet"))
-    pending = {name: shard for name, shard in shards.items() if f"{name}.parquet" not in committed}
+    recorded = read_images(writer.uri)
+    planned, leaving = plan_parts(table, recorded, settings.segment.shard_size)
+    if leaving is not None:
+        take_out(writer.uri, leaving)
+    storage.write_table(storage.join(writer.uri, IMAGES), planned)
+    pending = pending_parts(writer.uri, planned)
     done = table.num_rows - sum(shard.num_rows for shard in pending.values())
+    if renew and recorded is not None:
+        gone = 0 if leaving is None else pc.sum(leaving[LEAVING]).as_py()
+        say("segment", f"{table.num_rows - done:,} to do, {gone:,} gone or changed since, {done:,} kept")
     load = whole_image_loader(dense.encoder.transform, dense.encoder.stride, settings.segment)
     worker = SegmentWorker(settings, bank.uri, writer.uri)
     device, placement = settings.models.device, settings.placement.segment
@@ -83,6 +106,18 @@ def segment_images(
     labels = label_names(bank, settings.segment)
     colours = palette(len(labels), background=has_background(bank, settings.segment)).tolist()
     return writer.commit(counts, {"labels": labels, "palette": colours, "references": bank.uri}), True
+
+
+def _renew(writer: storage.ArtifactWriter) -> None:
+    """Makes way for other masks; those that other images leave as they are stay."""
+    stored = writer.stored()
+    if stored is None or stored == writer.made_from:
+        return
+    of_images = {"images": None, "listing": None}
+    if {**stored, **of_images} == {**writer.made_from, **of_images} and read_images(writer.uri) is not None:
+        writer.begin()
+    else:
+        make_anew(writer, "segment", is_own(writer.uri), last=IMAGES)
 
 
 def whole_image_loader(transform: ImageTransform, stride: int, settings: SegmentSettings) -> ImageLoader:
@@ -145,7 +180,7 @@ class SegmentWorker(Worker[Report]):
             (self._names[f["label"]], tuple(self._colours[f["label"]].tolist()), f["area"] / labels.size)
             for f in sorted(found, key=lambda f: -f["area"])
         ]
-        storage.write_bytes(storage.join(self._out, "overlays", f"{name}.jpg"), with_legend(picture, legend))
+        storage.write_bytes(storage.join(self._out, overlay_file(name)), with_legend(picture, legend))
 
 
 def _rejected(out: str) -> list[dict[str, str]]:

@@ -13,6 +13,7 @@ the whole index, and a run that is resumed keeps all completed shards.
 """
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -38,12 +39,21 @@ from reco_ray.corpus.index.tasks import (
 )
 from reco_ray.errors import RecoError
 from reco_ray.meter import Meter, write_summary
+from reco_ray.replacing import make_anew
 
 _RETRIES = 5
+_OWN = re.compile(
+    r"trained/(empty\.faiss|queries\.safetensors|fingerprint)|shards/\d{6,}\.(faiss|json)|images/\d{6,}\.parquet"
+    r"|answers/\d{6,}\.safetensors"
+)
 
 
 def build_index(
-    embeddings: str, out: str, settings: IndexSettings | None = None, plan: IndexPlan | None = None
+    embeddings: str,
+    out: str,
+    settings: IndexSettings | None = None,
+    plan: IndexPlan | None = None,
+    renew: bool = False,
 ) -> tuple[storage.Manifest, bool]:
     """Builds the index of an embeddings artifact, on the connected Ray cluster if the plan needs one.
 
@@ -52,6 +62,7 @@ def build_index(
         out: URI of the index.
         settings: Settings of the index; None for the defaults.
         plan: Result of `plan_index` for the same embeddings and settings; None to compute it.
+        renew: replace an index that `out` holds of other embeddings or with other settings.
 
     Returns:
         The manifest, and whether anything was computed.
@@ -79,6 +90,8 @@ def build_index(
             "shards": len(plan.shards),
         }
     writer = storage.ArtifactWriter(out, KIND, made_from)
+    if renew:
+        make_anew(writer, "index", lambda path: _OWN.fullmatch(path) is not None)
     if manifest := writer.finished():
         return manifest, False
     records, took = _build(embeddings, writer.uri, plan)
