@@ -3,7 +3,7 @@
 A directory is cleared only if a manifest or `started.json` says that it holds an artifact of the same kind, and only
 if every file in it has a name that this kind's stage gives. The steps, of which each may be the last:
 
-1. `started.json` says that the directory is being cleared; the manifest goes, so nobody reads half an artifact;
+1. the manifest goes, so that nobody reads half an artifact; `started.json` says that the directory is being cleared;
 2. all other files go; a run that finds the directory like this begins here again;
 3. `started.json` says what is made now.
 """

@@ -237,7 +237,9 @@ def embedding_files(uri: str, manifest: storage.Manifest) -> list[str]:
         RecoError: an earlier version made it, whose files were laid out otherwise.
     """
     if "shards" not in manifest.content:
-        raise RecoError(f"{uri}: was made by an earlier version ({manifest.made_by}): embed the corpus again")
+        raise RecoError(
+            f"{uri}: was made by an earlier version ({manifest.made_by}): delete it and embed the corpus again"
+        )
     folder = storage.join(uri, "embeddings")
     names = storage.list_names(folder, ".parquet")
     return [storage.join(folder, name) for name in names if shard_of(name) < manifest.content["shards"]]

@@ -290,7 +290,8 @@ def test_an_exemplar_that_is_gone(reco, capsys, corpus, index, tmp_path):
     finally:
         (tmp_path / "003.jpg").rename(gone)
     assert message == (
-        f"{gone}: cannot be read: No such file or directory, though it is in the index: embed the corpus again"
+        f"{gone}: cannot be read: No such file or directory, though it is in the index: "
+        "`reco-ray run` again takes out what is gone; else embed the corpus into another --out"
     )
 
 

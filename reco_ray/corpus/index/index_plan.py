@@ -121,7 +121,7 @@ def plan_index(embeddings: str, settings: IndexSettings) -> IndexPlan:
     if images != source.counts["embedded"]:
         raise RecoError(
             f"{embeddings}: its files hold {images:,} rows, its manifest says {source.counts['embedded']:,}: "
-            "embed the corpus again"
+            "delete it and embed the corpus again"
         )
     return make_plan(images, source.content["dim"], settings, parts)
 
