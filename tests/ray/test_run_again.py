@@ -1,4 +1,7 @@
-"""One --out over several runs: after each the artifacts hold what a run into an empty directory makes."""
+"""One --out over several runs: after each the artifacts hold what a run into an empty directory makes.
+
+The tests work on the same directory, one after another, in the order of this file.
+"""
 
 import shutil
 from pathlib import Path
@@ -19,6 +22,7 @@ SMALL = [
     "--set=references.context_elimination=false",
     "--set=segment.shard_size=2",
 ]
+WORDS = ("--concepts", "cat, dog", "--exemplars", "3")
 STAGES = ("embeddings", "index", "references", "masks")
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -113,38 +117,34 @@ def is_as_fresh(folder: Path, fresh: str) -> None:
         assert verify(str(folder / "out" / stage)).differences == []
 
 
-def test_one_directory_over_many_runs(folder: Path, reco: Reco, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("--concepts", "cat, dog", "--exemplars", "3")
-    said = reco.run("out", *words)
-    assert "anew" not in "".join(said.values())
-
-    # Photographs come, go, are renamed and replaced; the original of two copies goes, a damaged file is mended.
+def test_photographs_come_go_and_change(folder: Path, reco: Reco) -> None:
+    """Also renamed ones; of two copies the original goes, and a damaged file is mended."""
+    assert "anew" not in "".join(reco.run("out", *WORDS).values())
     corpus, images = folder / "corpus", folder / "images"
-    kept = (folder / "out" / "embeddings" / "embeddings" / "00000001.parquet").stat().st_mtime_ns
     (corpus / "003.jpg").unlink()
     (corpus / "000.jpg").rename(corpus / "renamed.jpg")
     (corpus / "002.jpg").write_bytes(encoded(photograph(20)))
     (corpus / "torn.jpg").write_bytes(encoded(photograph(21)))
     (corpus / "new.jpg").write_bytes(encoded(photograph(22)))
-    mask = folder / "out" / "masks" / "masks" / "001.jpg.png"
     (images / "000.jpg").unlink()
     (images / "002.jpg").write_bytes(encoded(photograph(9)))
     (images / "new.jpg").write_bytes(encoded(photograph(10)))
     (images / "torn.jpg").write_bytes(b"no picture")
-    said = reco.run("out", *words)
+    said = reco.run("out", *WORDS)
     assert said["embed"].startswith("4 new, 4 gone or changed since, 13 kept\n17 images, 16 embedded")
     assert "made with embeddings_made_at" in said["index"]
-    is_fresh = reco.run("fresh", *words)
-    assert set(is_fresh) == set(said)
+    reco.run("fresh", *WORDS)
     is_as_fresh(folder, "fresh")
-    del kept, mask
 
-    # Only an image to segment is new: nothing else is done, and the other masks are not touched.
-    masks = folder / "out" / "masks" / "masks"
+
+def test_only_what_other_images_and_settings_make_is_made(
+    folder: Path, reco: Reco, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, masks = folder / "images", folder / "out" / "masks" / "masks"
     before = {file: file.stat().st_mtime_ns for file in masks.iterdir()}
     (images / "torn.jpg").unlink()
     (images / "again.jpg").write_bytes(encoded(photograph(11)))
-    said = reco.run("out", *words)
+    said = reco.run("out", *WORDS)
     assert all("nothing to do, made before" in said[stage] for stage in ("embed", "index", "reference"))
     assert said["segment"].startswith("1 to do, 1 gone or changed since, 3 kept\n4 images, 4 segmented")
     assert {file: file.stat().st_mtime_ns for file in before} == before
@@ -154,7 +154,7 @@ def test_one_directory_over_many_runs(folder: Path, reco: Reco, monkeypatch: pyt
 
     # Foreign files are refused, before anything is deleted.
     (masks / "mine.png").write_bytes(b"mine")
-    assert "masks/mine.png in it is no file of masks" in reco.fails("out", *words, "--refine", "pamr")
+    assert "masks/mine.png in it is no file of masks" in reco.fails("out", *WORDS, "--refine", "pamr")
     assert {file: file.stat().st_mtime_ns for file in before} == before
     (masks / "mine.png").unlink()
 
@@ -168,12 +168,13 @@ def test_one_directory_over_many_runs(folder: Path, reco: Reco, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(storage.ArtifactWriter, "commit", killed)
-        assert "killed" in reco.fails("out", *words, "--refine", "pamr")
+        assert "killed" in reco.fails("out", *WORDS, "--refine", "pamr")
     assert not (folder / "out" / "masks" / "manifest.json").exists()
-    said = reco.run("out", *words, "--refine", "pamr")
+    said = reco.run("out", *WORDS, "--refine", "pamr")
     assert "0 to do, 0 gone or changed since, 4 kept" in said["segment"]
 
-    # Other concepts replace references and masks.
+
+def test_other_concepts_and_other_embeddings_replace_what_they_concern(folder: Path, reco: Reco) -> None:
     words = ("--concepts", "bird, dog, car", "--exemplars", "3")
     said = reco.run("out", *words)
     assert all("nothing to do, made before" in said[stage] for stage in ("embed", "index"))

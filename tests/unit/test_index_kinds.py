@@ -173,7 +173,9 @@ def test_a_sample_smaller_than_the_lists_is_refused(embeddings):
 def test_rows_that_are_gone_are_noticed(vectors, tmp_path):
     uri = write_embeddings(tmp_path / "e", vectors[:900])
     (tmp_path / "e/embeddings/00000001.parquet").unlink()
-    with pytest.raises(RecoError, match=r"its files hold 600 rows, its manifest says 900: embed"):
+    with pytest.raises(
+        RecoError, match=r"its files hold 600 rows, its manifest says 900: delete it and embed"
+    ):
         build_index(uri, str(tmp_path / "out"))
 
 
