@@ -89,7 +89,10 @@ def require_readable(exemplars: pa.Table) -> None:
 
 def unreadable_exemplar(uri: str, reason: str) -> RecoError:
     """The error for an image of the index that is no longer readable."""
-    return RecoError(f"{uri}: {reason}, though it is in the index: embed the corpus again")
+    return RecoError(
+        f"{uri}: {reason}, though it is in the index: `reco-ray run` again takes out what is gone; else embed the "
+        "corpus into another --out"
+    )
 
 
 def build_concept(
