@@ -16,7 +16,7 @@ from reco_ray.errors import RecoError
 from reco_ray.retries import retried
 
 _READERS = 16
-_REMEDY = "embed the corpus again"
+_REMEDY = "delete its artifact and embed the corpus again"
 _FOLDER = "embeddings"
 IMAGE_COLUMNS = ["image_id", "uri", "width", "height"]
 
