@@ -57,7 +57,7 @@ class ReferenceBank:
         context_text_embeddings: (r, d) float32 unit rows.
         model: fingerprint of the dense models.
         made_at: time of the artifact's manifest; "" if there is none.
-        digest: of the concepts and references; banks with the same digest make the same masks; "" if it was never written.
+        digest: of the concepts and references; "" if it was never written. Equal digests make equal masks.
     """
 
     uri: str

@@ -133,7 +133,7 @@ def build_many_references(
             continue
         counts = write_bank(writer, plan, store)
         if renew:
-            store.prune({step.id for step in plan.steps}, most=0)
+            store.prune({step.id for step in plan.steps}, max_others=0)
         built = {"concepts": sum(step.same_as is None for step in plan.steps)}
         write_summary(writer.uri, "references", built, builder.run, settings)
         outcomes[name] = Outcome(STAGE, outs[name], writer.commit(counts, plan.content), name=name)
