@@ -1,8 +1,8 @@
-"""A segmenter as one file for other runtimes, ONNX or torch.export, its normalisation inside.
+"""Exports segmenters, including normalisation, to ONNX or torch.export.
 
-Files of the artifact: `segmenter.onnx` or `segmenter.pt2`. Either takes RGB `pixels`, uint8 (b, H, W, 3), to `logits`,
-float32 (b, m, H, W); b, H and W are free. Sides that are no multiples of `stride` are padded inside, and the logits
-cropped back. Labels, palette, stride and image size are in the manifest and, as JSON, in the file itself: `reco_ray` of
+Files of the artifact: `segmenter.onnx` or `segmenter.pt2`. Both map RGB `pixels`, uint8 (b, H, W, 3), to `logits`,
+float32 (b, m, H, W), for any b, H and W. Sides that are not multiples of `stride` are padded, and the logits cropped.
+Labels, palette, stride and image size are in the manifest and, as JSON, in the file itself: `reco_ray` of
 ONNX's metadata, the extra file `reco_ray.json` of a .pt2.
 """
 
@@ -32,8 +32,8 @@ from reco_ray.training.segmenter import Segmenter
 KIND = "exported-segmenter"
 Format = Literal["onnx", "torch-export"]
 FILES: dict[Format, str] = {"onnx": "segmenter.onnx", "torch-export": "segmenter.pt2"}
-_MOST_STRIDES = 100_000  # of a side: a bound that the exporter needs to know
-_TOLERANCE = 1e-3  # of the largest logit: another order of the same sums
+_MAX_STRIDES = 100_000  # per side; the exporter needs an upper bound
+_TOLERANCE = 1e-3  # relative to the largest logit; the order of summation differs
 
 
 class PixelsToLogits(nn.Module):
@@ -45,13 +45,15 @@ class PixelsToLogits(nn.Module):
         self._transform = network.transform
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Sides must be multiples of the network's stride."""
+        """Computes logits; sides must be multiples of the network's stride."""
         return self.module(self._transform.normalize(pixels))
 
 
 class AnySize(nn.Module):
-    """Pads images at the right and at the bottom, by repeating their edge, to the next multiple of `stride`, at least
-    two of them; and crops what comes out back to their size."""
+    """Accepts images of any size: pads them on the right and bottom and crops the output.
+
+    The edge is repeated up to the next multiple of `stride`, at least two of them.
+    """
 
     def __init__(self, module: nn.Module, stride: int) -> None:
         super().__init__()
@@ -65,26 +67,30 @@ class AnySize(nn.Module):
         return logits.index_select(2, torch.arange(height)).index_select(3, torch.arange(width))
 
     def _padded(self, side: int) -> torch.Tensor:
-        """Which pixel of a side stands at each place of the padded one, int64."""
-        # By way of a tensor, so that the exporter sees a new number, of which it knows only that it is multiplied by
-        # the stride: it cannot follow sides that are rounded up through the levels of a network.
-        # Of positive numbers only: ONNX divides integers towards zero.
+        """Indices that pad a side, int64."""
+        # Computed as a tensor, so that the exporter treats the number as a new symbol times the stride: it cannot track
+        # rounded sides through the levels of a network. Only positive numbers, as ONNX divides integers towards zero.
         enough = (side + self._stride - 1) // self._stride
         strides = (torch.ones((), dtype=torch.int64) * enough).clamp(min=2).item()
         torch._check(strides >= 2)
-        torch._check(strides <= _MOST_STRIDES)
+        torch._check(strides <= _MAX_STRIDES)
         return torch.arange(strides * self._stride).clamp(max=side - 1)
 
 
 def export_segmenter(uri: str, out: str, form: Format) -> tuple[storage.Manifest, bool]:
-    """Writes a Segmenter as a file of `form`, and compares the two on images of other sizes than it was traced with.
+    """Exports a Segmenter, and compares both on images of other sizes than the traced one.
+
+    Args:
+        uri: of the Segmenter.
+        out: URI of the export.
+        form: file format.
 
     Returns:
-        The manifest, and whether there was anything to do.
+        The manifest, and whether it is new.
 
     Raises:
-        RecoError: no Segmenter, missing packages, a network that cannot be traced, a result that differs, unwritable
-            output.
+        RecoError: there is no Segmenter, packages are missing, the network cannot be traced, outputs differ, or the
+            export cannot be written.
     """
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if form == "onnx" and missing:
@@ -112,7 +118,7 @@ def export_segmenter(uri: str, out: str, form: Format) -> tuple[storage.Manifest
             run = _save_onnx(program, file, json.dumps(content))
         else:
             torch.export.save(program, file, extra_files={"reco_ray.json": json.dumps(content)})
-            run = program.module()  # not the file: whoever reads a .pt2 may have to unpickle
+            run = program.module()  # not read from the file, as reading a .pt2 may unpickle
         content["largest_difference"] = largest_difference(module, run, stride)
         data = file.read_bytes()
     storage.write_bytes(storage.join(writer.uri, FILES[form]), data)
@@ -120,10 +126,10 @@ def export_segmenter(uri: str, out: str, form: Format) -> tuple[storage.Manifest
 
 
 def with_fixed_padding(module: nn.Module) -> nn.Module:
-    """A copy whose convolutions of TensorFlow's "same" padding pad alike for every size.
+    """Returns a copy in which convolutions with TensorFlow's "same" padding have constant padding.
 
-    timm computes their padding from the input's size, and the exporter loses itself in the formulas. Where the input is
-    a multiple of the stride, as it is at every level here, it is kernel - stride, the odd pixel at the end.
+    timm computes the padding from the size of the input, which the exporter cannot track. For inputs that are multiples
+    of the stride, as here at every level, it is kernel - stride, with the odd pixel at the end.
     """
     module = copy.deepcopy(module)
     for parent in list(module.modules()):
@@ -141,10 +147,10 @@ def with_fixed_padding(module: nn.Module) -> nn.Module:
 
 
 def trace(module: nn.Module) -> ExportedProgram:
-    """uint8 (b, H, W, 3) -> ..., traced for every b, H and W.
+    """Traces a module of uint8 (b, H, W, 3) for any b, H and W.
 
     Raises:
-        RecoError: the network cannot be traced so.
+        RecoError: the network cannot be traced.
     """
     sizes = {0: Dim("batch"), 1: Dim("height"), 2: Dim("width")}
     try:
@@ -152,15 +158,17 @@ def trace(module: nn.Module) -> ExportedProgram:
             warnings.simplefilter("ignore")
             example = _pixels(2, 70, 100)
             return torch.export.export(module, (example,), dynamic_shapes={"pixels": sizes}, strict=False)
-    except Exception as error:  # the exporter has many, without a common base
+    except Exception as error:  # the exporter's errors have no common base class
         raise RecoError(f"the network cannot be exported for free sizes: {reason(error)}") from error
 
 
 def largest_difference(module: nn.Module, run: Callable[[torch.Tensor], torch.Tensor], stride: int) -> float:
-    """Between the logits of `module` and `run` on noise of three sizes, one of them no multiple of the stride.
+    """Largest difference between the logits of `module` and `run`, on noise of three sizes.
+
+    One size is not a multiple of the stride.
 
     Raises:
-        RecoError: they differ by more than rounding.
+        RecoError: they differ by more than rounding errors.
     """
     largest = 0.0
     for size in (
@@ -172,10 +180,14 @@ def largest_difference(module: nn.Module, run: Callable[[torch.Tensor], torch.Te
         with torch.no_grad():
             expected, found = module(pixels), run(pixels)
         if found.shape != expected.shape:
-            raise RecoError(f"what was exported gives {tuple(found.shape)} for {tuple(expected.shape)}")
+            raise RecoError(
+                f"the exported network returns {tuple(found.shape)} instead of {tuple(expected.shape)}"
+            )
         difference = float((found - expected).abs().max())
         if not difference <= _TOLERANCE * float(expected.abs().max().clamp_min(1)):
-            raise RecoError(f"what was exported differs from the segmenter, by {difference:g} in a logit")
+            raise RecoError(
+                f"the logits of the exported network differ from the segmenter's by {difference:g}"
+            )
         largest = max(largest, difference)
     return largest
 
@@ -186,13 +198,13 @@ def _pixels(batch: int, height: int, width: int) -> torch.Tensor:
 
 
 def _save_onnx(program: ExportedProgram, file: Path, metadata: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Writes the program as ONNX; returns what runs it."""
+    """Writes the program as ONNX; returns a function that runs it."""
     import onnxruntime
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     try:
-        with redirect_stdout(StringIO()), warnings.catch_warnings():  # the exporter is talkative
+        with redirect_stdout(StringIO()), warnings.catch_warnings():  # silence the exporter
             warnings.simplefilter("ignore")
             made: Any = torch.onnx.export(
                 program, dynamo=True, input_names=["pixels"], output_names=["logits"], verbose=False

@@ -1,7 +1,7 @@
-"""The Segmenter: a trained network with its vocabulary; opened by URI, it needs nothing else.
+"""The Segmenter: a trained network and its vocabulary, opened by URI.
 
 Files of the artifact: `weights.safetensors`; `curve.parquet` (step, loss, agreement); `examples/step-<n>.jpg`, held-out
-frames beside their pseudo-labels and predictions; `tensorboard/`.
+frames with pseudo-labels and predictions; `tensorboard/`.
 """
 
 from dataclasses import dataclass
@@ -33,8 +33,15 @@ MAX_PIXELS = 178_956_970  # of an image; Pillow refuses larger ones
 class Segmenter:
     """An opened segmenter.
 
-    labels: names of the label ids, "background" first if there is one. image_size: short side at which images are
-    seen, pixels. bytes: size of the weights.
+    Attributes:
+        uri: of the artifact.
+        vocabulary: the concepts.
+        labels: names of the label ids, "background" first if there is one.
+        background: whether label 0 is the background.
+        image_size: short side to which images are resized, in pixels.
+        bytes: size of the weights.
+        network: the trained network.
+        runtime: device and precision.
     """
 
     uri: str
@@ -51,7 +58,7 @@ class Segmenter:
         """Opens a segmenter for inference.
 
         Raises:
-            RecoError: missing, unfinished, damaged, or weights of another architecture.
+            RecoError: the artifact is missing, unfinished or damaged, or its weights have another architecture.
         """
         manifest = storage.read_manifest(uri, KIND)
         content: dict[str, Any] = manifest.content
@@ -78,17 +85,21 @@ class Segmenter:
 
     @property
     def palette(self) -> np.ndarray:
-        """uint8 (m, 3), a colour a label."""
+        """Colours of the labels, uint8 (m, 3)."""
         return palette(len(self.labels), background=self.background)
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (b, H, W, 3), sides multiples of `network.stride`, -> float32 (b, m, H, W)."""
+        """Computes logits: uint8 (b, H, W, 3), sides multiples of `network.stride` -> float32 (b, m, H, W)."""
         images = self.network.transform.normalize(pixels.to(self.runtime.device))
         with self.runtime.inference():
             return self.network.module(images).float()
 
     def segment(self, pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> list[Segmentation]:
-        """uint8 (b, H, W, 3), as for `logits`, -> label maps of the given (height, width), scores as probabilities."""
+        """Segments images uint8 (b, H, W, 3), as for `logits`.
+
+        Returns:
+            Labels and their probabilities, in the given sizes (height, width).
+        """
         return [best_label(one, size) for one, size in zip(self.logits(pixels), sizes, strict=True)]
 
     def predict(self, image: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -96,13 +107,13 @@ class Segmenter:
 
         Args:
             image: a PIL image, an array or a tensor as for `picture_of`; or the path, URI, bytes or open file of an
-                encoded image, which is then turned upright.
+                encoded image, which is rotated as its EXIF orientation says.
 
         Returns:
             Label ids, int64 (H, W), and their probabilities, float32 (H, W), at the size of the image.
 
         Raises:
-            RecoError: an image that cannot be read, or an array of another shape, dtype or range.
+            RecoError: the image cannot be read, or the array has the wrong shape, dtype or range.
         """
         picture = _picture(image)
         pixels = self.network.transform.fit(picture, self.image_size, self.network.stride)
@@ -111,7 +122,7 @@ class Segmenter:
 
 
 def _picture(image: Any) -> Image.Image:
-    """An image in any form -> RGB."""
+    """Converts an image in any form to RGB."""
     name = "image"
     try:
         if isinstance(image, str | PathLike):
@@ -131,9 +142,9 @@ def _picture(image: Any) -> Image.Image:
 
 
 def best_label(logits: torch.Tensor, size: tuple[int, int]) -> Segmentation:
-    """Logits (m, h, w) -> the label of highest probability, and that, at `size`.
+    """Resizes logits (m, h, w) to `size` and returns the most probable labels and their probabilities.
 
-    One label at a time is held at full size: there may be hundreds.
+    Labels are resized one at a time, to save memory with hundreds of labels.
     """
 
     def resized(label: int) -> torch.Tensor:

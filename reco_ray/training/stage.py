@@ -1,7 +1,7 @@
-"""The train stage: one segmenter a vocabulary, as many side by side as the cluster carries.
+"""The train stage: one segmenter per vocabulary, as many at a time as fit the cluster.
 
-Every run is a Ray Train run of its own, started by a task that only waits for it: one that fails stops no other, and a
-lost worker, node or driver costs the steps since the last checkpoint.
+Every segmenter is a separate Ray Train run, started by a task that waits for it: a failed run does not stop others, and
+a lost worker, node or driver costs the steps since the last checkpoint.
 """
 
 import json
@@ -40,15 +40,16 @@ def train_segmenters(
     """Trains one segmenter on each of several pseudo-labels artifacts, on the connected Ray cluster.
 
     Args:
-        labels: name -> URI of the pseudo-labels. outs: name -> URI of the Segmenter to be. vocabularies: what the
-            pseudo-labels must be of, by name, where the caller knows.
+        labels: URIs of the pseudo-labels, by name.
+        outs: URIs of the Segmenters to write, by name.
+        settings: of the run.
+        vocabularies: expected vocabularies of the pseudo-labels, by name.
 
     Yields:
-        Outcomes as the runs end.
+        Outcomes as the runs end. Pseudo-labels that cannot be trained on come first, as outcomes with an error.
 
     Raises:
-        RecoError: unknown network or missing weights. Labels that cannot be trained on are outcomes with an error, the
-            first ones, before any training starts.
+        RecoError: the network is unknown, or weights are missing.
     """
     jobs, writers = {}, {}
     workers, at_once, environment = require_trainer(len(labels), settings)
@@ -78,13 +79,13 @@ def train_segmenters(
 
 
 def require_trainer(runs: int, settings: Settings) -> tuple[Workers, int, dict[str, str]]:
-    """Checks what all runs need: room on the cluster, a network that takes the crops, the tracking server's client.
+    """Checks what all runs need: resources of the cluster, a network that supports the crops, MLflow if configured.
 
     Returns:
-        The workers of a run, how many runs fit side by side, and the variables that workers get.
+        The workers of a run, the number of concurrent runs, and the environment variables of workers.
 
     Raises:
-        RecoError: any of it is missing.
+        RecoError: a check fails.
     """
     workers, at_once = plan_runs(runs, settings)
     environment = tracking_environment()
@@ -154,7 +155,7 @@ def _job(
 def _run(
     jobs: dict[str, Job], workers: Workers, at_once: int, refresh: Any
 ) -> Iterator[tuple[str, str | None, Meter]]:
-    """Runs jobs, `at_once` of them at a time; yields the name, the error, if any, and the meter of each as it ends."""
+    """Runs `at_once` jobs at a time; yields name, error or None, and meter of each job as it ends."""
     waiting = list(jobs.values())
     running: dict[ray.ObjectRef, str] = {}
     meters: dict[str, Meter] = {}
@@ -180,9 +181,9 @@ def _run(
 
 @ray.remote(num_cpus=0, max_retries=3, retry_exceptions=[RayActorError])  # type: ignore[call-overload]
 def _run_one(job: Job, workers: Workers) -> str | None:
-    """Waits for one Ray Train run; returns why it failed, if it did. A run of the same name goes on.
+    """Waits for one Ray Train run, resumed if it was interrupted; returns why it failed, or None.
 
-    A lost node takes this task and Ray Train's controller with it, or the controller alone is lost: then it runs again.
+    The task is retried if its node or Ray Train's controller is lost.
     """
     options = job.settings.train
     trainer = TorchTrainer(
@@ -193,7 +194,7 @@ def _run_one(job: Job, workers: Workers) -> str | None:
             use_gpu=workers.gpus > 0,
             resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
         ),
-        run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees Ray Train's first version
+        run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees version 1 of Ray Train
             name="checkpoints",
             storage_path=job.out,
             failure_config=FailureConfig(max_failures=options.retries),
@@ -206,7 +207,7 @@ def _run_one(job: Job, workers: Workers) -> str | None:
         trainer.fit()
     except RayActorError:
         raise
-    except Exception as raised:  # Ray Train's own kinds; the cause is in their text
+    except Exception as raised:  # errors of Ray Train, with the cause in their text
         error = f"{job.name}: {_last_line(raised)}"
     failed = storage.join(job.out, "failed.json")
     if storage.exists(failed):

@@ -1,4 +1,4 @@
-"""From vocabularies to segmenters: references, pseudo-labels and training of each, sharing what they can.
+"""Builds references and pseudo-labels and trains a segmenter for each of several vocabularies.
 
 Layout of the output: `concepts/`, `frames/`, and per vocabulary `<name>/references`, `<name>/labels`,
 `<name>/segmenter`.
@@ -21,13 +21,13 @@ from reco_ray.vocabulary import Vocabulary
 def train_vocabularies(
     vocabularies: dict[str, Vocabulary], index: str, images: str, out: str, settings: Settings
 ) -> Iterator[Outcome]:
-    """Trains a segmenter a vocabulary from an index and unlabelled images, on the connected Ray cluster.
+    """Trains a segmenter per vocabulary from an index and unlabelled images, on the connected Ray cluster.
 
     Yields:
-        Outcomes as they come. A vocabulary that fails in one stage is left out of the next.
+        Outcomes of all stages. A vocabulary that fails in one stage is left out of the next.
 
     Raises:
-        RecoError: two vocabularies are the same; the network cannot be trained so; nothing can be done for any of them.
+        RecoError: two vocabularies are equal, the network cannot be trained, or a stage fails for all vocabularies.
     """
     require_distinct(vocabularies)
     require_trainer(len(vocabularies), settings)
@@ -51,7 +51,7 @@ def train_vocabularies(
 
 
 def require_distinct(vocabularies: dict[str, Vocabulary]) -> None:
-    """Raises UsageError if two of them are the same: one of the runs would be wasted."""
+    """Raises UsageError if two vocabularies are equal, as one of the runs would be redundant."""
     seen: dict[str, str] = {}
     for name, vocabulary in vocabularies.items():
         key = storage.digest(vocabulary.model_dump(mode="json"))

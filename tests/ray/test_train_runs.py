@@ -114,7 +114,7 @@ def test_a_network_that_needs_more_crops_is_found_before_anything_is_built(
 ) -> None:
     words = {"a": parse_concepts("shadow, light")}
     chosen = settings(*PAPER, "train.batch_size=2", "train.accumulate=2")
-    with pytest.raises(RecoError, match="leaves 1 crop a pass"):
+    with pytest.raises(RecoError, match="leaves 1 crop per pass"):
         list(train_vocabularies(words, "no-index", "no-images", str(tmp_path / "out"), chosen))
     many = settings("train.workers=4")
     with pytest.raises(RecoError, match=r"train\.workers=4"):

@@ -77,7 +77,7 @@ def test_an_export_that_differs_is_refused() -> None:
     def wrong(pixels: torch.Tensor) -> torch.Tensor:
         return module(pixels.float()) + 10
 
-    with pytest.raises(RecoError, match="differs from the segmenter, by 10"):
+    with pytest.raises(RecoError, match="differ from the segmenter's by 10"):
         exporting.largest_difference(_Floats(module), wrong, 8)
 
 

@@ -220,8 +220,8 @@ DEEPLAB = "smp:DeepLabV3Plus/tu-resnet18"
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ([f"segmenter={DEEPLAB}", "batch_size=2", "accumulate=2"], "leaves 1 crop a pass.*batch_size=4"),
-        ([f"segmenter={DEEPLAB}", "batch_size=4", "workers=4"], "leaves 1 crop a pass.*batch_size=8"),
+        ([f"segmenter={DEEPLAB}", "batch_size=2", "accumulate=2"], "leaves 1 crop per pass.*batch_size=4"),
+        ([f"segmenter={DEEPLAB}", "batch_size=4", "workers=4"], "leaves 1 crop per pass.*batch_size=8"),
         (
             [
                 "segmenter=smp:FPN/tu-resnet18",
@@ -230,11 +230,11 @@ DEEPLAB = "smp:DeepLabV3Plus/tu-resnet18"
                 "accumulate=2",
                 "encoder_learning_rate=1",
             ],
-            "leaves 1 crop a pass",
+            "leaves 1 crop per pass",
         ),
-        (["segmenter=smp:FPN/tu-resnet18", "crop=70"], "train.crop=70 is no multiple of 32.*64 or 96"),
+        (["segmenter=smp:FPN/tu-resnet18", "crop=70"], "train.crop=70 is not a multiple of 32.*64 or 96"),
         (["segmenter=smp:FPN/tu-resnet18", "crop=33"], "train.crop=32 or 64"),
-        (["segmenter=frozen:timm:vit_tiny_patch16_224/random", "crop=70"], "no multiple of 16.*64 or 80"),
+        (["segmenter=frozen:timm:vit_tiny_patch16_224/random", "crop=70"], "not a multiple of 16.*64 or 80"),
     ],
 )
 def test_crops_that_a_network_does_not_take_are_found_before_any_work(
