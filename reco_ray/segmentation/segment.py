@@ -57,7 +57,7 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class SegmentedImage:
     """The labels of one image.
 
     Attributes:
@@ -75,7 +75,7 @@ def segment(
     pixels: torch.Tensor,
     output_sizes: list[tuple[int, int]],
     settings: SegmentSettings,
-) -> list[Segmentation]:
+) -> list[SegmentedImage]:
     """Segments images of one size (ReCo, section 3.4).
 
     Args:
@@ -99,7 +99,7 @@ def segment_features(
     pixels: torch.Tensor,
     size: tuple[int, int],
     settings: SegmentSettings,
-) -> Segmentation:
+) -> SegmentedImage:
     """As `segment`, for one image with features that are already computed.
 
     Args:
@@ -115,7 +115,7 @@ def segment_features(
     if settings.refine == "none":
         threshold = settings.background_threshold if targets.background else 0.0
         winner, best = (maps[0] for maps in label_map(**factors, output_size=size))
-        return Segmentation(targets.labels[winner.long()].masked_fill(best < threshold, BACKGROUND), best)
+        return SegmentedImage(targets.labels[winner.long()].masked_fill(best < threshold, BACKGROUND), best)
     # Refined at the size of `pixels`, and only for targets in the unrefined label map, to save time and memory.
     working = (pixels.shape[0], pixels.shape[1])
     present = label_map(**factors, output_size=working).labels.unique().long()
@@ -139,7 +139,7 @@ def label_scores(
     pixels: torch.Tensor,
     size: tuple[int, int],
     settings: SegmentSettings,
-) -> Segmentation:
+) -> SegmentedImage:
     """Refines scores, if enabled in the settings, and computes labels.
 
     Args:
@@ -161,7 +161,7 @@ def label_scores(
         resized = F.interpolate(refined[None, number, None], size, mode="bilinear", align_corners=False)[0, 0]
         winner.masked_fill_(resized > best, number)
         best = torch.maximum(best, resized)
-    return Segmentation(labels[winner], best)
+    return SegmentedImage(labels[winner], best)
 
 
 def prefilter(encoded: DenseFeatures, targets: Targets, keep: int) -> torch.Tensor:

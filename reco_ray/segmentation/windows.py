@@ -7,7 +7,7 @@ from reco_ray.models.sliding import slide
 from reco_ray.segmentation.score import concept_scores
 from reco_ray.segmentation.segment import (
     PixelEncoder,
-    Segmentation,
+    SegmentedImage,
     Targets,
     label_scores,
     prefilter,
@@ -24,7 +24,7 @@ def segment_windows(
     *,
     window: int,
     step: int,
-) -> Segmentation:
+) -> SegmentedImage:
     """Segments one image in sliding windows; scores are averaged where windows overlap.
 
     Args:

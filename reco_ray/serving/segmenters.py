@@ -14,7 +14,7 @@ from ray import serve
 from reco_ray import storage
 from reco_ray.config import SegmentSettings
 from reco_ray.models.runtime import resolve_runtime
-from reco_ray.segmentation.segment import BACKGROUND, Segmentation, Targets, label_scores
+from reco_ray.segmentation.segment import BACKGROUND, SegmentedImage, Targets, label_scores
 from reco_ray.serving.answers import PixelsFor
 from reco_ray.serving.batcher import Batcher
 from reco_ray.serving.calls import telling
@@ -104,7 +104,7 @@ def label_logits(
     settings: SegmentSettings,
     *,
     background: bool,
-) -> Segmentation:
+) -> SegmentedImage:
     """Logits of one image -> labels at `size`, refined and cut at the threshold as the settings say.
 
     Args:
@@ -113,14 +113,14 @@ def label_logits(
     threshold = settings.background_threshold if background else 0.0
     if settings.refine == "none":
         result = best_label(logits, size)
-        return Segmentation(result.labels.masked_fill(result.scores < threshold, BACKGROUND), result.scores)
+        return SegmentedImage(result.labels.masked_fill(result.scores < threshold, BACKGROUND), result.scores)
     working = F.interpolate(logits[None], pixels.shape[:2], mode="bilinear", align_corners=False)[0].softmax(
         0
     )
     present = working.argmax(0).unique()
     labels = Targets(working.new_empty(0), working.new_empty(0), present, background=False)
     result = label_scores(working[present], labels, pixels.to(logits.device), size, settings)
-    return Segmentation(result.labels.masked_fill(result.scores < threshold, BACKGROUND), result.scores)
+    return SegmentedImage(result.labels.masked_fill(result.scores < threshold, BACKGROUND), result.scores)
 
 
 def _kind(item: tuple[Segmenter, Work]) -> tuple[Any, ...]:

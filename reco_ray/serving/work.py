@@ -7,7 +7,7 @@ import torch
 
 from reco_ray.config import SegmentSettings
 from reco_ray.segmentation.masks import statistics
-from reco_ray.segmentation.segment import Segmentation
+from reco_ray.segmentation.segment import SegmentedImage
 from reco_ray.serving.bank import BankRef
 
 
@@ -45,7 +45,7 @@ class Labelled:
     found: list[tuple[int, int, float]]
 
     @classmethod
-    def of(cls, result: Segmentation, labels: int) -> "Labelled":
+    def of(cls, result: SegmentedImage, labels: int) -> "Labelled":
         """A segmentation with `labels` label ids, made small."""
         small = result.labels.to(torch.uint8 if labels <= 256 else torch.int32).cpu().numpy()
         found = statistics(small, result.scores.cpu().numpy())

@@ -21,7 +21,7 @@ from reco_ray.corpus.read import read_image_bytes
 from reco_ray.errors import RecoError, reason
 from reco_ray.models.runtime import Runtime, resolve_runtime
 from reco_ray.segmentation.palette import palette
-from reco_ray.segmentation.segment import Segmentation
+from reco_ray.segmentation.segment import SegmentedImage
 from reco_ray.training.network import Network, build_network
 from reco_ray.vocabulary import Vocabulary
 
@@ -94,7 +94,7 @@ class Segmenter:
         with self.runtime.inference():
             return self.network.module(images).float()
 
-    def segment(self, pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> list[Segmentation]:
+    def segment(self, pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> list[SegmentedImage]:
         """Segments images uint8 (b, H, W, 3), as for `logits`.
 
         Returns:
@@ -141,7 +141,7 @@ def _picture(image: Any) -> Image.Image:
         raise RecoError(f"{name}: {error}") from error
 
 
-def best_label(logits: torch.Tensor, size: tuple[int, int]) -> Segmentation:
+def best_label(logits: torch.Tensor, size: tuple[int, int]) -> SegmentedImage:
     """Resizes logits (m, h, w) to `size` and returns the most probable labels and their probabilities.
 
     Labels are resized one at a time, to save memory with hundreds of labels.
@@ -159,4 +159,4 @@ def best_label(logits: torch.Tensor, size: tuple[int, int]) -> Segmentation:
     total = torch.zeros_like(best)
     for label in range(len(logits)):
         total += (resized(label) - best).exp()
-    return Segmentation(labels, total.reciprocal())
+    return SegmentedImage(labels, total.reciprocal())
