@@ -13,12 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reco_ray import storage
-from reco_ray.cluster import session
 from reco_ray.config import Settings, load_settings
 from reco_ray.corpus.index import build_index
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.cosegmentation.stage import build_references
+from reco_ray.distributed.workers import session
 from reco_ray.evaluation.benchmark import open_benchmark
 from reco_ray.evaluation.check import require_countable
 from reco_ray.evaluation.compare import Variant
@@ -27,6 +26,7 @@ from reco_ray.evaluation.evaluation_protocol import choose_protocol
 from reco_ray.evaluation.provenance import provenance
 from reco_ray.evaluation.results_table import markdown, percent
 from reco_ray.evaluation.stage import score
+from reco_ray.files import storage
 
 
 class Row(NamedTuple):

@@ -45,18 +45,18 @@ import ray
 import torch
 from PIL import Image
 
-from reco_ray.ahead import prefetched
-from reco_ray.cluster import plan_workers, session
 from reco_ray.config import Settings, load_settings
 from reco_ray.corpus.decode import decode_image
 from reco_ray.corpus.embed import embed_pixels
+from reco_ray.corpus.generations import pending_units, record
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.load_parts import LoadParts
-from reco_ray.corpus.plan import pending_units, record
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.corpus.stage import EmbedWorker, embed_corpus
+from reco_ray.distributed.parts import run_parts
+from reco_ray.distributed.workers import plan_workers, session
+from reco_ray.files.read_ahead import prefetched
 from reco_ray.models import load_language_image_model
-from reco_ray.shards import run_parts
 
 ARCHITECTURE = "ViT-B-32"
 SPEC = f"open_clip:{ARCHITECTURE}/random"

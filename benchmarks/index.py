@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from reco_ray import storage
-from reco_ray.cluster import session
 from reco_ray.config import IndexSettings
 from reco_ray.corpus.index import CorpusIndex, build_index, load_faiss
 from reco_ray.corpus.index.recall import KINDS, Queries, draw_queries, recall
 from reco_ray.corpus.index.vectors import list_parts, vectors_of
 from reco_ray.corpus.stage import embeddings_schema
+from reco_ray.distributed.workers import session
+from reco_ray.files import storage
 
 PART = 50_000
 MODEL = "synthetic"

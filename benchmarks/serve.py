@@ -35,13 +35,13 @@ from PIL import Image, ImageOps
 from serve_loop import Loop
 from serve_server import Server, memory
 
-from reco_ray.cluster import session
 from reco_ray.config import load_settings
 from reco_ray.corpus.decode import decode_image
 from reco_ray.corpus.index import build_index
 from reco_ray.corpus.read import list_images, read_image_bytes
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.demo import CONCEPTS, prepare_demo
+from reco_ray.distributed.workers import session
 
 PARTS = ("throughput", "latency", "batching", "vocabularies", "soak")
 USUAL = [name.strip() for name in CONCEPTS.split(",")]

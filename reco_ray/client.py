@@ -30,7 +30,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 from reco_ray.corpus.arrays import picture_of
 from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.errors import RecoError, reason
-from reco_ray.proxies import Proxy, proxy_for
+from reco_ray.files.proxies import Proxy, proxy_for
 from reco_ray.serving import contract
 
 UNLABELLED = -1

@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from reco_ray import storage
 from reco_ray.errors import RecoError, reason
+from reco_ray.files import storage
 from reco_ray.registry import REFINEMENTS
 
 

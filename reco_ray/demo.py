@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from reco_ray import storage
 from reco_ray.config import Settings, load_settings
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
 from reco_ray.vocabulary import Vocabulary, parse_concepts
 
 CONCEPTS = "dog, cat, bird, beetle, car, motorcycle, cup, strawberry, building"

@@ -21,11 +21,11 @@ from reco_ray.corpus.stage import embed_corpus
 from reco_ray.cosegmentation.bank import KIND as REFERENCES
 from reco_ray.cosegmentation.stage import STAGE, build_references
 from reco_ray.errors import RecoError, reason
+from reco_ray.files.storage import ArtifactWriter, absolute, join, resolve
 from reco_ray.outcome import Outcome
-from reco_ray.report import write_report
 from reco_ray.segmentation.masks import KIND as MASKS
+from reco_ray.segmentation.report import write_report
 from reco_ray.segmentation.stage import segment_images
-from reco_ray.storage import ArtifactWriter, absolute, join, resolve
 from reco_ray.vocabulary import Vocabulary
 
 _LOCK = ".run.lock"

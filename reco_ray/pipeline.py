@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from reco_ray import storage
 from reco_ray.errors import UsageError, reason
+from reco_ray.files import storage
 from reco_ray.requests import Request, usage_error
 from reco_ray.stages import STAGES, Listener
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from reco_ray.config import Settings, load_settings
 from reco_ray.errors import UsageError
+from reco_ray.files.storage import absolute
 from reco_ray.registry import REFINEMENTS
-from reco_ray.storage import absolute
 from reco_ray.vocabulary import Vocabulary, load_vocabulary, make_vocabulary, parse_concepts
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from pydantic import ValidationError
 
 from reco_ray.errors import RecoError, UsageError
+from reco_ray.files.storage import absolute, join, write_bytes
 from reco_ray.outcome import Outcome
 from reco_ray.requests import (
     DemoRequest,
@@ -33,7 +34,6 @@ from reco_ray.requests import (
     TrainRequest,
     usage_error,
 )
-from reco_ray.storage import absolute, join, write_bytes
 from reco_ray.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _main_job(
     request: RunRequest | DemoRequest,
     listener: Listener,
 ) -> RunResult:
-    from reco_ray.cluster import session
+    from reco_ray.distributed.workers import session
     from reco_ray.main_job import run_all
 
     listener.vocabulary(vocabulary)
@@ -145,8 +145,8 @@ def _main_job(
 
 def _embed(request: EmbedRequest, listener: Listener) -> Outcome:
     settings = request.load_settings()
-    from reco_ray.cluster import session
     from reco_ray.corpus.stage import embed_corpus
+    from reco_ray.distributed.workers import session
 
     with session(request.address):
         made = embed_corpus(request.corpus, request.out, settings, request.follow)
@@ -165,7 +165,7 @@ def _index(request: IndexRequest, listener: Listener) -> Outcome | str:
         from reco_ray.corpus.index.explain import explain
 
         return explain(plan)
-    from reco_ray.cluster import session
+    from reco_ray.distributed.workers import session
 
     with session(request.address) if plan.needs_cluster else nullcontext():
         made = build_index(request.embeddings, request.out, settings, plan)
@@ -174,8 +174,8 @@ def _index(request: IndexRequest, listener: Listener) -> Outcome | str:
 
 def _references(request: ReferencesRequest, listener: Listener) -> Outcome:
     vocabulary, settings = request.load_vocabulary(), request.load_settings()
-    from reco_ray.cluster import session
     from reco_ray.cosegmentation.stage import STAGE, build_references
+    from reco_ray.distributed.workers import session
 
     listener.vocabulary(vocabulary)
     with session(request.address):
@@ -185,8 +185,8 @@ def _references(request: ReferencesRequest, listener: Listener) -> Outcome:
 
 def _segment(request: SegmentRequest, listener: Listener) -> Outcome:
     settings = request.load_settings()
-    from reco_ray.cluster import session
     from reco_ray.cosegmentation.bank import ReferenceBank
+    from reco_ray.distributed.workers import session
     from reco_ray.segmentation.stage import segment_images
 
     listener.vocabulary(ReferenceBank.open(request.references).vocabulary)
@@ -197,8 +197,8 @@ def _segment(request: SegmentRequest, listener: Listener) -> Outcome:
 
 def _label(request: LabelRequest, listener: Listener) -> list[Outcome]:
     settings = request.load_settings()
-    from reco_ray.cluster import session
     from reco_ray.cosegmentation.bank import ReferenceBank
+    from reco_ray.distributed.workers import session
     from reco_ray.training.label import label_images
     from reco_ray.training.label_worker import LabelSet
 
@@ -221,7 +221,7 @@ def _train(request: TrainRequest, listener: Listener) -> list[Outcome]:
         raise UsageError("give either --labels or --index with --images")
     if not request.labels and not (request.vocabulary and request.index and request.images):
         raise UsageError("give --vocabulary, --index and --images, or --labels")
-    from reco_ray.cluster import session
+    from reco_ray.distributed.workers import session
     from reco_ray.training.stage import train_segmenters
     from reco_ray.training.vocabularies import require_distinct, train_vocabularies
     from reco_ray.vocabulary_sets import load_vocabularies
@@ -264,9 +264,9 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult:
     if (request.corpus is None) == (request.index is None):
         raise UsageError("give either --corpus with unlabelled images or --index with an index of them")
     settings = request.load_settings()
-    from reco_ray.cluster import session
     from reco_ray.corpus.index import build_index
     from reco_ray.corpus.stage import embed_corpus
+    from reco_ray.distributed.workers import session
     from reco_ray.evaluation.benchmark import open_benchmark
     from reco_ray.evaluation.check import require_countable
     from reco_ray.evaluation.evaluation_protocol import choose_protocol
@@ -296,7 +296,7 @@ def _sweep(request: SweepRequest, listener: Listener) -> SweepResult:
     from reco_ray.sweep.plan import open_plan
 
     plan = open_plan(request.file)
-    from reco_ray.cluster import session
+    from reco_ray.distributed.workers import session
     from reco_ray.sweep.stage import run_sweep
 
     for name, vocabulary in plan.vocabularies.items():
@@ -332,7 +332,7 @@ def _search(request: SearchRequest, listener: Listener) -> SearchResult:
 
 
 def _serve(request: ServeRequest, listener: Listener) -> None:
-    from reco_ray.cluster import session
+    from reco_ray.distributed.workers import session
     from reco_ray.serving.options import ServeOptions, split_overrides
     from reco_ray.serving.server import require_keys, run_server
 

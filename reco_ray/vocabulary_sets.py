@@ -1,9 +1,9 @@
 """Several vocabularies by name: files, folders of files, and those of benchmarks."""
 
 from reco_ray.errors import UsageError
-from reco_ray.storage import join, list_names
+from reco_ray.files.storage import join, list_names
 from reco_ray.vocabulary import Vocabulary, load_vocabulary
-from reco_ray.vocabulary_files import SUFFIXES
+from reco_ray.vocabulary.files import SUFFIXES
 
 _BENCHMARK = "benchmark:"
 

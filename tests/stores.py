@@ -21,8 +21,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from huggingface_hub import HfFileSystem, close_session, constants
 
-import reco_ray.stores as of_reco_ray
-from reco_ray import storage
+import reco_ray.files.filesystems as of_reco_ray
+from reco_ray.files import storage
 
 RESET, SHORT = "reset", "short"
 

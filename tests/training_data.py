@@ -9,8 +9,8 @@ from images import encoded, photograph
 from PIL import Image
 from safetensors.torch import save_file
 
-from reco_ray import storage
 from reco_ray.config import load_settings
+from reco_ray.files import storage
 from reco_ray.training.network import build_network
 from reco_ray.training.pseudo_labels import FRAMES_KIND, FRAMES_SCHEMA, IGNORE, LABELS_KIND, LABELS_SCHEMA
 from reco_ray.vocabulary import parse_concepts

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from reco_ray import storage
 from reco_ray.corpus.stage import embeddings_schema
+from reco_ray.files import storage
 
 MODEL = "synthetic"
 

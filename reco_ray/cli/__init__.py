@@ -12,9 +12,9 @@ from typing import Any
 
 import typer
 
-from reco_ray.caches import home
 from reco_ray.cli.app import app
 from reco_ray.errors import RecoError, UsageError
+from reco_ray.files.caches import home
 
 # A module of commands registers them when it is imported: in the order of `--help`.
 # isort: off

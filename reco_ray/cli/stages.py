@@ -4,7 +4,7 @@ from typing import Any
 
 from reco_ray.cli.from_request import add_command
 from reco_ray.cli.terminal import Terminal
-from reco_ray.console import console
+from reco_ray.presentation.console import console
 from reco_ray.stages import STAGES, EvaluateResult, RunResult, SearchResult, SweepResult
 
 

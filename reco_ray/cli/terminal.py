@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from reco_ray.console import console
+from reco_ray.files.storage import absolute, join
 from reco_ray.outcome import Outcome
+from reco_ray.presentation.console import console
 from reco_ray.stages import Listener
-from reco_ray.storage import absolute, join
 from reco_ray.vocabulary import Vocabulary, in_words, remarks
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from rich.text import Text
 
 from reco_ray.cli.app import app, weights_app
 from reco_ray.config import load_settings
-from reco_ray.console import console
 from reco_ray.errors import RecoError, UsageError
-from reco_ray.storage import absolute, join
+from reco_ray.files.storage import absolute, join
+from reco_ray.presentation.console import console
 
 if TYPE_CHECKING:
-    from reco_ray.doctor import Check
+    from reco_ray.cli.doctor import Check
 
 
 @weights_app.command("pull")
@@ -52,7 +52,7 @@ def verify(
     artifacts: Annotated[list[str], typer.Argument(help="artifacts, such as an index or a segmenter")],
 ) -> None:
     """Compares every file of an artifact with the checksums of its manifest; exits 1 where one differs."""
-    from reco_ray.checksums import verify as check
+    from reco_ray.files.checksums import verify as check
 
     differing = 0
     for uri in artifacts:
@@ -76,7 +76,7 @@ _SHOWN = 20  # differences printed an artifact
 @app.command()
 def doctor() -> None:
     """Says which versions, devices and weights are here, and whether Ray starts."""
-    from reco_ray.doctor import examine
+    from reco_ray.cli.doctor import examine
 
     checks: list[Check] = examine()
     for check in checks:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pyarrow.fs as pafs
 
-from reco_ray import storage
 from reco_ray.corpus.kinds import (
     ARCHIVE_SUFFIXES,
     CONTAINER_SUFFIXES,
@@ -19,6 +18,7 @@ from reco_ray.corpus.kinds import (
 )
 from reco_ray.corpus.left_out import Kind, LeftOut
 from reco_ray.corpus.walk import Found, walk
+from reco_ray.files import storage
 
 
 @dataclass(frozen=True)

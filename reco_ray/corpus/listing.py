@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reco_ray import storage
-from reco_ray.console import say_once
 from reco_ray.corpus import heic, tables, video
 from reco_ray.corpus.choice import Glob, choose
 from reco_ray.corpus.kinds import (
@@ -29,6 +27,8 @@ from reco_ray.corpus.lists import read_list
 from reco_ray.corpus.opened import open_tables
 from reco_ray.corpus.walk import escaped_name
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
+from reco_ray.presentation.console import say_once
 
 SCHEMA = pa.schema([("uri", pa.string()), ("size", pa.int64()), ("images", pa.int64())])
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from reco_ray import storage
 from reco_ray.corpus import tables, web
 from reco_ray.corpus.columns import NoImageColumn, find_column
 from reco_ray.errors import RecoError, reason
+from reco_ray.files import storage
 
 _BYTE_ORDER_MARKS = (  # UTF-32's little-endian one begins as UTF-16's does
     (codecs.BOM_UTF32_LE, "utf-32"),

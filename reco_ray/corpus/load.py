@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from reco_ray.ahead import prefetched
 from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.errors import reason
+from reco_ray.files.read_ahead import prefetched
 
 # pixels: uint8 (pixel_height, pixel_width, 3), row by row; null where `reason` or `duplicate_of` says why.
 LOADED_SCHEMA = pa.schema(

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from reco_ray.ahead import iterated_ahead, prefetched
 from reco_ray.corpus import web
+from reco_ray.corpus.generations import Generation, holds_container, part_name, read_shard
 from reco_ray.corpus.load import decode_images, read_or_error
-from reco_ray.corpus.plan import Generation, holds_container, part_name, read_shard
 from reco_ray.corpus.read import read_members
+from reco_ray.files.read_ahead import iterated_ahead, prefetched
 
 _END: Any = object()
 _WEB_THREADS = 32

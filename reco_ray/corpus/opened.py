@@ -5,13 +5,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reco_ray.ahead import prefetched
 from reco_ray.corpus import tables
 from reco_ray.corpus.columns import NoImageColumn
 from reco_ray.corpus.left_out import Kind, LeftOut
 from reco_ray.corpus.walk import require_file
 from reco_ray.errors import RecoError, reason
-from reco_ray.retries import StoreUnavailable
+from reco_ray.files.read_ahead import prefetched
+from reco_ray.files.retries import StoreUnavailable
 
 
 def open_tables(

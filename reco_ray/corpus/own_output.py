@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection
 
-from reco_ray import storage
+from reco_ray.files import storage
 
 MARK = ".reco-ray"
 _MOST_BYTES = 1 << 24

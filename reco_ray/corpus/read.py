@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from reco_ray import storage, stores
 from reco_ray.corpus import tables, tars, video, web
 from reco_ray.corpus.kinds import IMAGE_SUFFIXES, is_container
 from reco_ray.corpus.listing import Listing, list_files
 from reco_ray.corpus.walk import require_file
 from reco_ray.errors import RecoError, reason
-from reco_ray.retries import StoreUnavailable
+from reco_ray.files import filesystems as stores
+from reco_ray.files import storage
+from reco_ray.files.retries import StoreUnavailable
 
 MAX_BYTES = 1 << 28  # larger files are no images that anybody wants whole in memory
 

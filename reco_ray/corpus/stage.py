@@ -19,18 +19,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reco_ray import metrics, storage
-from reco_ray.cluster import count_readers, plan_workers
 from reco_ray.config import ModelSettings, Settings
-from reco_ray.console import waiting
 from reco_ray.corpus import web
 from reco_ray.corpus.budget import RejectBudget
 from reco_ray.corpus.embed import embed_pixels
-from reco_ray.corpus.gone import drop_gone
-from reco_ray.corpus.listing import Listing, list_files
-from reco_ray.corpus.load import pixels_of
-from reco_ray.corpus.load_parts import LoadParts
-from reco_ray.corpus.plan import (
+from reco_ray.corpus.finish import DUPLICATES_SCHEMA, IMAGES_KEY, count_reasons, rejected_so_far, settle
+from reco_ray.corpus.generations import (
     Generation,
     gone_containers,
     pending_units,
@@ -38,14 +32,21 @@ from reco_ray.corpus.plan import (
     read_recorded,
     record,
 )
-from reco_ray.corpus.settle import DUPLICATES_SCHEMA, IMAGES_KEY, count_reasons, rejected_so_far, settle
+from reco_ray.corpus.gone import drop_gone
+from reco_ray.corpus.listing import Listing, list_files
+from reco_ray.corpus.load import pixels_of
+from reco_ray.corpus.load_parts import LoadParts
 from reco_ray.corpus.update import came, update, went
+from reco_ray.distributed import metrics
+from reco_ray.distributed.parts import Report, Worker
+from reco_ray.distributed.pool import stage_pool
+from reco_ray.distributed.timing import write_summary
+from reco_ray.distributed.workers import count_readers, plan_workers
 from reco_ray.errors import RecoError
-from reco_ray.meter import write_summary
+from reco_ray.files import storage
 from reco_ray.models import load_language_image_model
 from reco_ray.models.protocols import LanguageImageModel
-from reco_ray.pool import stage_pool
-from reco_ray.shards import Report, Worker
+from reco_ray.presentation.console import waiting
 
 KIND = "embeddings"
 REJECTED_SCHEMA = pa.schema([("uri", pa.string()), ("reason", pa.string())])

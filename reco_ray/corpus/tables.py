@@ -12,12 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reco_ray import storage, stores
-from reco_ray.ahead import prefetched
 from reco_ray.corpus import web
 from reco_ray.corpus.columns import Column, NoImageColumn, find_column
 from reco_ray.errors import RecoError, reason
-from reco_ray.retries import StoreUnavailable, retried
+from reco_ray.files import filesystems as stores
+from reco_ray.files import storage
+from reco_ray.files.read_ahead import prefetched
+from reco_ray.files.retries import StoreUnavailable, retried
 
 _ADDRESS = re.compile(r"(?P<table>.*?\.parquet)#(?P<row>\d+)(@(?P<column>.+))?", re.IGNORECASE | re.DOTALL)
 _NULL = "null: this row of the table holds no image"

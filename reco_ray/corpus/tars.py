@@ -6,10 +6,10 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 
-from reco_ray import stores
 from reco_ray.corpus.kinds import HEAD, begins_as_picture, is_junk_path, suffix_of
 from reco_ray.errors import reason
-from reco_ray.retries import StoreUnavailable
+from reco_ray.files import filesystems as stores
+from reco_ray.files.retries import StoreUnavailable
 
 # tar#name@offset+size: the place makes a member one small request, the name tells a reader what it is.
 _ADDRESS = re.compile(r"(?P<tar>.*?\.tar)#.*@(?P<offset>\d+)\+(?P<size>\d+)", re.IGNORECASE | re.DOTALL)

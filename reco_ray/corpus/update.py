@@ -9,10 +9,10 @@ import re
 import numpy as np
 import pyarrow as pa
 
-from reco_ray import storage
+from reco_ray.corpus.generations import Generation, read_recorded, record
 from reco_ray.corpus.listing import Listing
-from reco_ray.corpus.plan import Generation, read_recorded, record
-from reco_ray.replacing import make_anew, say
+from reco_ray.files import storage
+from reco_ray.files.replacing import make_anew, say
 
 _OWN = re.compile(
     r"listing/\d{4,}(\.json|-\d{6,}\.parquet|-gone\.parquet)"

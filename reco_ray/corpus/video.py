@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from reco_ray import stores
 from reco_ray.errors import RecoError, reason
-from reco_ray.retries import StoreUnavailable
+from reco_ray.files import filesystems as stores
+from reco_ray.files.retries import StoreUnavailable
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
 PATTERN = f"(?i)({'|'.join(map(re.escape, SUFFIXES))})$"

@@ -13,11 +13,12 @@ from enum import Enum
 
 import pyarrow.fs as pafs
 
-from reco_ray import storage, stores
 from reco_ray.corpus.kinds import is_junk, is_junk_folder
 from reco_ray.corpus.own_output import MARK, is_artifact, is_marked
 from reco_ray.errors import RecoError, reason
-from reco_ray.retries import is_transient, retried
+from reco_ray.files import filesystems as stores
+from reco_ray.files import storage
+from reco_ray.files.retries import is_transient, retried
 
 
 class Found(Enum):

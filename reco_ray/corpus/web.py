@@ -12,9 +12,9 @@ import urllib3
 
 from reco_ray import __version__
 from reco_ray.errors import reason
-from reco_ray.proxies import Proxy, proxy_for
-from reco_ray.retries import StoreUnavailable, retried
-from reco_ray.waits import watched
+from reco_ray.files.proxies import Proxy, proxy_for
+from reco_ray.files.retries import StoreUnavailable, retried
+from reco_ray.files.waiting import watched
 
 PER_HOST_LIMIT = 8  # requests at a time to one host from the whole cluster
 CONNECT_SECONDS, READ_SECONDS = 10, 30

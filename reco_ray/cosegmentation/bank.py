@@ -20,10 +20,10 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from reco_ray import storage
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
 from reco_ray.vocabulary import Vocabulary, slug
 
 KIND = "references"

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from reco_ray import storage
 from reco_ray.cosegmentation.plan import Step
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
 
 _SUFFIX = ".safetensors"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reco_ray.config import Settings
-from reco_ray.storage import digest
+from reco_ray.files.storage import digest
 from reco_ray.vocabulary import Concept, Vocabulary
 
 

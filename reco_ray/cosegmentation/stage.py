@@ -15,21 +15,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from reco_ray import storage
 from reco_ray.config import Settings
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.cosegmentation.bank import KIND, write_bank
 from reco_ray.cosegmentation.build import ReferenceInputs, build_concept, exemplar_loader, prepare_inputs
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan, Step, plan_references, sequences, unique_steps
+from reco_ray.distributed.parts import Report, Worker
+from reco_ray.distributed.pool import Pool, stage_pool
+from reco_ray.distributed.timing import write_summary
 from reco_ray.errors import RecoError
-from reco_ray.meter import write_summary
+from reco_ray.files import storage
+from reco_ray.files.replacing import make_anew
 from reco_ray.models import load_language_image_model
 from reco_ray.models.dense import DenseModels
 from reco_ray.outcome import Outcome
-from reco_ray.pool import Pool, stage_pool
-from reco_ray.replacing import make_anew
-from reco_ray.shards import Report, Worker
 from reco_ray.vocabulary import Vocabulary
 
 STAGE = "reference"

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from reco_ray import storage
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.dataset import Dataset, Sample
 from reco_ray.evaluation.layout import Layout, Pair, find_pairs
+from reco_ray.files import storage
+from reco_ray.files.storage import join
 from reco_ray.segmentation.palette import palette
-from reco_ray.storage import join
 from reco_ray.vocabulary import Concept, Vocabulary, load_vocabulary
 
 BACKGROUND = "background"

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from reco_ray import storage
-from reco_ray.console import console, progress
 from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.errors import RecoError, reason
 from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.dataset import Dataset, Sample
+from reco_ray.files import storage
+from reco_ray.presentation.console import console, progress
 
 MAX_NAMED = 8  # classes named in a remark
 _SMALL = 64  # short side in pixels at which JPEGs are decoded for this check

@@ -5,10 +5,10 @@ from functools import cached_property
 
 import numpy as np
 
-from reco_ray import storage
 from reco_ray.errors import RecoError, reason
 from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.label_file import read_ids, read_mask
+from reco_ray.files import storage
 from reco_ray.vocabulary import Vocabulary
 
 

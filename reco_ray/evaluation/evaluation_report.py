@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from reco_ray import storage
 from reco_ray.config import Settings
 from reco_ray.evaluation.compare import Compared, Comparer, Trained, Variant, sample_loader
 from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.evaluation_protocol import Protocol
-from reco_ray.pages import css_colour, jpeg_uri, render_page
+from reco_ray.files import storage
+from reco_ray.presentation.html import css_colour, jpeg_uri, render_page
 from reco_ray.segmentation.overlay import overlay
 
 SHOWN = 6  # images in each group

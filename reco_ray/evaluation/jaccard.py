@@ -15,14 +15,14 @@ from reco_ray.config import SegmentSettings, Settings
 from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.references import reference_from_pixels
+from reco_ray.distributed.parts import Report, Worker
+from reco_ray.distributed.pool import stage_pool
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.image import ImageTransform
-from reco_ray.pool import stage_pool
 from reco_ray.segmentation.score import concept_scores
 from reco_ray.segmentation.segment import Targets, label_scores, score_factors
-from reco_ray.shards import Report, Worker
 
 FOREGROUND = 1
 

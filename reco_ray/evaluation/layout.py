@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple
 import pyarrow.fs as pafs
 from pydantic import BaseModel, ConfigDict
 
-from reco_ray import storage
 from reco_ray.corpus.kinds import IMAGE_SUFFIXES, is_junk
 from reco_ray.errors import RecoError, reason
-from reco_ray.storage import join
+from reco_ray.files import storage
+from reco_ray.files.storage import join
 
 Fields = tuple[tuple[str, str], ...]
 

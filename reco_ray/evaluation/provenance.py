@@ -12,7 +12,7 @@ import ray
 import torch
 
 from reco_ray import __version__
-from reco_ray.cluster import plan_workers
+from reco_ray.distributed.workers import plan_workers
 
 
 def provenance(device: str) -> dict[str, Any]:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from reco_ray import storage
 from reco_ray.config import SegmentSettings, Settings
 from reco_ray.corpus.own_output import mark_output
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.stage import build_references
+from reco_ray.distributed.parts import Report, Worker, cut
+from reco_ray.distributed.pool import stage_pool
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.compare import Comparer, Trained, Variant, sample_loader
 from reco_ray.evaluation.confusion import confusion_matrix, scores
@@ -24,9 +25,8 @@ from reco_ray.evaluation.evaluation_protocol import Protocol
 from reco_ray.evaluation.evaluation_report import write_report
 from reco_ray.evaluation.jaccard import cosegmentation_jaccard
 from reco_ray.evaluation.provenance import provenance
+from reco_ray.files import storage
 from reco_ray.models.dense import DenseModels
-from reco_ray.pool import stage_pool
-from reco_ray.shards import Report, Worker, cut
 from reco_ray.training import Segmenter
 
 SHARD_SIZE = 16

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from reco_ray.caches import cache_directory
+from reco_ray.files.caches import cache_directory
 
 _in_memory = False
 _MAX_IN_MEMORY = 20_000  # texts; 30 MB at 384 dimensions

@@ -24,11 +24,11 @@ from huggingface_hub import constants as hub_constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from reco_ray import storage
-from reco_ray.caches import cache_directory
 from reco_ray.errors import RecoError, reason
+from reco_ray.files import storage
+from reco_ray.files.caches import cache_directory
+from reco_ray.files.proxies import proxy_for
 from reco_ray.models import registry
-from reco_ray.proxies import proxy_for
 
 # What the system says of a folder that takes no file.
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}

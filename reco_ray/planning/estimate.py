@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reco_ray.cluster import READER_CPUS, Workers, count_readers, plan_runs, plan_workers
 from reco_ray.config import StagePlacement
 from reco_ray.corpus.index.index_plan import MAX_SHARDS, SHARD_SIZE, IndexPlan, make_plan
 from reco_ray.corpus.index.vectors import Part
+from reco_ray.distributed.timing import decisive
+from reco_ray.distributed.workers import READER_CPUS, Workers, count_readers, plan_runs, plan_workers
 from reco_ray.errors import RecoError
-from reco_ray.meter import decisive
 from reco_ray.planning.nodes import Nodes, list_nodes, place
 from reco_ray.planning.rates import ITEMS, Rate
 from reco_ray.planning.workload import Workload

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from reco_ray import checksums, storage
+from reco_ray.distributed.timing import SUMMARY
 from reco_ray.errors import RecoError
-from reco_ray.meter import SUMMARY
+from reco_ray.files import checksums, storage
 from reco_ray.planning.rates import ITEMS, Rate
 
 # Kind of artifact -> stage.

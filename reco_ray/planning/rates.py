@@ -5,8 +5,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from reco_ray import storage
 from reco_ray.errors import RecoError, reason
+from reco_ray.files import storage
 
 # The items of each stage.
 ITEMS = {

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reco_ray import storage
+from reco_ray.files import storage
 from reco_ray.segmentation.masks import mask_file, overlay_file
 
 IMAGES = "images.parquet"

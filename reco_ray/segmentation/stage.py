@@ -8,18 +8,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from reco_ray import storage
 from reco_ray.config import SegmentSettings, Settings
 from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.corpus.read import list_images
 from reco_ray.corpus.stage import write_rejected
 from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.distributed.parts import Report, Worker
+from reco_ray.distributed.pool import stage_pool
+from reco_ray.distributed.timing import write_summary
 from reco_ray.errors import RecoError
-from reco_ray.meter import write_summary
+from reco_ray.files import storage
+from reco_ray.files.replacing import make_anew, say
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.image import ImageTransform
-from reco_ray.pool import stage_pool
-from reco_ray.replacing import make_anew, say
 from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, encode_png, mask_file, overlay_file, regions
 from reco_ray.segmentation.names import add_names
 from reco_ray.segmentation.overlay import overlay, with_legend
@@ -35,7 +36,6 @@ from reco_ray.segmentation.parts import (
 )
 from reco_ray.segmentation.segment import segment
 from reco_ray.segmentation.targets import has_background, label_names, targets_of
-from reco_ray.shards import Report, Worker
 
 
 def segment_images(

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from reco_ray import storage
 from reco_ray.cosegmentation.bank import ReferenceBank, assemble_bank
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
 from reco_ray.vocabulary import Vocabulary
 
 

@@ -10,8 +10,8 @@ import re
 import secrets
 import time
 
-from reco_ray import storage
 from reco_ray.errors import RecoError, reason
+from reco_ray.files import storage
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _LOOK_AGAIN = 5.0  # seconds

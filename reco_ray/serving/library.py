@@ -10,13 +10,13 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
-from reco_ray import storage
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.cosegmentation.bank import KIND, write_bank
 from reco_ray.cosegmentation.build import exemplar_loader
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
 from reco_ray.serving.bank import BankRef, open_segmenter
 from reco_ray.serving.builder import ConceptBuilder, one_line
 from reco_ray.serving.calls import call, telling

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reco_ray.config import Settings, load_settings
 from reco_ray.errors import RecoError
-from reco_ray.storage import absolute
+from reco_ray.files.storage import absolute
 
 
 class _Section(BaseModel):

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from ray import serve
 
-from reco_ray import storage
 from reco_ray.config import SegmentSettings
+from reco_ray.files import storage
 from reco_ray.models.runtime import resolve_runtime
 from reco_ray.segmentation.segment import BACKGROUND, SegmentedImage, Targets, label_scores
 from reco_ray.serving.answers import PixelsFor

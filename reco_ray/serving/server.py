@@ -13,8 +13,8 @@ from ray.exceptions import RayActorError, RayError
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
-from reco_ray.console import console
 from reco_ray.errors import RecoError, UsageError
+from reco_ray.presentation.console import console
 from reco_ray.serving.access import is_loopback
 from reco_ray.serving.app import build
 from reco_ray.serving.options import ServeOptions

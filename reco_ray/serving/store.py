@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from reco_ray import storage
-from reco_ray.stores import delete_folder, list_folders
+from reco_ray.files import storage
+from reco_ray.files.filesystems import delete_folder, list_folders
 from reco_ray.vocabulary import Vocabulary
 
 Status = Literal["building", "ready", "failed"]

@@ -8,7 +8,6 @@ from itertools import product
 from math import prod
 from typing import Any, get_args
 
-from reco_ray import storage
 from reco_ray.config import Settings, load_settings
 from reco_ray.corpus.index import KIND as INDEX_KIND
 from reco_ray.corpus.listing import list_files
@@ -17,6 +16,7 @@ from reco_ray.errors import RecoError
 from reco_ray.evaluation.benchmark import open_benchmark
 from reco_ray.evaluation.check import require_countable
 from reco_ray.evaluation.dataset import Dataset
+from reco_ray.files import storage
 from reco_ray.sweep.sweep_file import VOCABULARY, Score, Sweep, problems, read_sweep
 from reco_ray.vocabulary import Vocabulary, load_vocabulary
 

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import ray
 import torch
 
-from reco_ray import storage
-from reco_ray.cluster import Workers
 from reco_ray.config import Settings
+from reco_ray.distributed.workers import Workers
+from reco_ray.files import storage
 from reco_ray.sweep.encoded import View, encode, exemplar_view
 from reco_ray.sweep.tally import tally
 from reco_ray.sweep.trial_references import (

@@ -22,13 +22,13 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from reco_ray import storage
-from reco_ray.cluster import plan_workers
-from reco_ray.console import progress
 from reco_ray.corpus.index import build_index
 from reco_ray.corpus.stage import embed_corpus
+from reco_ray.distributed.workers import plan_workers
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
 from reco_ray.models.weights import prefetch
+from reco_ray.presentation.console import progress
 from reco_ray.sweep.plan import SweepPlan, identity
 from reco_ray.sweep.shared_tasks import SharedTasks
 from reco_ray.sweep.sweep_report import write_results

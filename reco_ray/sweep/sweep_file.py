@@ -8,8 +8,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reco_ray import storage
 from reco_ray.errors import RecoError, reason
+from reco_ray.files import storage
 
 Score = Literal["miou", "seed_agreement", "support_margin", "prediction_entropy", "augmentation_agreement"]
 LOWER_IS_BETTER: frozenset[str] = frozenset({"prediction_entropy"})

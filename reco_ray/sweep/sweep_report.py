@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from reco_ray import storage
 from reco_ray.config import load_settings
 from reco_ray.evaluation.results_table import markdown
-from reco_ray.pages import render_page
+from reco_ray.files import storage
+from reco_ray.presentation.html import render_page
 from reco_ray.sweep.plan import SweepPlan
 from reco_ray.sweep.sweep_file import LOWER_IS_BETTER, VOCABULARY
 from reco_ray.sweep.trial import TrialRecord

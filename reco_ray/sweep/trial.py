@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from ray import tune
 from ray.actor import ActorHandle
 
-from reco_ray import storage
 from reco_ray.errors import RecoError, reason
+from reco_ray.files import storage
 from reco_ray.sweep.encoded import augmented_view, image_view
 from reco_ray.sweep.plan import SweepPlan, Trial, identity
 from reco_ray.sweep.shared_tasks import BATCH, Future

@@ -8,16 +8,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from reco_ray import storage
 from reco_ray.config import Settings
 from reco_ray.corpus.load import ImageLoader, pixels_of
+from reco_ray.distributed.parts import Report, Worker, cut
+from reco_ray.distributed.pool import stage_pool
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
 from reco_ray.models.dense import CachedDenseModels, DenseModels
-from reco_ray.pool import stage_pool
 from reco_ray.segmentation.calibration import Calibration, calibration, moments
 from reco_ray.segmentation.score import score_maps
 from reco_ray.segmentation.segment import score_factors
-from reco_ray.shards import Report, Worker, cut
 from reco_ray.training.label_worker import LabelSet, open_targets
 
 FILE = "calibration.json"  # means and deviations, (f, m) each; written before labelling starts

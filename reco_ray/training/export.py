@@ -23,8 +23,8 @@ from timm.layers import Conv2dSame
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from reco_ray import storage
 from reco_ray.errors import RecoError, reason
+from reco_ray.files import storage
 from reco_ray.training.network import Network
 from reco_ray.training.segmenter import KIND as SEGMENTER_KIND
 from reco_ray.training.segmenter import Segmenter

@@ -6,9 +6,9 @@ import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
-from reco_ray.cluster import READER_CPUS
 from reco_ray.config import TrainSettings
-from reco_ray.streaming import stream_context
+from reco_ray.distributed.streaming import stream_context
+from reco_ray.distributed.workers import READER_CPUS
 from reco_ray.training.samples import Crops, Frames, augmentation, positions
 
 CROPS_PER_TASK = 16

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from reco_ray import storage
 from reco_ray.config import Settings
 from reco_ray.corpus.load import ImageLoader
 from reco_ray.corpus.read import list_images
 from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.distributed.parts import cut
+from reco_ray.distributed.pool import stage_pool
+from reco_ray.distributed.timing import write_summary
 from reco_ray.errors import RecoError
-from reco_ray.meter import write_summary
+from reco_ray.files import storage
 from reco_ray.models.dense import DenseModels
-from reco_ray.pool import stage_pool
 from reco_ray.segmentation.calibration import Calibration
 from reco_ray.segmentation.stage import whole_image_loader
 from reco_ray.segmentation.targets import has_background, label_names
-from reco_ray.shards import cut
 from reco_ray.training.calibrate import calibrate
 from reco_ray.training.label_worker import LabelSet, LabelWorker
 from reco_ray.training.pseudo_labels import FRAMES_KIND, IGNORE, LABELS_KIND, MAX_LABELS

@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from reco_ray import storage
 from reco_ray.config import Settings
 from reco_ray.corpus.load import pixels_of
 from reco_ray.corpus.stage import write_rejected
 from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.distributed.parts import Report, Worker
+from reco_ray.files import storage
 from reco_ray.models.dense import CachedDenseModels, DenseModels
 from reco_ray.segmentation.calibration import Calibration, probabilities
 from reco_ray.segmentation.score import score_maps
 from reco_ray.segmentation.segment import Targets, label_scores, score_factors, segment
 from reco_ray.segmentation.targets import targets_of
-from reco_ray.shards import Report, Worker
 from reco_ray.training.pseudo_labels import FRAMES_SCHEMA, IGNORE, LABELS_SCHEMA, encode
 
 

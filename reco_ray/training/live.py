@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from rich.live import Live
 from rich.table import Table
 
-from reco_ray import storage
-from reco_ray.console import console
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
+from reco_ray.presentation.console import console
 
 
 class LiveTable:

@@ -24,9 +24,9 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from reco_ray import storage
 from reco_ray.config import Settings
 from reco_ray.errors import RecoError, out_of_memory, reason
+from reco_ray.files import storage
 from reco_ray.models.runtime import resolve_runtime
 from reco_ray.training import checkpoint
 from reco_ray.training.checkpoint import TrainingState

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 
-from reco_ray import storage
 from reco_ray.errors import RecoError, reason
+from reco_ray.files import storage
 
 PROGRESS_SECONDS = 3.0  # least time between two writes of `progress.json`
 TRACKING = "MLFLOW_TRACKING_URI"

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from reco_ray import storage
+from reco_ray.files import storage
 from reco_ray.training.pseudo_labels import IGNORE, decode
 
 SOFT_STRIDE = 4  # every fourth pixel of a crop has soft labels: finer than the maps of any model

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load as load_tensors
 
-from reco_ray import storage
 from reco_ray.corpus.arrays import picture_of
 from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.errors import RecoError, reason
+from reco_ray.files import storage
 from reco_ray.models.runtime import Runtime, resolve_runtime
 from reco_ray.segmentation.palette import palette
 from reco_ray.segmentation.segment import SegmentedImage

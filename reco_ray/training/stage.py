@@ -13,11 +13,11 @@ from ray.exceptions import RayActorError, RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from reco_ray import storage
-from reco_ray.cluster import Workers, plan_runs
 from reco_ray.config import Settings
+from reco_ray.distributed.timing import Meter, write_summary
+from reco_ray.distributed.workers import Workers, plan_runs
 from reco_ray.errors import RecoError, reason
-from reco_ray.meter import Meter, write_summary
+from reco_ray.files import storage
 from reco_ray.outcome import Outcome
 from reco_ray.training.live import live_table
 from reco_ray.training.loop import TIMING, Job, train_worker

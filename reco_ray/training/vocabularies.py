@@ -7,10 +7,10 @@ Layout of the output: `concepts/`, `frames/`, and per vocabulary `<name>/referen
 from collections.abc import Iterator
 from dataclasses import replace
 
-from reco_ray import storage
 from reco_ray.config import Settings
 from reco_ray.cosegmentation.stage import build_many_references
 from reco_ray.errors import UsageError
+from reco_ray.files import storage
 from reco_ray.outcome import Outcome
 from reco_ray.training.label import label_images
 from reco_ray.training.label_worker import LabelSet

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from reco_ray import storage
+from reco_ray.files import storage
 
 
 def rows(out: Path | str, folder: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import httpx
 import ray
 from safetensors.torch import save as save_tensors
 
-from reco_ray import storage
+from reco_ray.files import storage
 from reco_ray.training.network import build_network
 from reco_ray.vocabulary import parse_concepts
 

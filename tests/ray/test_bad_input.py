@@ -15,7 +15,7 @@ from images import encoded, photograph, png_header_only, png_of_zeros, write_pho
 from PIL import Image
 
 from reco_ray.cli import main
-from reco_ray.storage import read_table
+from reco_ray.files.storage import read_table
 
 SMALL = ["--set", "embed.shard_size=4", "--set", "references.image_size=64", "--set", "segment.image_size=64"]
 

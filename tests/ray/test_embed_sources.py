@@ -19,16 +19,18 @@ from clusters import local_ray
 from images import encoded, photograph, write_photographs
 from stores import RESET, SHORT, google_store, hub, s3_store, serving
 
-from reco_ray import remarks, storage, streaming, waits
-from reco_ray.cluster import Workers
 from reco_ray.config import load_settings
 from reco_ray.corpus import web
-from reco_ray.corpus.plan import embedding_files
+from reco_ray.corpus.generations import embedding_files
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.corpus.stage import embed_corpus
+from reco_ray.distributed import remarks, streaming
+from reco_ray.distributed.parts import Report, Worker, run_parts
+from reco_ray.distributed.workers import Workers
 from reco_ray.errors import RecoError
-from reco_ray.retries import retried
-from reco_ray.shards import Report, Worker, run_parts
+from reco_ray.files import storage
+from reco_ray.files import waiting as waits
+from reco_ray.files.retries import retried
 
 OVERRIDES = ["embed.shard_size=4", "embed.batch_size=4"]
 

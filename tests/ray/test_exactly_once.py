@@ -19,11 +19,11 @@ from processes import descendants, kill_at_once, title
 from ray.cluster_utils import Cluster
 from stores import RESET, Server, s3_store
 
-from reco_ray import storage
-from reco_ray.checksums import verify
 from reco_ray.config import load_settings
-from reco_ray.corpus.plan import embedding_files
+from reco_ray.corpus.generations import embedding_files
 from reco_ray.corpus.stage import embed_corpus
+from reco_ray.files import storage
+from reco_ray.files.checksums import verify
 
 SETTINGS = ["embed.shard_size=2", "embed.batch_size=2"]
 COUNTS = {"images": 52, "embedded": 40, "rejected": 2, "duplicates": 10}
@@ -120,7 +120,7 @@ def parts(out: Path) -> int:
 # copies, when it has written the first table without them, and when it is about to write the manifest.
 _STOPPING = """
 import os, signal
-from reco_ray import storage
+from reco_ray.files import storage
 write = storage.write_bytes
 def stopping(uri, data):
     if {at!r} in uri and not {after}:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from images import write_photographs
 
-from reco_ray import storage
 from reco_ray.cli import main
+from reco_ray.files import storage
 from reco_ray.pipeline import read_pipeline
 from reco_ray.planning.estimate import Estimate, estimate
 from reco_ray.planning.nodes import parse_nodes

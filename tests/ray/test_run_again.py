@@ -12,9 +12,9 @@ import pytest
 from filelock import FileLock
 from images import encoded, photograph, write_photographs
 
-from reco_ray import storage
-from reco_ray.checksums import verify
 from reco_ray.cli import main
+from reco_ray.files import storage
+from reco_ray.files.checksums import verify
 
 SMALL = [
     "--set=references.image_size=96",

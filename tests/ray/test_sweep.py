@@ -20,15 +20,15 @@ import yaml
 from images import write_photographs
 from PIL import Image
 
-from reco_ray.checksums import verify
 from reco_ray.cli import main
-from reco_ray.cluster import plan_workers
 from reco_ray.config import load_settings
 from reco_ray.cosegmentation.stage import build_references
+from reco_ray.distributed.parts import R, Worker
+from reco_ray.distributed.workers import plan_workers
 from reco_ray.evaluation.compare import Comparer, Variant, sample_loader
 from reco_ray.evaluation.confusion import confusion_matrix, scores
 from reco_ray.evaluation.evaluation_protocol import choose_protocol
-from reco_ray.shards import R, Worker
+from reco_ray.files.checksums import verify
 from reco_ray.sweep.encoded import exemplar_view, image_view
 from reco_ray.sweep.plan import SweepPlan, open_plan
 from reco_ray.sweep.shared_tasks import SharedTasks
@@ -165,7 +165,7 @@ def test_a_trials_miou_is_that_of_the_evaluation(
     labelled: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Features are kept in half precision, so a pixel here and there may differ."""
-    monkeypatch.setattr("reco_ray.pool.run_shards", run_here)
+    monkeypatch.setattr("reco_ray.distributed.pool.run_shards", run_here)
     plan = labelled.plan
     assert plan.dataset is not None
     rows = pq.read_table(labelled.out / "trials.parquet").to_pylist()

@@ -13,8 +13,8 @@ from clusters import BIN, Rehearsal, rehearsal
 from images import write_photographs
 from ray.util import get_node_ip_address
 
-from reco_ray.listener import require_listener
-from reco_ray.storage import read_manifest
+from reco_ray.distributed.reachability import require_listener
+from reco_ray.files.storage import read_manifest
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]  # chaos only for the time it takes
 

@@ -15,10 +15,10 @@ from clusters import local_ray
 from processes import descendants, title
 from training_data import write_pseudo_labels
 
-from reco_ray import storage
 from reco_ray.cli import main
 from reco_ray.config import Settings, load_settings
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
 from reco_ray.training.feed import feed
 from reco_ray.training.samples import Frames, sampling_plan, split
 from reco_ray.training.stage import Outcome, train_segmenters

@@ -18,8 +18,8 @@ from ray.cluster_utils import Cluster
 from safetensors.numpy import load_file
 from training_data import write_pseudo_labels
 
-from reco_ray import storage
 from reco_ray.config import load_settings
+from reco_ray.files import storage
 from reco_ray.training.stage import train_segmenters
 
 STEPS, EVERY = 8, 4

@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from reco_ray import storage
-from reco_ray.checksums import Difference, recorded, verify
 from reco_ray.cli import main
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
+from reco_ray.files.checksums import Difference, recorded, verify
 
 ROOTS = ["local", "memory://checksums"]
 

@@ -17,8 +17,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
 from reco_ray.cli import main
-from reco_ray.cluster import READER_CPUS
 from reco_ray.config import Settings, load_settings
+from reco_ray.distributed.workers import READER_CPUS
 from reco_ray.serving.options import ServeOptions
 
 ROOT = Path(__file__).parents[2]

@@ -3,9 +3,9 @@
 import pytest
 
 from reco_ray.cli.terminal import Terminal
-from reco_ray.cluster import _Remarks
+from reco_ray.distributed.workers import _Remarks
+from reco_ray.files.storage import Manifest
 from reco_ray.outcome import Outcome
-from reco_ray.storage import Manifest
 
 OUT = "/photographs [2024]/:cat:/" + "x" * 120
 

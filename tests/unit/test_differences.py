@@ -2,7 +2,7 @@
 
 import pytest
 
-from reco_ray.differences import differences, in_words
+from reco_ray.files.differences import differences, in_words
 from reco_ray.vocabulary import Concept, Vocabulary, parse_concepts
 
 LONG = "conse(efficientnet-lite0, all-minilm-l6-v2, top 10) weights 0123456789abcdef + timm/deit-small"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reco_ray.doctor import _caches, _places, _slow_imports
+from reco_ray.cli.doctor import _caches, _places, _slow_imports
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -7,10 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from reco_ray import storage
-from reco_ray.corpus.gone import drop_gone
-from reco_ray.corpus.listing import Listing, fingerprint
-from reco_ray.corpus.plan import (
+from reco_ray.corpus.finish import DUPLICATES_SCHEMA, IMAGES_KEY, settle
+from reco_ray.corpus.generations import (
     gone_containers,
     pending_units,
     read_generations,
@@ -18,9 +16,11 @@ from reco_ray.corpus.plan import (
     read_shard,
     record,
 )
-from reco_ray.corpus.settle import DUPLICATES_SCHEMA, IMAGES_KEY, settle
+from reco_ray.corpus.gone import drop_gone
+from reco_ray.corpus.listing import Listing, fingerprint
 from reco_ray.corpus.stage import REJECTED_SCHEMA, embeddings_schema
 from reco_ray.corpus.update import came, went
+from reco_ray.files import storage
 
 # A content for every file; the same letter is the same bytes. "!" cannot be read.
 FIRST = {"a1": "A", "a2": "A", "b1": "B", "a3": "A", "c1": "C", "bad": "!", "b2": "B", "d1": "D", "a4": "A"}

@@ -9,14 +9,14 @@ import pytest
 from images import encoded, photograph, write_photographs
 from stores import RESET, assert_written_is_read_back, google_store, proxy_to, serving
 
-from reco_ray import storage
-from reco_ray.checksums import verify
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.read import list_images, read_image_bytes
 from reco_ray.errors import RecoError
-from reco_ray.retries import StoreUnavailable
-from reco_ray.storage import ArtifactWriter, read_manifest
-from reco_ray.stores import delete_folder, list_folders
+from reco_ray.files import storage
+from reco_ray.files.checksums import verify
+from reco_ray.files.filesystems import delete_folder, list_folders
+from reco_ray.files.retries import StoreUnavailable
+from reco_ray.files.storage import ArtifactWriter, read_manifest
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,12 @@ import pytest
 from images import encoded, photograph
 from stores import SHORT, hub
 
-from reco_ray import storage, stores
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.errors import RecoError
-from reco_ray.retries import StoreUnavailable
+from reco_ray.files import filesystems as stores
+from reco_ray.files import storage
+from reco_ray.files.retries import StoreUnavailable
 
 ROOT = "hf://datasets/someone/photos"
 FILES = {

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from vectors import MODEL, clustered, write_embeddings
 
-from reco_ray import storage
 from reco_ray.config import IndexSettings
 from reco_ray.corpus.index import CorpusIndex, build_index, faiss_library, load_faiss, plan_index
 from reco_ray.corpus.index.index_plan import choose_factory, make_plan
 from reco_ray.corpus.index.recall import EXACT, ExactAnswers, Queries, measure, merge_answers, recall
 from reco_ray.corpus.index.vectors import Part, list_parts, rows_at, sample_vectors
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
 
 faiss = load_faiss()
 

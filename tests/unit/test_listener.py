@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 from certificates import make_certificates, variables
 
-from reco_ray.listener import require_listener
+from reco_ray.distributed.reachability import require_listener
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from images import encoded, photograph, write_photographs
 
-from reco_ray import storage
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.own_output import MARK, mark_output
 from reco_ray.corpus.read import list_images, read_image_bytes
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
 
 
 @pytest.fixture

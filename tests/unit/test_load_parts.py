@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 from images import encoded, photograph
 
+from reco_ray.corpus.generations import pending_units, record
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.load_parts import LoadParts
-from reco_ray.corpus.plan import pending_units, record
 
 DATA = [encoded(photograph(number)) for number in range(5)]
 WHOLE = {"00000000-00000": 2, "00000000-00001": 2, "00000000-00002-last": 1}

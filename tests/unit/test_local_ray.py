@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from reco_ray import local_ray
-from reco_ray.caches import cache_directory
+from reco_ray.distributed import local_ray
+from reco_ray.distributed.local_ray import find_places
 from reco_ray.errors import RecoError
-from reco_ray.local_ray import find_places
+from reco_ray.files.caches import cache_directory
 
 SOMEBODY = "12345"
 VARIABLES = ("TMPDIR", "RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 FIND = """
 import dataclasses, json, sys
 from reco_ray.errors import RecoError
-from reco_ray.local_ray import find_places
+from reco_ray.distributed.local_ray import find_places
 try:
     print(json.dumps(dataclasses.asdict(find_places())))
 except RecoError as error:

@@ -5,7 +5,7 @@ import random
 import pyarrow as pa
 import pytest
 
-from reco_ray import storage
+from reco_ray.files import storage
 from reco_ray.segmentation.names import add_names, file_name
 
 ROOT = "/data/photos"

@@ -3,9 +3,9 @@
 import pyarrow as pa
 import pytest
 
-from reco_ray import storage
 from reco_ray.errors import RecoError
-from reco_ray.replacing import clear
+from reco_ray.files import storage
+from reco_ray.files.replacing import clear
 from reco_ray.segmentation.masks import mask_file, overlay_file
 from reco_ray.segmentation.parts import (
     IMAGES,

@@ -7,9 +7,9 @@ from vectors import clustered, write_embeddings
 
 from reco_ray.cli.terminal import Terminal
 from reco_ray.errors import RecoError, UsageError
+from reco_ray.files.storage import read_manifest
 from reco_ray.pipeline import read_pipeline, run_pipeline
 from reco_ray.requests import EmbedRequest, EvaluateRequest, IndexRequest
-from reco_ray.storage import read_manifest
 
 GOOD = """
 preset: mini

@@ -2,8 +2,8 @@
 
 import pytest
 
-from reco_ray.cluster import plan_workers
 from reco_ray.config import StagePlacement, load_settings
+from reco_ray.distributed.workers import plan_workers
 from reco_ray.errors import RecoError
 
 GPUS = [{"CPU": 16.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0, "model": 1.0}]

@@ -3,8 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from reco_ray.corpus.listing import Listing, fingerprint
-from reco_ray.corpus.plan import (
+from reco_ray.corpus.generations import (
     part_name,
     pending_units,
     read_generations,
@@ -13,6 +12,7 @@ from reco_ray.corpus.plan import (
     record,
     shard_of,
 )
+from reco_ray.corpus.listing import Listing, fingerprint
 from reco_ray.errors import RecoError
 
 

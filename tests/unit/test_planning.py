@@ -7,12 +7,12 @@ import pytest
 import yaml
 from documents import ROOT
 
-from reco_ray import storage
 from reco_ray.cli import main
-from reco_ray.cluster import Workers, count_readers, total_resources
 from reco_ray.config import load_settings
+from reco_ray.distributed.timing import Meter, decisive, write_summary
+from reco_ray.distributed.workers import Workers, count_readers, total_resources
 from reco_ray.errors import RecoError, UsageError
-from reco_ray.meter import Meter, decisive, write_summary
+from reco_ray.files import storage
 from reco_ray.pipeline import read_pipeline
 from reco_ray.planning.estimate import estimate
 from reco_ray.planning.estimate_table import as_table

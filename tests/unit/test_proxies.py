@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 import pytest
 from stores import google_store, hub, s3_store, serving
 
-from reco_ray import storage
 from reco_ray.client import Client, ServiceError
 from reco_ray.corpus import web
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.read import read_image_bytes
+from reco_ray.files import storage
+from reco_ray.files.proxies import proxy_for, proxy_of
+from reco_ray.files.retries import StoreUnavailable
 from reco_ray.models import weights
-from reco_ray.proxies import proxy_for, proxy_of
-from reco_ray.retries import StoreUnavailable
 
 NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 

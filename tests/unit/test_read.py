@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from images import write_photographs
 
-from reco_ray import storage
-from reco_ray.ahead import prefetched
 from reco_ray.corpus.read import list_images, read_image_bytes
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
+from reco_ray.files.read_ahead import prefetched
 
 
 @pytest.fixture

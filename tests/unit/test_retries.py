@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from reco_ray import retries
-from reco_ray.retries import StoreUnavailable, is_transient, retried
+from reco_ray.files import retries
+from reco_ray.files.retries import StoreUnavailable, is_transient, retried
 
 # As pyarrow 26 words them; tests/unit/test_s3.py meets the real ones.
 TRANSIENT = [

@@ -4,11 +4,11 @@ import pyarrow as pa
 import pytest
 from stores import RESET, SHORT, assert_written_is_read_back, s3_store
 
-from reco_ray import storage
 from reco_ray.corpus.listing import list_files
 from reco_ray.errors import RecoError
-from reco_ray.retries import StoreUnavailable
-from reco_ray.stores import open_file
+from reco_ray.files import storage
+from reco_ray.files.filesystems import open_file
+from reco_ray.files.retries import StoreUnavailable
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import pytest
 from images import photograph, png_header_only, write_photographs
 from PIL import Image
 
-from reco_ray import storage
 from reco_ray.cli import main
 from reco_ray.config import load_settings
 from reco_ray.corpus.index import CorpusIndex, build_index
@@ -16,6 +15,7 @@ from reco_ray.corpus.load import load_images
 from reco_ray.corpus.read import list_images
 from reco_ray.corpus.search import COLUMNS, TILE
 from reco_ray.corpus.stage import EmbedWorker
+from reco_ray.files import storage
 from reco_ray.models import load_language_image_model
 from reco_ray.models.prompts import encode_prompts
 

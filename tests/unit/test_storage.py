@@ -6,9 +6,9 @@ import re
 import pyarrow as pa
 import pytest
 
-from reco_ray import storage
 from reco_ray.errors import RecoError
-from reco_ray.storage import MANIFEST, SCHEMA_VERSION, STARTED, ArtifactWriter, Manifest
+from reco_ray.files import storage
+from reco_ray.files.storage import MANIFEST, SCHEMA_VERSION, STARTED, ArtifactWriter, Manifest
 
 MADE_FROM = {"corpus": "/photographs", "model": "conse#1", "shard_size": 4}
 

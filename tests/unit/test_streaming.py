@@ -7,7 +7,7 @@ import pytest
 from ray._private import auto_init_hook
 from ray.data.exceptions import ExecutionTimeoutError
 
-from reco_ray.streaming import guarded
+from reco_ray.distributed.streaming import guarded
 
 
 class Pipeline:

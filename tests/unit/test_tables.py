@@ -9,9 +9,9 @@ import pytest
 from images import write_photographs
 
 from reco_ray.corpus.columns import Column, find_column
+from reco_ray.corpus.generations import pending_units, record
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.load_parts import LoadParts
-from reco_ray.corpus.plan import pending_units, record
 from reco_ray.corpus.read import list_images, read_image_bytes, read_members
 from reco_ray.errors import RecoError
 from reco_ray.requests import EmbedRequest

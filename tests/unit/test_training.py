@@ -11,9 +11,9 @@ from images import encoded, photograph
 from PIL import Image
 from training_data import write_segmenter
 
-from reco_ray import storage
 from reco_ray.config import load_settings
 from reco_ray.errors import RecoError, UsageError
+from reco_ray.files import storage
 from reco_ray.segmentation.calibration import calibration, moments
 from reco_ray.training import Segmenter, checkpoint
 from reco_ray.training.loop import permanent_failure, soft_cross_entropy

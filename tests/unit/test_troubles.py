@@ -4,8 +4,8 @@ import pytest
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, OutOfMemoryError, RayTaskError
 
+from reco_ray.distributed.ray_errors import trouble
 from reco_ray.errors import out_of_memory
-from reco_ray.troubles import trouble
 
 
 @pytest.mark.parametrize(

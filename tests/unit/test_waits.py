@@ -5,10 +5,11 @@ import threading
 
 import pytest
 
-from reco_ray import retries, waits
 from reco_ray.corpus import web
-from reco_ray.retries import retried
-from reco_ray.waits import Request
+from reco_ray.files import retries
+from reco_ray.files import waiting as waits
+from reco_ray.files.retries import retried
+from reco_ray.files.waiting import Request
 
 
 @pytest.fixture

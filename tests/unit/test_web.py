@@ -13,7 +13,7 @@ from stores import RESET, SHORT, serving
 from reco_ray.corpus import web
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.read import read_image_bytes, read_members
-from reco_ray.retries import StoreUnavailable
+from reco_ray.files.retries import StoreUnavailable
 
 BODY = b"x" * 1000
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from reco_ray import storage
 from reco_ray.corpus.index.faiss_library import KIND, inverted_file, load_faiss
 from reco_ray.corpus.index.files import ImageTable, open_trained, open_vectors, shard_files
 from reco_ray.corpus.index.shard_search import search_shards
 from reco_ray.errors import RecoError, reason
+from reco_ray.files import storage
 
 
 class CorpusIndex:

@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from reco_ray import storage, stores
-from reco_ray.caches import cache_directory
 from reco_ray.corpus.index.faiss_library import load_faiss, share_centroids
 from reco_ray.errors import RecoError, reason
+from reco_ray.files import filesystems as stores
+from reco_ray.files import storage
+from reco_ray.files.caches import cache_directory
 
 _SCAN_ROWS = 65_536  # per batch
 _CACHED_GROUPS = 32

@@ -4,11 +4,11 @@ import math
 import re
 from dataclasses import dataclass
 
-from reco_ray import storage
 from reco_ray.config import IndexSettings
 from reco_ray.corpus.index.faiss_library import empty_index, inverted_file
 from reco_ray.corpus.index.vectors import Part, list_parts
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
 
 FLAT_UP_TO = 250_000  # at most 1 GB: exact search takes milliseconds per query and needs no training
 SCALAR_UP_TO = 100_000_000  # one byte per dimension: 50-80 GB, memory-mapped from one disk

@@ -22,10 +22,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from reco_ray import storage
-from reco_ray.cluster import Workers, node_resources, total_resources
 from reco_ray.config import IndexSettings
-from reco_ray.console import progress
 from reco_ray.corpus.index.faiss_library import KIND, load_faiss
 from reco_ray.corpus.index.index_plan import IndexPlan, Shard, plan_index
 from reco_ray.corpus.index.recall import KINDS, measure, merge_answers
@@ -37,9 +34,12 @@ from reco_ray.corpus.index.tasks import (
     train,
     trained_fingerprint,
 )
+from reco_ray.distributed.timing import Meter, write_summary
+from reco_ray.distributed.workers import Workers, node_resources, total_resources
 from reco_ray.errors import RecoError
-from reco_ray.meter import Meter, write_summary
-from reco_ray.replacing import make_anew
+from reco_ray.files import storage
+from reco_ray.files.replacing import make_anew
+from reco_ray.presentation.console import progress
 
 _RETRIES = 5
 _OWN = re.compile(

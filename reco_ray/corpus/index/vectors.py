@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reco_ray import storage
-from reco_ray.ahead import prefetched
-from reco_ray.corpus.plan import embedding_files
+from reco_ray.corpus.generations import embedding_files
 from reco_ray.errors import RecoError
-from reco_ray.retries import retried
+from reco_ray.files import storage
+from reco_ray.files.read_ahead import prefetched
+from reco_ray.files.retries import retried
 
 _READERS = 16
 _REMEDY = "delete its artifact and embed the corpus again"

@@ -5,11 +5,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from reco_ray import storage
 from reco_ray.corpus.decode import decode_image
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.cosegmentation.bank import ReferenceBank
-from reco_ray.pages import css_colour, data_uri, jpeg_uri, render_page
+from reco_ray.files import storage
+from reco_ray.presentation.html import css_colour, data_uri, jpeg_uri, render_page
 from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, decode_png, mask_file
 from reco_ray.segmentation.overlay import overlay
 

@@ -20,11 +20,11 @@ import ray
 import ray._private.worker as ray_worker
 
 from reco_ray.config import Settings, StagePlacement
-from reco_ray.console import console, waiting
+from reco_ray.distributed.local_ray import find_places
+from reco_ray.distributed.ray_errors import trouble
+from reco_ray.distributed.reachability import require_listener
 from reco_ray.errors import RecoError, reason
-from reco_ray.listener import require_listener
-from reco_ray.local_ray import find_places
-from reco_ray.troubles import trouble
+from reco_ray.presentation.console import console, waiting
 
 
 @contextmanager

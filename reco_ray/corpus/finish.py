@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reco_ray import storage
-from reco_ray.ahead import prefetched
+from reco_ray.corpus.generations import shard_of
 from reco_ray.corpus.kinds import is_container
-from reco_ray.corpus.plan import shard_of
-from reco_ray.retries import retried
+from reco_ray.files import storage
+from reco_ray.files.read_ahead import prefetched
+from reco_ray.files.retries import retried
 
 DUPLICATES_SCHEMA = pa.schema([("uri", pa.string()), ("duplicate_of", pa.string())])
 IMAGES_KEY = b"reco_images"  # in the metadata of a part's schema: the images it was made of

@@ -18,12 +18,13 @@ import torch
 from pydantic import TypeAdapter
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
-from reco_ray import remarks, waits
-from reco_ray.checksums import recorded
-from reco_ray.cluster import READER_CPUS, Workers, say_what_is_awaited
+from reco_ray.distributed import remarks
+from reco_ray.distributed.streaming import guarded, stream_context
+from reco_ray.distributed.timing import Meter
+from reco_ray.distributed.workers import READER_CPUS, Workers, say_what_is_awaited
 from reco_ray.errors import RecoError, out_of_memory, reason
-from reco_ray.meter import Meter
-from reco_ray.streaming import guarded, stream_context
+from reco_ray.files import waiting as waits
+from reco_ray.files.checksums import recorded
 
 # Ray Data tells the terminal of every plan and error; its log file in the session's directory has it all.
 for _handler in logging.getLogger("ray.data").handlers:

@@ -15,8 +15,8 @@ from typing import TypeVar
 import pyarrow as pa
 
 from reco_ray.errors import RecoError, http_status, reason
-from reco_ray.proxies import proxy_of
-from reco_ray.waits import watched
+from reco_ray.files.proxies import proxy_of
+from reco_ray.files.waiting import watched
 
 Result = TypeVar("Result")
 

@@ -21,8 +21,8 @@ import pyarrow.fs as pafs
 import requests
 
 from reco_ray.errors import RecoError, reason
-from reco_ray.proxies import Proxy, proxy_of
-from reco_ray.retries import is_transient, retried, retry_seconds
+from reco_ray.files.proxies import Proxy, proxy_of
+from reco_ray.files.retries import is_transient, retried, retry_seconds
 
 
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:

@@ -120,7 +120,7 @@ def _preset(name: str) -> Check:
 
 def _places() -> list[Check]:
     """Where a Ray that starts on this machine would keep its files, and what stands in its way."""
-    from reco_ray.local_ray import find_places
+    from reco_ray.distributed.local_ray import find_places
 
     try:
         places = find_places()
@@ -138,8 +138,8 @@ def _caches() -> Check:
     """Whether what is computed or downloaded once can be kept for the next run."""
     from huggingface_hub import constants
 
-    from reco_ray.caches import cache_directory
-    from reco_ray.local_ray import why_not_written
+    from reco_ray.distributed.local_ray import why_not_written
+    from reco_ray.files.caches import cache_directory
 
     folders = {"RECO_CACHE": cache_directory(), "HF_HOME": Path(constants.HF_HUB_CACHE)}
     refused = [
@@ -154,7 +154,7 @@ def _caches() -> Check:
 def _start_ray() -> str:
     import ray
 
-    from reco_ray.cluster import session
+    from reco_ray.distributed.workers import session
 
     with session():
         resources = ray.cluster_resources()

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from reco_ray import storage
-from reco_ray.ahead import prefetched
 from reco_ray.errors import RecoError, reason
-from reco_ray.noted import Noted, noting
-from reco_ray.retries import retried
-from reco_ray.stores import delete_folder
+from reco_ray.files import storage
+from reco_ray.files.filesystems import delete_folder
+from reco_ray.files.read_ahead import prefetched
+from reco_ray.files.retries import retried
+from reco_ray.files.written import Noted, noting
 
 FILE = "checksums.parquet"
 FOLDER = "checksums"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from reco_ray.console import console
+from reco_ray.presentation.console import console
 
 SILENCE = 5.0  # seconds before something is said
 _AGAIN = 60.0  # seconds before something is said of the same store again

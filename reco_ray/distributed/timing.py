@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reco_ray import storage
-from reco_ray.cluster import Workers
 from reco_ray.config import Settings
+from reco_ray.distributed.workers import Workers
+from reco_ray.files import storage
 
 SUMMARY = "summary.json"
 

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, ValidationError
 
 from reco_ray import __version__
-from reco_ray.differences import in_words
 from reco_ray.errors import RecoError, reason
-from reco_ray.noted import note
-from reco_ray.retries import retried
-from reco_ray.stores import read_whole, resolve
+from reco_ray.files.differences import in_words
+from reco_ray.files.filesystems import read_whole, resolve
+from reco_ray.files.retries import retried
+from reco_ray.files.written import note
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
@@ -295,7 +295,7 @@ class ArtifactWriter:
 
     def commit(self, counts: Mapping[str, int], content: Mapping[str, Any] | None = None) -> Manifest:
         """Writes the checksums, then the manifest: from here on the artifact exists."""
-        from reco_ray.checksums import forget_notes, seal  # it reads and writes through this file
+        from reco_ray.files.checksums import forget_notes, seal  # it reads and writes through this file
 
         sealed = seal(self.uri)
         manifest = Manifest(

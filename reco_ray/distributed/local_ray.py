@@ -12,8 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from reco_ray.caches import home
 from reco_ray.errors import RecoError, reason
+from reco_ray.files.caches import home
 
 _SOCKET_BYTES = 107  # the longest path of a Unix socket, on Linux
 # What Ray appends to its folder for the longest of its sockets.

@@ -6,11 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from reco_ray.cluster import Workers, count_readers, plan_workers
 from reco_ray.config import StagePlacement
-from reco_ray.console import progress
-from reco_ray.meter import Meter
-from reco_ray.shards import R, Worker, run_parts, run_shards
+from reco_ray.distributed.parts import R, Worker, run_parts, run_shards
+from reco_ray.distributed.timing import Meter
+from reco_ray.distributed.workers import Workers, count_readers, plan_workers
+from reco_ray.presentation.console import progress
 
 
 class Pool:

@@ -15,13 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.fs as pafs
 
-from reco_ray import storage
-from reco_ray.checksums import FILE, FOLDER
-from reco_ray.console import console
-from reco_ray.differences import in_words
+from reco_ray.distributed.timing import SUMMARY
 from reco_ray.errors import RecoError
-from reco_ray.meter import SUMMARY
-from reco_ray.retries import retried
+from reco_ray.files import storage
+from reco_ray.files.checksums import FILE, FOLDER
+from reco_ray.files.differences import in_words
+from reco_ray.files.retries import retried
+from reco_ray.presentation.console import console
 
 _COMMON = re.compile(
     "|".join(map(re.escape, (storage.MANIFEST, storage.STARTED, SUMMARY, FILE)))

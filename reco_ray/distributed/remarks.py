@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from reco_ray.console import console
+from reco_ray.presentation.console import console
 
 _NAME = "reco-ray-remarks"
 _MOST = 20  # lines that wait for the driver

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from reco_ray import storage
 from reco_ray.errors import RecoError, reason
-from reco_ray.vocabulary_files import SUFFIXES, parse_names, read_fields
+from reco_ray.files import storage
+from reco_ray.vocabulary.files import SUFFIXES, parse_names, read_fields
 
 # Built first, in this order, each with those before it as its own context (ReCo, section 3.3).
 CONTEXT_CONCEPTS = ("tree", "sky", "building", "road", "person")

@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reco_ray import storage, stores
 from reco_ray.corpus.kinds import CONTAINER_PATTERN, is_container
 from reco_ray.corpus.listing import SCHEMA, UNKNOWN, Listing
 from reco_ray.errors import RecoError, reason
-from reco_ray.retries import retried
+from reco_ray.files import filesystems as stores
+from reco_ray.files import storage
+from reco_ray.files.retries import retried
 
 GONE_SCHEMA = SCHEMA.append(pa.field("shard", pa.int64()))  # shard: that the row was recorded in
 _FOLDER = "listing"

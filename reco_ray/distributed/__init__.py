@@ -1,0 +1,1 @@
+"""What touches Ray: the session, the workers of a stage, streaming, timing."""
