@@ -25,3 +25,4 @@ default_role = "literal"  # docstrings have `code` in single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # attributes as fields of the class: they are documented where they are defined, too
