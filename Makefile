@@ -19,6 +19,7 @@ test: $(VENV)/dev.stamp $(SBOM)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/deptry --no-ansi .
+	$(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/python -m pytest
 
 # What `make test` leaves out: nodes, drivers and servers killed in the middle, and a few tests for the time they take.

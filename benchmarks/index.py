@@ -29,12 +29,13 @@ import numpy as np
 import pyarrow as pa
 
 from reco_ray.config import IndexSettings
-from reco_ray.corpus.index import CorpusIndex, build_index, load_faiss
+from reco_ray.corpus.index import CorpusIndex, build_index
 from reco_ray.corpus.index.recall import KINDS, Queries, draw_queries, recall
 from reco_ray.corpus.index.vectors import list_parts, vectors_of
 from reco_ray.corpus.stage import embeddings_schema
 from reco_ray.distributed.workers import session
-from reco_ray.files import storage
+from reco_ray.faiss_library import load_faiss
+from reco_ray.files import artifacts, storage
 
 PART = 50_000
 MODEL = "synthetic"
@@ -67,7 +68,7 @@ def main() -> None:
         folder = options.out or scratch
         embeddings = write_vectors(f"{folder}/embeddings", options.vectors, options.dim)
         queries = draw_queries(
-            embeddings, list_parts(embeddings, storage.read_manifest(embeddings)), seed=7
+            embeddings, list_parts(embeddings, artifacts.read_manifest(embeddings)), seed=7
         )  # not those that the stage draws
         row, exact = measure_plain(embeddings, queries, options.latency_queries)
         rows = [row]
@@ -117,7 +118,7 @@ def synthetic(count: int, dim: int, seed: int) -> np.ndarray:
 
 def write_vectors(uri: str, count: int, dim: int) -> str:
     """An embeddings artifact, made piece by piece."""
-    writer = storage.ArtifactWriter(uri, "embeddings", {"corpus": "synthetic"})
+    writer = artifacts.ArtifactWriter(uri, "embeddings", {"corpus": "synthetic"})
     writer.finished()
     for number, start in enumerate(range(0, count, PART)):
         rows = synthetic(min(PART, count - start), dim, seed=1 + number)
@@ -143,8 +144,8 @@ def measure_plain(
     """faiss.IndexFlatIP over everything in memory; also the exact answers."""
     faiss = load_faiss()
     start = time.perf_counter()
-    index = faiss.IndexFlatIP(storage.read_manifest(embeddings, "embeddings").content["dim"])
-    for part in list_parts(embeddings, storage.read_manifest(embeddings)):
+    index = faiss.IndexFlatIP(artifacts.read_manifest(embeddings, "embeddings").content["dim"])
+    for part in list_parts(embeddings, artifacts.read_manifest(embeddings)):
         index.add(_vectors(f"{embeddings}/embeddings/{part.name}"))
     built = time.perf_counter() - start
     exact = index.search(queries.vectors, queries.neighbours)[1]
@@ -158,7 +159,7 @@ def measure_stage(
 ) -> dict[str, Any]:
     """What `reco-ray index` makes of the factory."""
     out = f"{folder}/{factory.replace(',', '_')}"
-    images = storage.read_manifest(embeddings, "embeddings").counts["embedded"]
+    images = artifacts.read_manifest(embeddings, "embeddings").counts["embedded"]
     share = -(-images // (os.cpu_count() or 1))
     start = time.time()
     manifest, _ = build_index(embeddings, out, IndexSettings(factory=factory, min_recall=0, shard_size=share))
@@ -204,7 +205,7 @@ def measure_autofaiss(
     """What autofaiss makes of the same vectors, in a process of its own environment."""
     work = Path(folder, "autofaiss")
     (work / "npy").mkdir(parents=True)
-    parts = list_parts(embeddings, storage.read_manifest(embeddings))
+    parts = list_parts(embeddings, artifacts.read_manifest(embeddings))
     for part in parts:
         np.save(work / "npy" / f"{part.name}.npy", _vectors(f"{embeddings}/embeddings/{part.name}"))
     np.save(work / "queries.npy", queries.vectors)

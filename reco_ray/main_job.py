@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from filelock import FileLock, Timeout
-from pyarrow.fs import LocalFileSystem
 
 from reco_ray.config import Settings
 from reco_ray.corpus.index import KIND as INDEX
@@ -21,7 +20,8 @@ from reco_ray.corpus.stage import embed_corpus
 from reco_ray.cosegmentation.bank import KIND as REFERENCES
 from reco_ray.cosegmentation.stage import STAGE, build_references
 from reco_ray.errors import RecoError, reason
-from reco_ray.files.storage import ArtifactWriter, absolute, join, resolve
+from reco_ray.files.artifacts import ArtifactWriter
+from reco_ray.files.storage import join, local_path
 from reco_ray.outcome import Outcome
 from reco_ray.segmentation.masks import KIND as MASKS
 from reco_ray.segmentation.report import write_report
@@ -66,8 +66,8 @@ def _alone(out: str) -> Iterator[None]:
 
     The system releases the lock of a process that is killed.
     """
-    filesystem, path = resolve(absolute(out))
-    if not isinstance(filesystem, LocalFileSystem):
+    path = local_path(out)
+    if path is None:
         yield
         return
     try:

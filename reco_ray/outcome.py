@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from reco_ray.files.storage import Manifest
+from reco_ray.files.artifacts import Manifest
 
 
 @dataclass(frozen=True)

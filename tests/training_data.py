@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from reco_ray.config import load_settings
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.training.network import build_network
 from reco_ray.training.pseudo_labels import FRAMES_KIND, FRAMES_SCHEMA, IGNORE, LABELS_KIND, LABELS_SCHEMA
 from reco_ray.vocabulary import parse_concepts
@@ -71,7 +71,7 @@ def write_pseudo_labels(
             },
         ),
     ):
-        writer = storage.ArtifactWriter(str(folder / where), kind, {"made": "by a test"})
+        writer = artifacts.ArtifactWriter(str(folder / where), kind, {"made": "by a test"})
         writer.commit({"images": count}, content)
     return str(folder / "labels")
 
@@ -80,7 +80,7 @@ def write_segmenter(folder: Path, labels: int, *, stored: int | None = None, spe
     """Writes a Segmenter with random weights -> its URI. stored: how many labels its weights have."""
     spec = spec or load_settings("mini").train.segmenter
     network = build_network(spec, stored or labels, initial="random", seed=1)
-    writer = storage.ArtifactWriter(str(folder), "segmenter", {"made": "by a test"})
+    writer = artifacts.ArtifactWriter(str(folder), "segmenter", {"made": "by a test"})
     writer.finished()
     state = {name: tensor.contiguous() for name, tensor in network.module.state_dict().items()}
     save_file(state, folder / "weights.safetensors")

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from reco_ray.corpus.stage import embeddings_schema
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 
 MODEL = "synthetic"
 
@@ -24,7 +24,7 @@ def write_embeddings(folder: Path | str, vectors: np.ndarray, part_size: int = 3
     """An embeddings artifact of these vectors; every third image is of the set `b`, the others of `a`."""
     uri = str(folder)
     dim = vectors.shape[1]
-    writer = storage.ArtifactWriter(uri, "embeddings", {"corpus": "synthetic"})
+    writer = artifacts.ArtifactWriter(uri, "embeddings", {"corpus": "synthetic"})
     assert writer.finished() is None
     for number, start in enumerate(range(0, len(vectors), part_size)):
         rows = vectors[start : start + part_size]

@@ -59,7 +59,7 @@ def _faiss() -> Check:
         return Check("faiss", f"{' and '.join(found)} are both installed: pip uninstall one of them", False)
 
     def use() -> str:
-        from reco_ray.corpus.index import load_faiss
+        from reco_ray.faiss_library import load_faiss
 
         faiss = load_faiss()
         gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0

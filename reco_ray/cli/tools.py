@@ -52,7 +52,7 @@ def verify(
     artifacts: Annotated[list[str], typer.Argument(help="artifacts, such as an index or a segmenter")],
 ) -> None:
     """Compares every file of an artifact with the checksums of its manifest; exits 1 where one differs."""
-    from reco_ray.files.checksums import verify as check
+    from reco_ray.files.verify import verify as check
 
     differing = 0
     for uri in artifacts:

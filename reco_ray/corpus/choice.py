@@ -4,8 +4,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyarrow.fs as pafs
-
 from reco_ray.corpus.kinds import (
     ARCHIVE_SUFFIXES,
     CONTAINER_SUFFIXES,
@@ -69,7 +67,7 @@ def choose(source: str | Glob, left_out: LeftOut) -> Iterator[tuple[str, int]]:
     """
     glob = source if isinstance(source, Glob) else None
     root = glob.root if glob else str(source)
-    local = isinstance(storage.resolve(root)[0], pafs.LocalFileSystem)
+    local = storage.local_path(root) is not None
     found = walk(root, all_names=glob is not None and glob.all_names, artifacts=glob is not None)
     for uri, size, kind in found:
         if kind in (Found.OWN, Found.CLOSED) and glob and not glob.reaches(uri):
@@ -101,7 +99,7 @@ def _is_taken(uri: str, kind: Found, named: bool, local: bool) -> bool:
 def _is_picture(uri: str) -> bool:
     """Whether a file of another suffix, or of none, begins as an image does. One that cannot be read may be one."""
     try:
-        with open(storage.resolve(uri)[1], "rb") as file:
+        with open(storage.local_path(uri) or uri, "rb") as file:
             return begins_as_picture(file.read(HEAD), tiff=not suffix_of(uri))
     except OSError:
         return not suffix_of(uri)

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from reco_ray.corpus.generations import shard_of
 from reco_ray.corpus.kinds import is_container
 from reco_ray.files import storage
 from reco_ray.files.read_ahead import prefetched
-from reco_ray.files.retries import retried
 
 DUPLICATES_SCHEMA = pa.schema([("uri", pa.string()), ("duplicate_of", pa.string())])
 IMAGES_KEY = b"reco_images"  # in the metadata of a part's schema: the images it was made of
@@ -55,7 +53,7 @@ def settle(out: str, first_shard: int) -> Counts:
         concerned = [n for n, k in zip(names, keys, strict=True) if np.isin(k, repeated).any()]
         embedded -= _drop_repeated(out, concerned, first_shard)
     reasons, containers = rejected_so_far(out)
-    duplicates = sum(prefetched(_count, _files(out, "duplicates"), _THREADS, 4 * _THREADS))
+    duplicates = sum(prefetched(storage.count_rows, _files(out, "duplicates"), _THREADS, 4 * _THREADS))
     return Counts(
         images=sum(images for _, images in found),
         embedded=embedded,
@@ -101,11 +99,6 @@ def _keys(file: str) -> tuple[np.ndarray, int]:
     ids = pc.utf8_slice_codeunits(table["image_id"], 0, 16)
     keys = np.frombuffer(bytes.fromhex("".join(ids.to_pylist())), ">u8").astype(np.uint64)
     return keys, int(table.schema.metadata[IMAGES_KEY])
-
-
-def _count(file: str) -> int:
-    filesystem, path = storage.resolve(file)
-    return retried(lambda: pq.read_metadata(path, filesystem=filesystem), file).num_rows
 
 
 def _drop_repeated(out: str, names: list[str], first_shard: int) -> int:

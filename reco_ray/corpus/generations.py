@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,7 @@ import pyarrow.parquet as pq
 from reco_ray.corpus.kinds import CONTAINER_PATTERN, is_container
 from reco_ray.corpus.listing import SCHEMA, UNKNOWN, Listing
 from reco_ray.errors import RecoError, reason
-from reco_ray.files import filesystems as stores
-from reco_ray.files import storage
-from reco_ray.files.retries import retried
+from reco_ray.files import artifacts, storage
 
 GONE_SCHEMA = SCHEMA.append(pa.field("shard", pa.int64()))  # shard: that the row was recorded in
 _FOLDER = "listing"
@@ -138,7 +136,7 @@ def read_shard(out: str, generations: Sequence[Generation], shard: int) -> pa.Ta
         place = shard - generation.first_shard
         if 0 <= place < generation.shards:
             uri = _file(out, generation.number, place // _SHARDS_A_FILE)
-            rows = retried(partial(_read_group, uri, generation, place % _SHARDS_A_FILE), uri)
+            rows = _open(uri, generation.key).read_row_group(place % _SHARDS_A_FILE)
             for later in generations:
                 if later.gone and later.number > generation.number:
                     gone = read_gone(out, later)
@@ -158,11 +156,11 @@ def read_recorded(out: str, generations: Sequence[Generation]) -> pa.Table:
         tables = []
         for file in range(-(-generation.shards // _SHARDS_A_FILE)):
             opened = _open(_file(out, generation.number, file), generation.key)
-            groups = range(opened.num_row_groups)
-            rows = [opened.metadata.row_group(group).num_rows for group in groups]
+            groups = list(opened.row_groups())
+            rows = [group.num_rows for group in groups]
             first = generation.first_shard + file * _SHARDS_A_FILE
             shards = pa.array(np.repeat(np.arange(first, first + len(rows)), rows), pa.int64())
-            tables.append(opened.read().append_column("shard", shards))
+            tables.append(pa.concat_tables(groups).append_column("shard", shards))
         found = pa.concat_tables([found, *tables])
     return found
 
@@ -194,10 +192,6 @@ def _gone_file(out: str, generation: int) -> str:
     return storage.join(out, _FOLDER, f"{generation:04d}-gone.parquet")
 
 
-def _read_group(uri: str, generation: Generation, group: int) -> pa.Table:
-    return _open(uri, generation.key).read_row_group(group)
-
-
 # The generation's key tells apart what may lie at the same place one after another.
 
 
@@ -207,10 +201,9 @@ def _read_gone(uri: str, key: tuple[str | int, ...]) -> pa.Table:
 
 
 @lru_cache(maxsize=2)
-def _open(uri: str, key: tuple[str | int, ...]) -> pq.ParquetFile:
-    filesystem, path = storage.resolve(uri)
+def _open(uri: str, key: tuple[str | int, ...]) -> storage.ParquetReader:
     try:
-        return pq.ParquetFile(stores.opened(filesystem, path))
+        return storage.ParquetReader(uri)
     except pa.ArrowInvalid as error:
         raise RecoError(f"{uri}: damaged: {reason(error)}") from error
 
@@ -231,7 +224,7 @@ def shard_of(name: str) -> int:
     return int(name.partition("-")[0].partition(".")[0])
 
 
-def embedding_files(uri: str, manifest: storage.Manifest) -> list[str]:
+def embedding_files(uri: str, manifest: artifacts.Manifest) -> list[str]:
     """URIs of the tables of a finished embeddings artifact, in order, without those of a run in progress.
 
     Raises:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection
 
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 
 MARK = ".reco-ray"
 _MOST_BYTES = 1 << 24
@@ -33,12 +33,12 @@ def is_artifact(folder: str, names: Collection[str]) -> bool:
     Raises:
         StoreUnavailable: its store does not answer.
     """
-    if storage.MANIFEST in names:
-        found = _read(storage.join(folder, storage.MANIFEST))
+    if artifacts.MANIFEST in names:
+        found = _read(storage.join(folder, artifacts.MANIFEST))
         if str(found.get("made_by", "")).startswith("reco-ray ") and "kind" in found:
             return True
-    return storage.STARTED in names and {"kind", "made_from"} <= set(
-        _read(storage.join(folder, storage.STARTED))
+    return artifacts.STARTED in names and {"kind", "made_from"} <= set(
+        _read(storage.join(folder, artifacts.STARTED))
     )
 
 

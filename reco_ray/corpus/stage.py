@@ -43,7 +43,7 @@ from reco_ray.distributed.pool import stage_pool
 from reco_ray.distributed.timing import write_summary
 from reco_ray.distributed.workers import count_readers, plan_workers
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.models import load_language_image_model
 from reco_ray.models.protocols import LanguageImageModel
 from reco_ray.presentation.console import waiting
@@ -79,7 +79,7 @@ def embeddings_schema(dim: int) -> pa.Schema:
 
 def embed_corpus(
     corpus: str, out: str, settings: Settings, follow: bool = False, renew: bool = False
-) -> tuple[storage.Manifest, bool]:
+) -> tuple[artifacts.Manifest, bool]:
     """Embeds every image of `corpus` once, on the connected Ray cluster.
 
     Args:
@@ -95,13 +95,13 @@ def embed_corpus(
             does not answer, unwritable output, or an output that holds something else.
     """
     out = storage.absolute(out)
-    begun = storage.exists(storage.join(out, storage.STARTED))
+    begun = storage.exists(storage.join(out, artifacts.STARTED))
     generations = read_generations(out) if begun else []
     found = _list(corpus, settings.image_column) if renew or not generations else None
     model = load_language_image_model(
         settings.models.retrieval, weights=settings.models.weights, seed=settings.seed
     )
-    writer = storage.ArtifactWriter(
+    writer = artifacts.ArtifactWriter(
         out,
         KIND,
         {
@@ -152,12 +152,12 @@ def _list(corpus: str, image_column: str | None) -> Listing:
 
 def _embed_pending(
     corpus: str,
-    writer: storage.ArtifactWriter,
+    writer: artifacts.ArtifactWriter,
     generations: list[Generation],
     model: LanguageImageModel,
     settings: Settings,
-    manifest: storage.Manifest | None,
-) -> storage.Manifest:
+    manifest: artifacts.Manifest | None,
+) -> artifacts.Manifest:
     """Runs what is not committed yet, then settles and commits all of it."""
     out, options = writer.uri, settings.embed
     known = [generation.images for generation in generations]

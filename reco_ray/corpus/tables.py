@@ -10,15 +10,13 @@ from threading import Lock
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from reco_ray.corpus import web
 from reco_ray.corpus.columns import Column, NoImageColumn, find_column
 from reco_ray.errors import RecoError, reason
-from reco_ray.files import filesystems as stores
 from reco_ray.files import storage
 from reco_ray.files.read_ahead import prefetched
-from reco_ray.files.retries import StoreUnavailable, retried
+from reco_ray.files.retries import StoreUnavailable
 
 _ADDRESS = re.compile(r"(?P<table>.*?\.parquet)#(?P<row>\d+)(@(?P<column>.+))?", re.IGNORECASE | re.DOTALL)
 _NULL = "null: this row of the table holds no image"
@@ -50,7 +48,7 @@ def read_uris(uri: str, image_column: str | None = None) -> Iterator[str]:
     column = _column(file, uri, image_column)
     row = 0
     for group in range(file.metadata.num_row_groups):
-        for value in _read_group(file, group, column.name, uri):
+        for value in file.read_row_group(group, [column.name])[column.name]:
             yield _place(value.as_py(), column) or _address(uri, row, image_column)
             row += 1
 
@@ -79,7 +77,7 @@ def members(uri: str, limit: int, image_column: str | None = None) -> Iterator[t
         count = file.metadata.row_group(group).num_rows
         addresses = [_address(uri, row + number, image_column) for number in range(count)]
         try:
-            values = _read_group(file, group, column.name, uri)
+            values = file.read_row_group(group, [column.name])[column.name]
         except (OSError, ValueError) as error:  # ValueError: pyarrow's for damaged pages
             yield from ((address, OSError(reason(error))) for address in addresses)
         else:
@@ -131,17 +129,16 @@ def beside(uri: str, name: str) -> str:
     return name if "://" in name or name.startswith("/") else storage.join(uri.rpartition("/")[0], name)
 
 
-def _open(uri: str) -> pq.ParquetFile:
-    filesystem, path = storage.resolve(uri)
+def _open(uri: str) -> storage.ParquetReader:
     try:
-        return retried(lambda: pq.ParquetFile(stores.opened(filesystem, path)), uri)
+        return storage.ParquetReader(uri)
     except (OSError, pa.ArrowInvalid) as error:
         raise RecoError(f"{uri}: not a readable Parquet file: {reason(error)}") from error
 
 
-def _column(file: pq.ParquetFile, uri: str, named: str | None) -> Column:
+def _column(file: storage.ParquetReader, uri: str, named: str | None) -> Column:
     try:
-        return find_column(file.schema_arrow, named)
+        return find_column(file.schema, named)
     except NoImageColumn as error:
         raise NoImageColumn(f"{uri}: {error}") from error
 
@@ -152,18 +149,14 @@ _lock = Lock()  # one thread reads a row group, the others find it in the cache
 
 @lru_cache(maxsize=2)
 def _group(uri: str, group: int, column: str) -> pa.ChunkedArray:
-    return _read_group(_kept_open(uri), group, column, uri)
-
-
-def _read_group(file: pq.ParquetFile, group: int, column: str, uri: str) -> pa.ChunkedArray:
-    return retried(lambda: file.read_row_group(group, columns=[column]), uri).column(column)
+    return _kept_open(uri).read_row_group(group, [column])[column]
 
 
 def _address(uri: str, row: int, image_column: str | None) -> str:
     return f"{uri}#{row}" + ("" if image_column is None else f"@{image_column}")
 
 
-def _only_paths(file: pq.ParquetFile, column: Column) -> bool:
+def _only_paths(file: storage.ParquetReader, column: Column) -> bool:
     """Whether a column of {bytes, path} holds no bytes at all, as far as the file's statistics tell."""
     if column.holds != "struct":
         return False

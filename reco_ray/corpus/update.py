@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from reco_ray.corpus.generations import Generation, read_recorded, record
 from reco_ray.corpus.listing import Listing
-from reco_ray.files import storage
+from reco_ray.files import artifacts
 from reco_ray.files.replacing import make_anew, say
 
 _OWN = re.compile(
@@ -21,7 +21,7 @@ _OWN = re.compile(
 
 
 def update(
-    writer: storage.ArtifactWriter, found: Listing, generations: list[Generation], shard_size: int
+    writer: artifacts.ArtifactWriter, found: Listing, generations: list[Generation], shard_size: int
 ) -> list[Generation]:
     """Notes what has come and gone since the last generation, and says so.
 

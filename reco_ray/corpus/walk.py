@@ -16,8 +16,8 @@ import pyarrow.fs as pafs
 from reco_ray.corpus.kinds import is_junk, is_junk_folder
 from reco_ray.corpus.own_output import MARK, is_artifact, is_marked
 from reco_ray.errors import RecoError, reason
+from reco_ray.files import artifacts, storage
 from reco_ray.files import filesystems as stores
-from reco_ray.files import storage
 from reco_ray.files.retries import is_transient, retried
 
 
@@ -101,7 +101,7 @@ class _Place:
 
 # --- on disk ------------------------------------------------------------------------------------------------
 
-_OWN_NAMES = (MARK, storage.MANIFEST, storage.STARTED)
+_OWN_NAMES = (MARK, artifacts.MANIFEST, artifacts.STARTED)
 
 
 def _local(place: _Place, all_names: bool, artifacts: bool) -> Iterator[Entry]:

@@ -23,7 +23,7 @@ from safetensors.torch import save as save_tensors
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.vocabulary import Vocabulary, slug
 
 KIND = "references"
@@ -82,7 +82,7 @@ class ReferenceBank:
         Raises:
             RecoError: it is missing, unfinished, damaged, or made with other models.
         """
-        manifest = storage.read_manifest(uri, KIND)
+        manifest = artifacts.read_manifest(uri, KIND)
         made_with = manifest.content["model"]
         if model is not None and made_with != model:
             raise RecoError(
@@ -141,7 +141,7 @@ def assemble_bank(plan: ReferencePlan, concepts: Mapping[str, Mapping[str, torch
     )
 
 
-def write_bank(writer: storage.ArtifactWriter, plan: ReferencePlan, store: ConceptStore) -> dict[str, int]:
+def write_bank(writer: artifacts.ArtifactWriter, plan: ReferencePlan, store: ConceptStore) -> dict[str, int]:
     """Writes the files of a bank whose concepts are all in the store; the caller commits.
 
     Returns:

@@ -99,13 +99,9 @@ class ConceptStore:
 
     def prune(self, keep: set[str], max_others: int) -> int:
         """Deletes the oldest concepts not in `keep` until `max_others` of them remain; returns the number deleted."""
-        others = sorted(self._complete() - keep)
-        if len(others) <= max_others:
-            return 0
-        filesystem, path = storage.resolve(self.folder)
-        infos = filesystem.get_file_info([f"{path}/{each}{_SUFFIX}" for each in others])
-        age = {each: info.mtime_ns or 0 for each, info in zip(others, infos, strict=True)}
-        oldest = sorted(others, key=lambda each: age[each])[: len(others) - max_others]
+        names = [name.removesuffix(_SUFFIX) for name in storage.list_by_age(self.folder, _SUFFIX)]
+        others = [each for each in names if each not in keep]
+        oldest = others[: max(0, len(others) - max_others)]
         for each in oldest:
             storage.remove(self.uri(each))
             storage.remove(self._json(each))

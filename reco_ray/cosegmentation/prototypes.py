@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from reco_ray.corpus.index import load_faiss
 from reco_ray.cosegmentation.cosegment import Cosegmentation
+from reco_ray.faiss_library import load_faiss
 
 
 def prototypes(result: Cosegmentation, count: int) -> torch.Tensor:

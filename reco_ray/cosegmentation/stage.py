@@ -25,7 +25,7 @@ from reco_ray.distributed.parts import Report, Worker
 from reco_ray.distributed.pool import Pool, stage_pool
 from reco_ray.distributed.timing import write_summary
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import make_anew
 from reco_ray.models import load_language_image_model
 from reco_ray.models.dense import DenseModels
@@ -42,7 +42,7 @@ _OWN = re.compile(
 
 def build_references(
     index: str, vocabulary: Vocabulary, out: str, settings: Settings, renew: bool = False
-) -> tuple[storage.Manifest, bool]:
+) -> tuple[artifacts.Manifest, bool]:
     """Builds the ReferenceBank of a vocabulary from an index, on the connected Ray cluster.
 
     Args:
@@ -96,7 +96,7 @@ def build_many_references(
         retrieval = load_language_image_model(models.retrieval, weights=models.weights, seed=settings.seed)
     index = CorpusIndex(index_uri, retrieval.fingerprint)
     outcomes: dict[str, Outcome] = {}
-    plans: dict[str, tuple[ReferencePlan, storage.ArtifactWriter]] = {}
+    plans: dict[str, tuple[ReferencePlan, artifacts.ArtifactWriter]] = {}
     evidence = ReferenceInputs({}, {})
     for name, vocabulary in vocabularies.items():
         plan = plan_references(
@@ -107,7 +107,7 @@ def build_many_references(
             retrieval.fingerprint,
             dense.fingerprint,
         )
-        writer = storage.ArtifactWriter(outs[name], KIND, plan.made_from)
+        writer = artifacts.ArtifactWriter(outs[name], KIND, plan.made_from)
         try:
             if renew:
                 make_anew(writer, STAGE, lambda path: _OWN.fullmatch(path) is not None, keep=_CONCEPTS)

@@ -11,8 +11,7 @@ from typing import Any
 from reco_ray.config import Settings
 from reco_ray.distributed.workers import Workers
 from reco_ray.files import storage
-
-SUMMARY = "summary.json"
+from reco_ray.files.artifacts import SUMMARY
 
 _DENSE = (
     "models.retrieval",

@@ -7,7 +7,6 @@ matches any part of one path component. An image and a label file form a pair if
 import re
 from typing import Literal, NamedTuple
 
-import pyarrow.fs as pafs
 from pydantic import BaseModel, ConfigDict
 
 from reco_ray.corpus.kinds import IMAGE_SUFFIXES, is_junk
@@ -78,13 +77,10 @@ def _files(data: str, pattern: str) -> dict[Fields, str]:
     folder = join(data, _folder(pattern))
     expression = re.escape(pattern.removeprefix(_folder(pattern) + "/"))
     expression = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", expression).replace(r"\*", "[^/]*")
-    filesystem, root = storage.resolve(folder)
-    selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
     found: dict[Fields, str] = {}
-    for info in sorted(filesystem.get_file_info(selector), key=lambda info: info.path):
-        relative = info.path[len(root) :].lstrip("/")
+    for relative in storage.list_tree(folder):
         match = re.fullmatch(expression, relative)
-        if not match or info.type != pafs.FileType.File or not _is_image(relative, pattern):
+        if not match or not _is_image(relative, pattern):
             continue
         fields = tuple(sorted(match.groupdict().items()))
         if fields in found:

@@ -9,12 +9,12 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+from pydantic import BaseModel, Field
 
 from reco_ray.errors import RecoError, reason
 from reco_ray.files import storage
@@ -25,9 +25,19 @@ from reco_ray.files.written import Noted, noting
 
 FILE = "checksums.parquet"
 FOLDER = "checksums"
+MANIFEST = "manifest.json"
+STARTED = "started.json"  # in the directory of an artifact that is being made
 SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("sha256", pa.string())])
 _READERS = 16  # an object store answers each after some milliseconds
 _PIECE = 8 << 20
+
+
+class Sealed(BaseModel):
+    """Of `checksums.parquet`, which lists every file of the artifact (`checksums.py`)."""
+
+    files: int
+    bytes: int
+    sha256: str = Field(description="of checksums.parquet itself")
 
 
 def recorded(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -46,7 +56,7 @@ def recorded(work: Callable[..., Any], *arguments: Any) -> Any:
     return result
 
 
-def seal(uri: str) -> storage.Sealed:
+def seal(uri: str) -> Sealed:
     """Writes `checksums.parquet` of an artifact that is complete but for its manifest; for `ArtifactWriter`.
 
     Raises:
@@ -54,7 +64,7 @@ def seal(uri: str) -> storage.Sealed:
     """
     filesystem, root = storage.resolve(uri)
     root = root.rstrip("/")
-    listed = _listed(filesystem, root)
+    listed = list_files(filesystem, root)
     known: dict[str, Noted] = {}
     stored: pa.Table | None = None
     infos = _notes(filesystem, root)
@@ -69,14 +79,14 @@ def seal(uri: str) -> storage.Sealed:
             if file and file.size == row["size"] and file.mtime_ns and file.mtime_ns < (info.mtime_ns or 0):
                 known[row["path"]] = Noted(row["size"], row["sha256"])
     unknown = [path for path in listed if path not in known]
-    for path, noted in zip(unknown, _read(filesystem, root, unknown), strict=True):
+    for path, noted in zip(unknown, read_sums(filesystem, root, unknown), strict=True):
         if isinstance(noted, str):
             raise RecoError(f"{storage.join(uri, path)}: cannot be read back: {noted}")
         known[path] = noted
     table = _table(known)
     if stored is None or not table.equals(stored):
         storage.write_table(storage.join(uri, FILE), table)
-    return storage.Sealed(
+    return Sealed(
         files=len(known),
         bytes=sum(noted.size for noted in known.values()),
         sha256=hashlib.sha256(storage.read_bytes(storage.join(uri, FILE))).hexdigest(),
@@ -88,74 +98,12 @@ def forget_notes(uri: str) -> None:
     delete_folder(storage.join(uri, FOLDER))
 
 
-class Difference(NamedTuple):
-    """A file that is not as it was committed."""
-
-    path: str
-    what: str
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What `verify` looked at and found."""
-
-    manifest: storage.Manifest
-    files: int
-    bytes: int
-    differences: list[Difference]
-
-
-def verify(uri: str) -> Verified:
-    """Reads every file of a finished artifact and compares it with what the manifest vouches for.
-
-    Files that were added count as differences, too: readers take every table of a folder.
-
-    Raises:
-        RecoError: no finished artifact, or one that was made before checksums were kept.
-    """
-    manifest = storage.read_manifest(uri)
-    sealed = manifest.checksums
-    if sealed is None:
-        raise RecoError(
-            f"{uri}: has no checksums, {manifest.made_by} did not keep any: make it again for them"
-        )
-    try:
-        sums = storage.read_bytes(storage.join(uri, FILE))
-    except FileNotFoundError:
-        return Verified(manifest, 0, 0, [Difference(FILE, "missing")])
-    except OSError as error:
-        raise RecoError(f"{storage.join(uri, FILE)}: cannot be read: {reason(error)}") from error
-    if hashlib.sha256(sums).hexdigest() != sealed.sha256:
-        return Verified(manifest, 0, 0, [Difference(FILE, "content changed")])
-    wanted = {
-        row["path"]: Noted(row["size"], row["sha256"])
-        for row in storage.read_table(storage.join(uri, FILE)).to_pylist()
-    }
-    filesystem, root = storage.resolve(uri)
-    listed = _listed(filesystem, root)
-    differences = [Difference(path, "missing") for path in wanted if path not in listed]
-    differences += [Difference(path, "not in the checksums") for path in listed if path not in wanted]
-    present = [path for path in wanted if path in listed]
-    right_size = [path for path in present if listed[path].size == wanted[path].size]
-    differences += [
-        Difference(path, f"{listed[path].size:,} bytes instead of {wanted[path].size:,}")
-        for path in present
-        if listed[path].size != wanted[path].size
-    ]
-    for path, noted in zip(right_size, _read(filesystem, root, right_size), strict=True):
-        if isinstance(noted, str):
-            differences.append(Difference(path, f"cannot be read: {noted}"))
-        elif noted != wanted[path]:
-            differences.append(Difference(path, "content changed"))
-    return Verified(manifest, sealed.files, sealed.bytes, sorted(differences))
-
-
 @lru_cache(maxsize=4096)
 def _artifact_around(directory: str) -> str | None:
     """The closest directory that an `ArtifactWriter` has claimed, upwards."""
     if not directory or directory.endswith((":", "/")):
         return None
-    if storage.exists(storage.join(directory, storage.STARTED)):
+    if storage.exists(storage.join(directory, STARTED)):
         return directory
     return _artifact_around(directory.rpartition("/")[0])
 
@@ -178,19 +126,17 @@ def _notes(filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
     return sorted(found, key=lambda info: info.mtime_ns or 0)
 
 
-def _listed(filesystem: pafs.FileSystem, root: str) -> dict[str, pafs.FileInfo]:
+def list_files(filesystem: pafs.FileSystem, root: str) -> dict[str, pafs.FileInfo]:
     """The artifact's files by their path inside it; artifacts that lie below it have checksums of their own."""
     root = root.rstrip("/")
     found = {info.path.removeprefix(f"{root}/"): info for info in _infos(filesystem, root, recursive=True)}
-    inner = {
-        p.rpartition("/")[0] for p in found if p.endswith((f"/{storage.MANIFEST}", f"/{storage.STARTED}"))
-    }
+    inner = {p.rpartition("/")[0] for p in found if p.endswith((f"/{MANIFEST}", f"/{STARTED}"))}
     outside = tuple(f"{folder}/" for folder in {*inner, FOLDER})
-    own = (storage.MANIFEST, FILE)
+    own = (MANIFEST, FILE)
     return {path: info for path, info in found.items() if path not in own and not path.startswith(outside)}
 
 
-def _read(filesystem: pafs.FileSystem, root: str, paths: list[str]) -> Iterable[Noted | str]:
+def read_sums(filesystem: pafs.FileSystem, root: str, paths: list[str]) -> Iterable[Noted | str]:
     """Size and digest of each file as it is now, or why it cannot be read."""
 
     def read(path: str) -> Noted:

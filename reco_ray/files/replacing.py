@@ -15,16 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.fs as pafs
 
-from reco_ray.distributed.timing import SUMMARY
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
+from reco_ray.files.artifacts import SUMMARY
 from reco_ray.files.checksums import FILE, FOLDER
 from reco_ray.files.differences import in_words
 from reco_ray.files.retries import retried
 from reco_ray.presentation.console import console
 
 _COMMON = re.compile(
-    "|".join(map(re.escape, (storage.MANIFEST, storage.STARTED, SUMMARY, FILE)))
+    "|".join(map(re.escape, (artifacts.MANIFEST, artifacts.STARTED, SUMMARY, FILE)))
     + f"|{FOLDER}/[^/]+\\.parquet"
 )
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # of a write that was killed
@@ -37,7 +37,7 @@ def say(stage: str, what: str) -> None:
 
 
 def make_anew(
-    writer: storage.ArtifactWriter,
+    writer: artifacts.ArtifactWriter,
     stage: str,
     is_own: Callable[[str], bool],
     *,
@@ -58,7 +58,7 @@ def make_anew(
     stored = writer.stored()
     if stored is None or stored == writer.made_from:
         return
-    if stored == storage.BEING_CLEARED:
+    if stored == artifacts.BEING_CLEARED:
         say(stage, "the run that was replacing it goes on: made anew")
     else:
         say(stage, f"was made with {in_words(stored, writer.made_from)}: made anew")
@@ -66,7 +66,7 @@ def make_anew(
 
 
 def clear(
-    writer: storage.ArtifactWriter,
+    writer: artifacts.ArtifactWriter,
     is_own: Callable[[str], bool],
     *,
     last: str | None = None,
@@ -86,9 +86,9 @@ def clear(
                 f"{writer.uri}: is not replaced, because {path} in it is no file of {writer.kind}: move that "
                 "elsewhere, or choose another --out"
             )
-    writer.begin(storage.BEING_CLEARED)
+    writer.begin(artifacts.BEING_CLEARED)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        staying = (storage.STARTED, last)
+        staying = (artifacts.STARTED, last)
         doomed = [path for path in paths if path not in staying and not path.startswith(f"{keep}/")]
         list(pool.map(lambda path: storage.remove(storage.join(writer.uri, path)), doomed))
     if last is not None:

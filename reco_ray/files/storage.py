@@ -1,31 +1,22 @@
-"""Files behind URIs, and artifacts: directories that count only once their manifest is written."""
+"""Files behind URIs: paths here, objects in stores. Every request that a store refuses for now is made again."""
 
 import hashlib
 import json
 import os
-import time
+import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from pydantic import BaseModel, Field, ValidationError
 
-from reco_ray import __version__
 from reco_ray.errors import RecoError, reason
-from reco_ray.files.differences import in_words
-from reco_ray.files.filesystems import read_whole, resolve
+from reco_ray.files.filesystems import opened, read_whole, resolve
 from reco_ray.files.retries import retried
 from reco_ray.files.written import note
-
-MANIFEST = "manifest.json"
-STARTED = "started.json"
-SCHEMA_VERSION = 1
-BEING_CLEARED: dict[str, Any] = {}  # stands for what an artifact is made from while its files are deleted
-
 
 # --- URIs ---------------------------------------------------------------------------------------------------
 
@@ -139,6 +130,102 @@ def read_footers(uri: str) -> dict[str, pq.FileMetaData]:
         return dict(zip(names, read, strict=True))
 
 
+def count_rows(uri: str, remedy: str | None = None) -> int:
+    """The number of rows of a Parquet file, from its footer; `remedy` as for `explained_errors`."""
+    filesystem, path = resolve(uri)
+    with explained_errors(uri, remedy=remedy):
+        return retried(lambda: pq.read_metadata(path, filesystem=filesystem), uri).num_rows
+
+
+class ParquetReader:
+    """An open Parquet file, read in row groups; a refused request is made again.
+
+    Raises:
+        OSError, pa.ArrowInvalid: missing, or no Parquet file.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._file = self._open()
+        self.schema = self._file.schema_arrow
+        self.metadata = self._file.metadata
+
+    def read_row_group(self, group: int, columns: list[str] | None = None) -> pa.Table:
+        """The rows of one group."""
+
+        def read() -> pa.Table:
+            try:
+                return self._file.read_row_group(group, columns=columns)
+            except Exception:
+                self._file = self._open()
+                raise
+
+        return retried(read, self._uri)
+
+    def row_groups(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """All rows, a group at a time."""
+        for group in range(self.metadata.num_row_groups):
+            yield self.read_row_group(group, columns)
+
+    def _open(self) -> pq.ParquetFile:
+        filesystem, path = resolve(self._uri)
+        return retried(lambda: pq.ParquetFile(opened(filesystem, path)), self._uri)
+
+
+def download(uri: str, target: str) -> None:
+    """Copies a file to this machine, atomically: of several processes that download it, the last wins.
+
+    Raises:
+        OSError: it cannot be read, or the target cannot be written.
+        StoreUnavailable: as `retried`.
+    """
+    filesystem, path = resolve(uri)
+    temporary = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
+
+    def copy() -> None:
+        with filesystem.open_input_stream(path) as source, open(temporary, "wb") as sink:
+            shutil.copyfileobj(source, sink, 8 << 20)
+
+    try:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        retried(copy, uri)
+        os.replace(temporary, target)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def local_path(uri: str) -> str | None:
+    """The path of a file on this machine; None if it is in a store."""
+    filesystem, path = resolve(uri)
+    return path if isinstance(filesystem, pafs.LocalFileSystem) else None
+
+
+def file_size(uri: str) -> int | None:
+    """Bytes of a file; None if it is not there or its store does not say."""
+    filesystem, path = resolve(uri)
+    with explained_errors(uri):
+        return retried(lambda: filesystem.get_file_info(path), uri).size
+
+
+def list_tree(uri: str) -> list[str]:
+    """Sorted paths, relative to a directory, of all files below it; empty if it does not exist."""
+    filesystem, path = resolve(uri)
+    selector = pafs.FileSelector(path, recursive=True, allow_not_found=True)
+    with explained_errors(uri):
+        infos = retried(lambda: filesystem.get_file_info(selector), uri)
+    return sorted(i.path[len(path) :].lstrip("/") for i in infos if i.type == pafs.FileType.File)
+
+
+def list_by_age(uri: str, suffix: str) -> list[str]:
+    """Names of the files directly inside a directory, the oldest first."""
+    filesystem, path = resolve(uri)
+    with explained_errors(uri):
+        infos = retried(lambda: filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True)), uri)
+    found = [i for i in infos if i.type == pafs.FileType.File and i.base_name.endswith(suffix)]
+    return [i.base_name for i in sorted(found, key=lambda i: (i.mtime_ns or 0, i.base_name))]
+
+
 def list_names(uri: str, suffix: str = "") -> list[str]:
     """Sorted names of the files directly inside a directory; empty if it does not exist."""
     filesystem, path = resolve(uri)
@@ -166,160 +253,6 @@ class explained_errors:
             raise RecoError(f"{self.uri}: {self.what}: {reason(error)}") from error
         if isinstance(error, pa.ArrowInvalid) and self.remedy is not None:
             raise RecoError(f"{self.uri}: damaged ({reason(error)}): {self.remedy}") from error
-
-
-# --- artifacts ----------------------------------------------------------------------------------------------
-
-
-class Sealed(BaseModel):
-    """Of `checksums.parquet`, which lists every file of the artifact (`checksums.py`)."""
-
-    files: int
-    bytes: int
-    sha256: str = Field(description="of checksums.parquet itself")
-
-
-class Manifest(BaseModel):
-    """What an artifact is and what made it. Written last: a directory without it is unfinished."""
-
-    kind: str
-    schema_version: int = SCHEMA_VERSION
-    made_by: str = f"reco-ray {__version__}"
-    made_at: str = Field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-    made_from: dict[str, Any] = Field(
-        description="inputs, settings and model fingerprints that determine the content"
-    )
-    counts: dict[str, int] = {}
-    seconds: float = 0.0
-    content: dict[str, Any] = Field(default={}, description="what a reader needs to open the files")
-    checksums: Sealed | None = Field(default=None, description="None = made before they were kept")
-
-
-def read_manifest(uri: str, kind: str | None = None) -> Manifest:
-    """Opens an artifact.
-
-    Args:
-        kind: what it must be; None = anything.
-
-    Raises:
-        RecoError: nothing is there, it is unfinished, or it is of another kind or a newer schema.
-    """
-    try:
-        manifest = Manifest.model_validate_json(read_bytes(join(uri, MANIFEST)))
-    except FileNotFoundError as error:
-        state = (
-            "is unfinished: run the command that makes it again"
-            if exists(join(uri, STARTED))
-            else "is not there"
-        )
-        what = f"this {kind} artifact" if kind else "this artifact"
-        raise RecoError(f"{uri}: {what} {state} (no {MANIFEST})") from error
-    except ValidationError as error:
-        raise RecoError(
-            f"{uri}/{MANIFEST}: not a manifest: delete the directory and make it again"
-        ) from error
-    except OSError as error:
-        raise RecoError(f"{uri}: cannot be read: {reason(error)}") from error
-    if kind and manifest.kind != kind:
-        raise RecoError(f"{uri}: holds {manifest.kind}, but {kind} is needed here")
-    if manifest.schema_version > SCHEMA_VERSION:
-        raise RecoError(
-            f"{uri}: schema {manifest.schema_version} was made by a newer version ({manifest.made_by})"
-        )
-    return manifest
-
-
-class ArtifactWriter:
-    """One artifact being made: touches nothing else, resumes its own unfinished work, commits at the end.
-
-    `made_from` is everything that determines the content. The same `made_from` over a finished artifact means
-    that there is nothing to do; over an unfinished one, that work goes on; any other content is left alone.
-    """
-
-    def __init__(self, uri: str, kind: str, made_from: Mapping[str, Any]) -> None:
-        self.uri, self.kind = absolute(uri), kind
-        self.made_from = json.loads(json.dumps(made_from))
-        self._started_at = time.monotonic()
-
-    def finished(self) -> Manifest | None:
-        """The manifest if this very artifact is already there, else None after claiming the directory.
-
-        Raises:
-            RecoError: the directory holds something else, or cannot be written.
-        """
-        if exists(join(self.uri, MANIFEST)):
-            manifest = read_manifest(self.uri, self.kind)
-            self._require_same(manifest.made_from, "made")
-            return manifest
-        begun = self.stored()
-        if begun is None:
-            self.begin()
-        else:
-            self._require_same(begun, "begun")
-        return None
-
-    def stored(self) -> dict[str, Any] | None:
-        """What the artifact that lies here was made or begun from, None if the directory is empty.
-
-        Raises:
-            RecoError: the directory holds something else, or cannot be read.
-        """
-        if exists(join(self.uri, MANIFEST)):
-            return read_manifest(self.uri, self.kind).made_from
-        if exists(join(self.uri, STARTED)):
-            try:
-                started = json.loads(read_bytes(join(self.uri, STARTED)))
-                kind, made_from = started["kind"], dict(started["made_from"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise RecoError(f"{self.uri}/{STARTED}: damaged: delete the directory") from error
-            if kind != self.kind:
-                raise RecoError(f"{self.uri}: holds unfinished {kind}, choose another --out")
-            return made_from
-        filesystem, path = resolve(self.uri)
-        with explained_errors(self.uri, "cannot be written"):
-            if retried(
-                lambda: filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True)), self.uri
-            ):
-                raise RecoError(f"{self.uri}: is not empty and no {self.kind} artifact: choose another --out")
-        return None
-
-    def begin(self, made_from: Mapping[str, Any] | None = None) -> None:
-        """Claims the directory: from here on what lies in it is unfinished work from `made_from`.
-
-        Args:
-            made_from: None = this writer's own.
-        """
-        remove(join(self.uri, MANIFEST))
-        started = {"kind": self.kind, "made_from": self.made_from if made_from is None else made_from}
-        write_bytes(join(self.uri, STARTED), json.dumps(started, indent=2).encode())
-
-    def commit(self, counts: Mapping[str, int], content: Mapping[str, Any] | None = None) -> Manifest:
-        """Writes the checksums, then the manifest: from here on the artifact exists."""
-        from reco_ray.files.checksums import forget_notes, seal  # it reads and writes through this file
-
-        sealed = seal(self.uri)
-        manifest = Manifest(
-            kind=self.kind,
-            made_from=self.made_from,
-            counts=dict(counts),
-            seconds=round(time.monotonic() - self._started_at, 2),
-            content=dict(content or {}),
-            checksums=sealed,
-        )
-        write_bytes(join(self.uri, MANIFEST), manifest.model_dump_json(indent=2).encode())
-        forget_notes(self.uri)
-        return manifest
-
-    def _require_same(self, stored: dict[str, Any], verb: str) -> None:
-        if stored == BEING_CLEARED:
-            raise RecoError(
-                f"{self.uri}: a reco-ray run that replaces it was stopped half-way: run it again, or delete it"
-            )
-        if stored != self.made_from:
-            raise RecoError(
-                f"{self.uri}: {verb} with {in_words(stored, self.made_from)}: choose another --out, "
-                "or delete it to make it anew"
-            )
 
 
 def digest(*parts: Any) -> str:

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import pickle
-import shutil
 import socket
 import uuid
 from collections.abc import Iterable, Iterator
@@ -186,11 +185,7 @@ def fetch(uri: str, *, offline: bool = False) -> Path:
     if not target.exists():
         if offline:
             raise FileNotFoundError(f"{uri} was never downloaded")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        filesystem, path = storage.resolve(uri)
-        source = filesystem.open_input_stream(path)
-        with source, _atomic(target) as temporary, open(temporary, "wb") as sink:
-            shutil.copyfileobj(source, sink, 1 << 20)
+        storage.download(uri, str(target))
     return target
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from reco_ray.distributed.timing import SUMMARY
 from reco_ray.errors import RecoError
-from reco_ray.files import checksums, storage
+from reco_ray.files import artifacts, checksums, storage
+from reco_ray.files.artifacts import SUMMARY
 from reco_ray.planning.rates import ITEMS, Rate
 
 # Kind of artifact -> stage.
@@ -136,7 +136,7 @@ def _rate(runs: list[_MeasuredRun], machine: str | None) -> Rate:
 
 
 def _read(artifact: str) -> _MeasuredRun:
-    manifest = storage.read_manifest(artifact)
+    manifest = artifacts.read_manifest(artifact)
     stage = _STAGES.get(manifest.kind)
     if stage is None:
         raise RecoError(
@@ -173,18 +173,18 @@ def _read(artifact: str) -> _MeasuredRun:
     )
 
 
-def _size(artifact: str, stage: str, manifest: storage.Manifest) -> int:
+def _size(artifact: str, stage: str, manifest: artifacts.Manifest) -> int:
     """Bytes that a stage wrote; for an index only the tables of images, as the codes are computed from its kind."""
     if stage == "index":
         files = storage.read_table(storage.join(artifact, checksums.FILE)).to_pylist()
         return sum(file["size"] for file in files if file["path"].startswith("images/"))
     sealed = [manifest.checksums]
     if stage == "label":
-        sealed.append(storage.read_manifest(manifest.content["frames"]).checksums)
+        sealed.append(artifacts.read_manifest(manifest.content["frames"]).checksums)
     return sum(each.bytes for each in sealed if each is not None)
 
 
-def _training(stage: str, run: _Run, manifest: storage.Manifest) -> float | None:
+def _training(stage: str, run: _Run, manifest: artifacts.Manifest) -> float | None:
     """Core-seconds per Tflop of k-means; None if there was none, a GPU did it, or codes were trained as well."""
     if stage != "index" or not run.train_cores or not manifest.made_from.get("index.sample"):
         return None

@@ -8,7 +8,7 @@ from PIL import Image
 from reco_ray.corpus.decode import decode_image
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.cosegmentation.bank import ReferenceBank
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.presentation.html import css_colour, data_uri, jpeg_uri, render_page
 from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, decode_png, mask_file
 from reco_ray.segmentation.overlay import overlay
@@ -28,7 +28,7 @@ def write_report(references: str, masks: str, out: str) -> str:
         RecoError: an artifact is missing or unfinished.
     """
     bank = ReferenceBank.open(references)
-    manifest = storage.read_manifest(masks, KIND)
+    manifest = artifacts.read_manifest(masks, KIND)
     colours = np.array(manifest.content["palette"], np.uint8)
     columns = [name for name in REGIONS_SCHEMA.names if name not in ("mask", "rle")]
     regions = storage.read_table(storage.join(masks, "regions"), columns)

@@ -17,7 +17,7 @@ from reco_ray.distributed.parts import Report, Worker
 from reco_ray.distributed.pool import stage_pool
 from reco_ray.distributed.timing import write_summary
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import make_anew, say
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.image import ImageTransform
@@ -40,7 +40,7 @@ from reco_ray.segmentation.targets import has_background, label_names, targets_o
 
 def segment_images(
     references: str, images: str, out: str, settings: Settings, renew: bool = False
-) -> tuple[storage.Manifest, bool]:
+) -> tuple[artifacts.Manifest, bool]:
     """Segments every image of a source with a ReferenceBank, on the connected Ray cluster.
 
     Args:
@@ -56,7 +56,7 @@ def segment_images(
     dense = DenseModels.load(settings.models, seed=settings.seed)
     bank = ReferenceBank.open(references, dense.fingerprint)
     listing = list_images(images, image_column=settings.image_column)
-    writer = storage.ArtifactWriter(
+    writer = artifacts.ArtifactWriter(
         out,
         KIND,
         {
@@ -108,7 +108,7 @@ def segment_images(
     return writer.commit(counts, {"labels": labels, "palette": colours, "references": bank.uri}), True
 
 
-def _renew(writer: storage.ArtifactWriter) -> None:
+def _renew(writer: artifacts.ArtifactWriter) -> None:
     """Makes way for other masks; those that other images leave as they are stay."""
     stored = writer.stored()
     if stored is None or stored == writer.made_from:

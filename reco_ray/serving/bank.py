@@ -6,7 +6,7 @@ from reco_ray.cosegmentation.bank import ReferenceBank, assemble_bank
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.files import artifacts
 from reco_ray.vocabulary import Vocabulary
 
 
@@ -52,7 +52,7 @@ def open_segmenter(name: str, uri: str) -> BankRef:
     Raises:
         RecoError: missing, unfinished, of another kind.
     """
-    content = storage.read_manifest(uri, "segmenter").content
+    content = artifacts.read_manifest(uri, "segmenter").content
     return BankRef(
         name,
         Vocabulary(**content["vocabulary"]),

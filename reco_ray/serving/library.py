@@ -16,7 +16,7 @@ from reco_ray.cosegmentation.build import exemplar_loader
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.serving.bank import BankRef, open_segmenter
 from reco_ray.serving.builder import ConceptBuilder, one_line
 from reco_ray.serving.calls import call, telling
@@ -271,7 +271,7 @@ class Library:
 
     def _assemble(self, record: Record, plan: ReferencePlan) -> None:
         """The bank's artifact, as `reco-ray references` makes it."""
-        writer = storage.ArtifactWriter(self._records.bank_uri(record), KIND, plan.made_from)
+        writer = artifacts.ArtifactWriter(self._records.bank_uri(record), KIND, plan.made_from)
         if not writer.finished():
             writer.commit(write_bank(writer, plan, self._concepts), plan.content)
 

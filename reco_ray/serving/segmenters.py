@@ -129,5 +129,4 @@ def _kind(item: tuple[Segmenter, Work]) -> tuple[Any, ...]:
 
 
 def _weights_size(uri: str) -> int:
-    filesystem, path = storage.resolve(storage.join(uri, "weights.safetensors"))
-    return filesystem.get_file_info(path).size or 0
+    return storage.file_size(storage.join(uri, "weights.safetensors")) or 0

@@ -16,7 +16,7 @@ from reco_ray.errors import RecoError
 from reco_ray.evaluation.benchmark import open_benchmark
 from reco_ray.evaluation.check import require_countable
 from reco_ray.evaluation.dataset import Dataset
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.sweep.sweep_file import VOCABULARY, Score, Sweep, problems, read_sweep
 from reco_ray.vocabulary import Vocabulary, load_vocabulary
 
@@ -213,7 +213,7 @@ def _corpus(sweep: Sweep, folder: str, image_column: str | None) -> list[str]:
     """Fingerprint of the corpus or of its index."""
     if sweep.corpus is not None:
         return [list_files(_path(folder, sweep.corpus), image_column).fingerprint]
-    return [storage.read_manifest(_path(folder, str(sweep.index)), INDEX_KIND).made_at]
+    return [artifacts.read_manifest(_path(folder, str(sweep.index)), INDEX_KIND).made_at]
 
 
 def _path(folder: str, uri: str) -> str:

@@ -26,7 +26,7 @@ from reco_ray.corpus.index import build_index
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.distributed.workers import plan_workers
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.models.weights import prefetch
 from reco_ray.presentation.console import progress
 from reco_ray.sweep.plan import SweepPlan, identity
@@ -49,7 +49,7 @@ _TRIAL_CPUS = 0.01  # a trial's process only waits
 
 def run_sweep(
     plan: SweepPlan, out: str, on_trial_end: Callable[[TrialRecord], None] = lambda record: None
-) -> tuple[storage.Manifest | None, bool, list[TrialRecord]]:
+) -> tuple[artifacts.Manifest | None, bool, list[TrialRecord]]:
     """Runs the trials of a plan on the connected Ray cluster and writes the results.
 
     Args:
@@ -64,7 +64,7 @@ def run_sweep(
     Raises:
         RecoError: If the output cannot be written or no trial finished.
     """
-    writer = storage.ArtifactWriter(out, KIND, plan.made_from())
+    writer = artifacts.ArtifactWriter(out, KIND, plan.made_from())
     if manifest := writer.finished():
         return manifest, False, write_results(plan, writer.uri, read_records(writer.uri))
     workers = plan_workers(plan.base.models.device)

@@ -24,7 +24,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from reco_ray.errors import RecoError, reason
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.training.network import Network
 from reco_ray.training.segmenter import KIND as SEGMENTER_KIND
 from reco_ray.training.segmenter import Segmenter
@@ -77,7 +77,7 @@ class AnySize(nn.Module):
         return torch.arange(strides * self._stride).clamp(max=side - 1)
 
 
-def export_segmenter(uri: str, out: str, form: Format) -> tuple[storage.Manifest, bool]:
+def export_segmenter(uri: str, out: str, form: Format) -> tuple[artifacts.Manifest, bool]:
     """Exports a Segmenter, and compares both on images of other sizes than the traced one.
 
     Args:
@@ -95,10 +95,10 @@ def export_segmenter(uri: str, out: str, form: Format) -> tuple[storage.Manifest
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if form == "onnx" and missing:
         raise RecoError(f'ONNX needs {", ".join(missing)}: pip install "reco-ray[export]"')
-    made_at = storage.read_manifest(uri, SEGMENTER_KIND).made_at
+    made_at = artifacts.read_manifest(uri, SEGMENTER_KIND).made_at
     segmenter = Segmenter.from_artifact(uri, precision="fp32")
     made_from = {"segmenter": segmenter.uri, "segmenter_made_at": made_at, "format": form}
-    writer = storage.ArtifactWriter(out, KIND, made_from)
+    writer = artifacts.ArtifactWriter(out, KIND, made_from)
     if manifest := writer.finished():
         return manifest, False
     stride = segmenter.network.stride

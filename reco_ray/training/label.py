@@ -17,7 +17,7 @@ from reco_ray.distributed.parts import cut
 from reco_ray.distributed.pool import stage_pool
 from reco_ray.distributed.timing import write_summary
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.models.dense import DenseModels
 from reco_ray.segmentation.calibration import Calibration
 from reco_ray.segmentation.stage import whole_image_loader
@@ -29,7 +29,7 @@ from reco_ray.training.pseudo_labels import FRAMES_KIND, IGNORE, LABELS_KIND, MA
 
 def label_images(
     sets: dict[str, LabelSet], images: str, frames: str, settings: Settings
-) -> dict[str, tuple[storage.Manifest, bool]]:
+) -> dict[str, tuple[artifacts.Manifest, bool]]:
     """Labels every image of a source with each of several ReferenceBanks, on the connected Ray cluster.
 
     Args:
@@ -58,10 +58,10 @@ def label_images(
         "train.image_size": settings.train.image_size,
         "segment.shard_size": settings.segment.shard_size,
     }
-    frames_writer = storage.ArtifactWriter(frames, FRAMES_KIND, {**source, **shape})
+    frames_writer = artifacts.ArtifactWriter(frames, FRAMES_KIND, {**source, **shape})
     banks = {name: ReferenceBank.open(one.bank, dense.fingerprint) for name, one in sets.items()}
     writers = {
-        name: storage.ArtifactWriter(
+        name: artifacts.ArtifactWriter(
             one.out, LABELS_KIND, {**source, **shape, **_made_from(banks[name], settings)}
         )
         for name, one in sets.items()
@@ -79,7 +79,7 @@ def label_images(
         calibrations = calibrate(compared, listing.table, load, settings)
         run = _run(pending_sets, calibrations, frames_writer.uri, listing.table, load, settings)
     total = listing.table.num_rows
-    if not storage.exists(storage.join(frames_writer.uri, storage.MANIFEST)):
+    if not storage.exists(storage.join(frames_writer.uri, artifacts.MANIFEST)):
         footers = storage.read_footers(storage.join(frames_writer.uri, "frames"))
         kept = sum(footer.num_rows for footer in footers.values())
         if not kept:
@@ -130,13 +130,13 @@ def _run(
 
 
 def _commit(
-    writer: storage.ArtifactWriter,
+    writer: artifacts.ArtifactWriter,
     bank: ReferenceBank,
     frames: str,
     settings: Settings,
     run: dict[str, Any],
     left_out: dict[str, int],
-) -> storage.Manifest:
+) -> artifacts.Manifest:
     names = label_names(bank, settings.segment)
     footers = storage.read_footers(storage.join(writer.uri, "labels"))
     pixels = sum(

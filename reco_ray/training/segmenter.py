@@ -18,7 +18,7 @@ from reco_ray.corpus.arrays import picture_of
 from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.errors import RecoError, reason
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.models.runtime import Runtime, resolve_runtime
 from reco_ray.segmentation.palette import palette
 from reco_ray.segmentation.segment import SegmentedImage
@@ -60,7 +60,7 @@ class Segmenter:
         Raises:
             RecoError: the artifact is missing, unfinished or damaged, or its weights have another architecture.
         """
-        manifest = storage.read_manifest(uri, KIND)
+        manifest = artifacts.read_manifest(uri, KIND)
         content: dict[str, Any] = manifest.content
         network = build_network(content["architecture"], len(content["labels"]), initial="random")
         try:

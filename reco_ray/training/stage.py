@@ -17,7 +17,7 @@ from reco_ray.config import Settings
 from reco_ray.distributed.timing import Meter, write_summary
 from reco_ray.distributed.workers import Workers, plan_runs
 from reco_ray.errors import RecoError, reason
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.outcome import Outcome
 from reco_ray.training.live import live_table
 from reco_ray.training.loop import TIMING, Job, train_worker
@@ -54,14 +54,14 @@ def train_segmenters(
     jobs, writers = {}, {}
     workers, at_once, environment = require_trainer(len(labels), settings)
     for name, uri in labels.items():
-        manifest = storage.read_manifest(uri, LABELS_KIND)
+        manifest = artifacts.read_manifest(uri, LABELS_KIND)
         try:
             _require_trainable(name, manifest, uri, settings, (vocabularies or {}).get(name))
         except RecoError as error:
             yield Outcome("train", storage.absolute(outs[name]), name=name, error=str(error))
             continue
         jobs[name] = _job(name, manifest, uri, outs[name], settings, workers.threads, environment)
-        writers[name] = storage.ArtifactWriter(outs[name], KIND, _made_from(manifest, uri, settings))
+        writers[name] = artifacts.ArtifactWriter(outs[name], KIND, _made_from(manifest, uri, settings))
     finished = {name: writer.finished() for name, writer in writers.items()}
     for name, done in finished.items():
         if done is not None:
@@ -97,7 +97,7 @@ def require_trainer(runs: int, settings: Settings) -> tuple[Workers, int, dict[s
 
 
 def _require_trainable(
-    name: str, manifest: storage.Manifest, uri: str, settings: Settings, vocabulary: Vocabulary | None
+    name: str, manifest: artifacts.Manifest, uri: str, settings: Settings, vocabulary: Vocabulary | None
 ) -> None:
     content = manifest.content
     if vocabulary is not None and vocabulary.model_dump(mode="json") != content["vocabulary"]:
@@ -116,7 +116,7 @@ def _require_trainable(
         raise RecoError(f"{name}: one image is not enough: one is held out, at least one more is needed")
 
 
-def _made_from(manifest: storage.Manifest, uri: str, settings: Settings) -> dict[str, Any]:
+def _made_from(manifest: artifacts.Manifest, uri: str, settings: Settings) -> dict[str, Any]:
     return {
         "labels": storage.absolute(uri),
         "labels_made_at": manifest.made_at,
@@ -127,7 +127,7 @@ def _made_from(manifest: storage.Manifest, uri: str, settings: Settings) -> dict
 
 def _job(
     name: str,
-    manifest: storage.Manifest,
+    manifest: artifacts.Manifest,
     uri: str,
     out: str,
     settings: Settings,
@@ -223,10 +223,10 @@ def _last_line(error: Exception) -> str:
 # --- after --------------------------------------------------------------------------------------------------
 
 
-def _commit(writer: storage.ArtifactWriter, job: Job, workers: Workers, meter: Meter) -> storage.Manifest:
+def _commit(writer: artifacts.ArtifactWriter, job: Job, workers: Workers, meter: Meter) -> artifacts.Manifest:
     curve = storage.read_table(storage.join(job.out, "curve.parquet")).to_pylist()
     best = max(curve, key=lambda entry: entry["agreement"])
-    labels = storage.read_manifest(job.labels_uri, LABELS_KIND)
+    labels = artifacts.read_manifest(job.labels_uri, LABELS_KIND)
     content = {
         "architecture": job.settings.train.segmenter,
         "labels": job.labels,

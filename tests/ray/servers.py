@@ -14,7 +14,7 @@ import httpx
 import ray
 from safetensors.torch import save as save_tensors
 
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.training.network import build_network
 from reco_ray.vocabulary import parse_concepts
 
@@ -97,7 +97,7 @@ def write_segmenter(out: Path, concepts: str) -> int:
         "smp:FPN/tu-tf_efficientnet_lite0@decoder_pyramid_channels=32,decoder_segmentation_channels=32"
     )
     network = build_network(architecture, len(labels), initial="random", seed=7)
-    writer = storage.ArtifactWriter(str(out), "segmenter", {"seed": 7})
+    writer = artifacts.ArtifactWriter(str(out), "segmenter", {"seed": 7})
     assert writer.finished() is None
     tensors = {name: tensor.contiguous() for name, tensor in network.module.state_dict().items()}
     weights = save_tensors(tensors)

@@ -28,7 +28,7 @@ from reco_ray.distributed import remarks, streaming
 from reco_ray.distributed.parts import Report, Worker, run_parts
 from reco_ray.distributed.workers import Workers
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.files import waiting as waits
 from reco_ray.files.retries import retried
 
@@ -276,7 +276,7 @@ def test_corpus_and_output_in_s3_with_faults(s3, photographs, expected, settings
     stored = storage.read_table("s3://corpus/out/embeddings").to_pylist()
     assert {row["image_id"] for row in stored} == embeddings(expected).keys()
     assert {row["uri"] for row in stored} == {f"s3://corpus/photographs/{n:03d}.jpg" for n in range(10)}
-    assert storage.read_manifest("s3://corpus/out", "embeddings") == manifest
+    assert artifacts.read_manifest("s3://corpus/out", "embeddings") == manifest
 
 
 @pytest.mark.chaos

@@ -22,8 +22,8 @@ from stores import RESET, Server, s3_store
 from reco_ray.config import load_settings
 from reco_ray.corpus.generations import embedding_files
 from reco_ray.corpus.stage import embed_corpus
-from reco_ray.files import storage
-from reco_ray.files.checksums import verify
+from reco_ray.files import artifacts, storage
+from reco_ray.files.verify import verify
 
 SETTINGS = ["embed.shard_size=2", "embed.batch_size=2"]
 COUNTS = {"images": 52, "embedded": 40, "rejected": 2, "duplicates": 10}
@@ -120,7 +120,7 @@ def parts(out: Path) -> int:
 # copies, when it has written the first table without them, and when it is about to write the manifest.
 _STOPPING = """
 import os, signal
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 write = storage.write_bytes
 def stopping(uri, data):
     if {at!r} in uri and not {after}:
@@ -239,6 +239,6 @@ def test_a_driver_killed_while_it_writes_to_a_store_and_while_it_follows(
     manifest, _ = embed_corpus(str(growing), str(local), settings, follow=True)
     assert manifest.counts == COUNTS
     assert content(out) == content(local)
-    stored = storage.read_manifest(out, "embeddings")
+    stored = artifacts.read_manifest(out, "embeddings")
     assert (stored.counts, stored.content) == (manifest.counts, manifest.content)
     assert verify(out).differences == []

@@ -17,7 +17,7 @@ from images import write_photographs
 from PIL import Image
 from processes import descendants, title, wait_until
 
-from reco_ray.files.storage import read_manifest
+from reco_ray.files.artifacts import read_manifest
 from reco_ray.pipeline import read_pipeline
 
 NODES = ["CPU=1,decode=4", "CPU=1,GPU=1,model=1"]

@@ -18,7 +18,7 @@ from processes import descendants, kill_at_once, title
 
 from reco_ray.config import Settings, load_settings
 from reco_ray.corpus.stage import embed_corpus
-from reco_ray.files.checksums import verify
+from reco_ray.files.verify import verify
 
 SETTINGS = ["embed.shard_size=1", "embed.batch_size=1"]
 COUNTS = {"images": 42, "embedded": 40, "rejected": 1, "duplicates": 1}

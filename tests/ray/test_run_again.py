@@ -13,8 +13,8 @@ from filelock import FileLock
 from images import encoded, photograph, write_photographs
 
 from reco_ray.cli import main
-from reco_ray.files import storage
-from reco_ray.files.checksums import verify
+from reco_ray.files import artifacts, storage
+from reco_ray.files.verify import verify
 
 SMALL = [
     "--set=references.image_size=96",
@@ -89,7 +89,7 @@ def content(out: Path, *, copies: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {
         "embeddings": sorted(rows, key=lambda row: row["image_id"]),
         "listed": sorted(listed),
-        "counts": {stage: storage.read_manifest(str(out / stage)).counts for stage in STAGES},
+        "counts": {stage: artifacts.read_manifest(str(out / stage)).counts for stage in STAGES},
         "indexed": sorted(row["image_id"] for row in table(out / "index" / "images")),
         "exemplars": [{**row, "uri": ""} for row in table(out / "references" / "exemplars.parquet")],
         "regions": sorted(table(out / "masks" / "regions"), key=lambda row: (row["uri"], row["label"])),
@@ -159,15 +159,15 @@ def test_only_what_other_images_and_settings_make_is_made(
     (masks / "mine.png").unlink()
 
     # Another refinement replaces the masks only; killed before its end, the same command goes on.
-    commit = storage.ArtifactWriter.commit
+    commit = artifacts.ArtifactWriter.commit
 
-    def killed(writer: storage.ArtifactWriter, *arguments: Any) -> Any:
+    def killed(writer: artifacts.ArtifactWriter, *arguments: Any) -> Any:
         if writer.kind == "masks":
             raise storage.RecoError("killed")
         return commit(writer, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage.ArtifactWriter, "commit", killed)
+        patch.setattr(artifacts.ArtifactWriter, "commit", killed)
         assert "killed" in reco.fails("out", *WORDS, "--refine", "pamr")
     assert not (folder / "out" / "masks" / "manifest.json").exists()
     said = reco.run("out", *WORDS, "--refine", "pamr")

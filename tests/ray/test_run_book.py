@@ -23,7 +23,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from ray.util import get_node_ip_address
 from servers import free_port
 
-from reco_ray.files.storage import read_manifest
+from reco_ray.files.artifacts import read_manifest
 
 IMAGES = 600
 CROPS = 224 * 224 * 3  # bytes of one image on its way to a worker

@@ -28,7 +28,7 @@ from reco_ray.distributed.workers import plan_workers
 from reco_ray.evaluation.compare import Comparer, Variant, sample_loader
 from reco_ray.evaluation.confusion import confusion_matrix, scores
 from reco_ray.evaluation.evaluation_protocol import choose_protocol
-from reco_ray.files.checksums import verify
+from reco_ray.files.verify import verify
 from reco_ray.sweep.encoded import exemplar_view, image_view
 from reco_ray.sweep.plan import SweepPlan, open_plan
 from reco_ray.sweep.shared_tasks import SharedTasks

@@ -14,7 +14,7 @@ from images import write_photographs
 from ray.util import get_node_ip_address
 
 from reco_ray.distributed.reachability import require_listener
-from reco_ray.files.storage import read_manifest
+from reco_ray.files.artifacts import read_manifest
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]  # chaos only for the time it takes
 

@@ -10,20 +10,21 @@ import pytest
 
 from reco_ray.cli import main
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
-from reco_ray.files.checksums import Difference, recorded, verify
+from reco_ray.files import artifacts, storage
+from reco_ray.files.checksums import recorded
+from reco_ray.files.verify import Difference, verify
 
 ROOTS = ["local", "memory://checksums"]
 
 
-def make(uri: str) -> storage.Manifest:
+def make(uri: str) -> artifacts.Manifest:
     """A small artifact: two shards as workers write them, a file of the driver's, an artifact inside."""
-    writer = storage.ArtifactWriter(uri, "masks", {"images": "some"})
+    writer = artifacts.ArtifactWriter(uri, "masks", {"images": "some"})
     assert writer.finished() is None
     for shard in ("000", "001"):
         recorded(write_shard, writer.uri, shard)
     storage.write_bytes(storage.join(writer.uri, "vectors.faiss"), b"written by the driver")
-    inner = storage.ArtifactWriter(storage.join(writer.uri, "index"), "index", {})
+    inner = artifacts.ArtifactWriter(storage.join(writer.uri, "index"), "index", {})
     assert inner.finished() is None
     inner.commit({})
     return writer.commit({"images": 2})
@@ -100,7 +101,7 @@ def test_checksums_that_were_changed_along_with_a_file_do_not_pass(uri: str) -> 
 
 
 def test_what_is_written_again_after_its_note_is_read_back(uri: str) -> None:
-    writer = storage.ArtifactWriter(uri, "masks", {})
+    writer = artifacts.ArtifactWriter(uri, "masks", {})
     writer.finished()
     recorded(write_shard, uri, "000")
     # Same size, as after a driver that rewrites a worker's table.
@@ -110,7 +111,7 @@ def test_what_is_written_again_after_its_note_is_read_back(uri: str) -> None:
 
 
 def test_what_a_killed_worker_left_without_a_note_is_read_back(uri: str) -> None:
-    writer = storage.ArtifactWriter(uri, "masks", {})
+    writer = artifacts.ArtifactWriter(uri, "masks", {})
     writer.finished()
     recorded(write_shard, uri, "000")
     write_shard(uri, "001")
@@ -119,7 +120,7 @@ def test_what_a_killed_worker_left_without_a_note_is_read_back(uri: str) -> None
 
 
 def test_files_that_workers_noted_are_not_read_at_the_commit(uri: str) -> None:
-    writer = storage.ArtifactWriter(uri, "masks", {})
+    writer = artifacts.ArtifactWriter(uri, "masks", {})
     writer.finished()
     recorded(write_shard, uri, "000")
     secret = Path(uri) / "masks/street/a #000 100%.png"
@@ -135,7 +136,7 @@ def test_a_commit_that_was_killed_before_its_manifest_is_not_done_again(uri: str
     sums = Path(uri) / "checksums.parquet"
     before = sums.stat().st_mtime_ns
     (Path(uri) / "manifest.json").unlink()
-    writer = storage.ArtifactWriter(uri, "masks", {"images": "some"})
+    writer = artifacts.ArtifactWriter(uri, "masks", {"images": "some"})
     assert writer.finished() is None
     writer.commit({"images": 2})
     assert sums.stat().st_mtime_ns == before

@@ -4,7 +4,7 @@ import pytest
 
 from reco_ray.cli.terminal import Terminal
 from reco_ray.distributed.workers import _Remarks
-from reco_ray.files.storage import Manifest
+from reco_ray.files.artifacts import Manifest
 from reco_ray.outcome import Outcome
 
 OUT = "/photographs [2024]/:cat:/" + "x" * 120

@@ -13,10 +13,10 @@ from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.read import list_images, read_image_bytes
 from reco_ray.errors import RecoError
 from reco_ray.files import storage
-from reco_ray.files.checksums import verify
+from reco_ray.files.artifacts import ArtifactWriter, read_manifest
 from reco_ray.files.filesystems import delete_folder, list_folders
 from reco_ray.files.retries import StoreUnavailable
-from reco_ray.files.storage import ArtifactWriter, read_manifest
+from reco_ray.files.verify import verify
 
 
 @pytest.fixture(scope="module")

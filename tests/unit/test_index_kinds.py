@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from vectors import MODEL, clustered, write_embeddings
 
+from reco_ray import faiss_library
 from reco_ray.config import IndexSettings
-from reco_ray.corpus.index import CorpusIndex, build_index, faiss_library, load_faiss, plan_index
+from reco_ray.corpus.index import CorpusIndex, build_index, plan_index
 from reco_ray.corpus.index.index_plan import choose_factory, make_plan
 from reco_ray.corpus.index.recall import EXACT, ExactAnswers, Queries, measure, merge_answers, recall
 from reco_ray.corpus.index.vectors import Part, list_parts, rows_at, sample_vectors
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 
-faiss = load_faiss()
+faiss = faiss_library.load_faiss()
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +220,7 @@ def test_a_shard_in_a_store_is_downloaded_once(index_uri, tmp_path, monkeypatch)
 
 
 def test_samples_come_from_all_over_the_corpus(vectors, embeddings):
-    parts = list_parts(embeddings, storage.read_manifest(embeddings))
+    parts = list_parts(embeddings, artifacts.read_manifest(embeddings))
     sample = sample_vectors(embeddings, parts, 500, seed=0)
     assert len(sample) == pytest.approx(500, abs=5)
     places = {row.tobytes(): n for n, row in enumerate(vectors)}

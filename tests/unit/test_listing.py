@@ -14,7 +14,7 @@ from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.own_output import MARK, mark_output
 from reco_ray.corpus.read import list_images, read_image_bytes
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def write_run(out: str) -> None:
     mark_output(out)
     storage.write_bytes(f"{out}/report/index.html", b"<html>")
     storage.write_bytes(f"{out}/references/sheets/dog.jpg", encoded(photograph(1, 48)))
-    storage.ArtifactWriter(f"{out}/masks", "masks", {"of": 1}).commit({}) if "://" not in out else None
+    artifacts.ArtifactWriter(f"{out}/masks", "masks", {"of": 1}).commit({}) if "://" not in out else None
     storage.write_bytes(f"{out}/masks/overlays/0.jpg", encoded(photograph(2, 48)))
 
 
@@ -278,7 +278,7 @@ def test_artifacts_in_a_folder_of_photographs_are_known_without_a_mark(folder):
     before = list_files(str(folder)).fingerprint
     mark_output(str(folder))
     assert not (folder / MARK).exists()
-    storage.ArtifactWriter(str(folder / "embeddings"), "embeddings", {"of": 1}).commit({})
+    artifacts.ArtifactWriter(str(folder / "embeddings"), "embeddings", {"of": 1}).commit({})
     pq.write_table(pa.table({"uri": ["x.jpg"]}), folder / "embeddings" / "0.parquet")
     write_unfinished(str(folder / "masks"))
     assert list_files(str(folder)).fingerprint == before

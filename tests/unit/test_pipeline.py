@@ -7,7 +7,7 @@ from vectors import clustered, write_embeddings
 
 from reco_ray.cli.terminal import Terminal
 from reco_ray.errors import RecoError, UsageError
-from reco_ray.files.storage import read_manifest
+from reco_ray.files.artifacts import read_manifest
 from reco_ray.pipeline import read_pipeline, run_pipeline
 from reco_ray.requests import EmbedRequest, EvaluateRequest, IndexRequest
 

@@ -12,7 +12,7 @@ from reco_ray.config import load_settings
 from reco_ray.distributed.timing import Meter, decisive, write_summary
 from reco_ray.distributed.workers import Workers, count_readers, total_resources
 from reco_ray.errors import RecoError, UsageError
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.pipeline import read_pipeline
 from reco_ray.planning.estimate import estimate
 from reco_ray.planning.estimate_table import as_table
@@ -182,7 +182,7 @@ def test_workers_that_fit_nowhere_are_an_error_and_fewer_are_said() -> None:
 
 def finished_masks(folder: Path, images: int, *, run: int | None = None, work: float = 1.0) -> str:
     """A masks artifact whose run of two workers took `work` seconds an image."""
-    writer = storage.ArtifactWriter(str(folder), "masks", {"made": "by a test"})
+    writer = artifacts.ArtifactWriter(str(folder), "masks", {"made": "by a test"})
     writer.finished()
     storage.write_bytes(str(folder / "masks" / "a.png"), bytes(1000 * images))
     meter = Meter()
@@ -217,7 +217,7 @@ def test_what_tells_no_rate_is_named(tmp_path: Path) -> None:
         measure([str(tmp_path / "old")])
     with pytest.raises(RecoError, match="is not there"):
         measure([str(tmp_path / "nothing")])
-    writer = storage.ArtifactWriter(str(tmp_path / "frames"), "frames", {})
+    writer = artifacts.ArtifactWriter(str(tmp_path / "frames"), "frames", {})
     writer.finished()
     writer.commit({"images": 1})
     with pytest.raises(RecoError, match="holds frames: rates exist for embed, index, references"):

@@ -11,7 +11,7 @@ from reco_ray.cosegmentation.bank import ReferenceBank, write_bank
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan, plan_references, sequences, unique_steps
 from reco_ray.errors import RecoError
-from reco_ray.files.storage import ArtifactWriter
+from reco_ray.files.artifacts import ArtifactWriter
 from reco_ray.vocabulary import Concept, Vocabulary
 
 

@@ -15,7 +15,7 @@ from reco_ray.corpus.load import load_images
 from reco_ray.corpus.read import list_images
 from reco_ray.corpus.search import COLUMNS, TILE
 from reco_ray.corpus.stage import EmbedWorker
-from reco_ray.files import storage
+from reco_ray.files import artifacts
 from reco_ray.models import load_language_image_model
 from reco_ray.models.prompts import encode_prompts
 
@@ -42,7 +42,7 @@ def index(corpus, settings, tmp_path_factory) -> str:
     """Embedded by the stage's own pieces, without a cluster; indexed as by the command."""
     out = tmp_path_factory.mktemp("made")
     model = load_language_image_model(settings.models.retrieval)
-    writer = storage.ArtifactWriter(str(out / "embeddings"), "embeddings", {"corpus": str(corpus)})
+    writer = artifacts.ArtifactWriter(str(out / "embeddings"), "embeddings", {"corpus": str(corpus)})
     assert writer.finished() is None
     worker = EmbedWorker(settings.models, 0, 8, str(out / "embeddings"))
     worker.set_up("cpu")

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
-from reco_ray.files.storage import MANIFEST, SCHEMA_VERSION, STARTED, ArtifactWriter, Manifest
+from reco_ray.files import artifacts, storage
+from reco_ray.files.artifacts import MANIFEST, SCHEMA_VERSION, STARTED, ArtifactWriter, Manifest
 
 MADE_FROM = {"corpus": "/photographs", "model": "conse#1", "shard_size": 4}
 
@@ -105,15 +105,15 @@ def stored_manifest(folder, **changes):
 
 def test_manifests_are_read_back(tmp_path):
     manifest = stored_manifest(tmp_path)
-    assert storage.read_manifest(str(tmp_path), "index") == manifest
+    assert artifacts.read_manifest(str(tmp_path), "index") == manifest
 
 
 def test_missing_and_unfinished_artifacts_are_told_apart(tmp_path):
     with pytest.raises(RecoError, match=r"nothing: this index artifact is not there"):
-        storage.read_manifest(str(tmp_path / "nothing"), "index")
+        artifacts.read_manifest(str(tmp_path / "nothing"), "index")
     (tmp_path / STARTED).write_text("{}")
     with pytest.raises(RecoError, match=r"is unfinished: run the command that makes it again"):
-        storage.read_manifest(str(tmp_path), "index")
+        artifacts.read_manifest(str(tmp_path), "index")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", '{"kind": "index"}', "\xff\xfe"])
@@ -122,16 +122,16 @@ def test_half_written_manifests_are_refused(tmp_path, text):
     with pytest.raises(
         RecoError, match=r"manifest\.json: not a manifest: delete the directory and make it again"
     ):
-        storage.read_manifest(str(tmp_path), "index")
+        artifacts.read_manifest(str(tmp_path), "index")
 
 
 def test_other_kinds_and_newer_schemas_are_refused(tmp_path):
     stored_manifest(tmp_path, kind="embeddings")
     with pytest.raises(RecoError, match="holds embeddings, but index is needed here"):
-        storage.read_manifest(str(tmp_path), "index")
+        artifacts.read_manifest(str(tmp_path), "index")
     stored_manifest(tmp_path, schema_version=SCHEMA_VERSION + 1, made_by="reco-ray 99")
     with pytest.raises(RecoError, match=r"made by a newer version \(reco-ray 99\)"):
-        storage.read_manifest(str(tmp_path), "index")
+        artifacts.read_manifest(str(tmp_path), "index")
 
 
 # --- the writer ---------------------------------------------------------------------------------------------
@@ -143,9 +143,9 @@ def test_an_artifact_counts_from_its_commit_on(tmp_path, scheme):
     writer = ArtifactWriter(uri, "index", MADE_FROM)
     assert writer.finished() is None
     with pytest.raises(RecoError, match="is unfinished"):
-        storage.read_manifest(uri, "index")
+        artifacts.read_manifest(uri, "index")
     committed = writer.commit({"images": 3}, {"dim": 8})
-    assert storage.read_manifest(uri, "index") == committed
+    assert artifacts.read_manifest(uri, "index") == committed
     assert committed.counts == {"images": 3}
     assert ArtifactWriter(uri, "index", MADE_FROM).finished() == committed
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from reco_ray.corpus.index.faiss_library import KIND, inverted_file, load_faiss
-from reco_ray.corpus.index.files import ImageTable, open_trained, open_vectors, shard_files
+from reco_ray.corpus.index.files import KIND, ImageTable, open_trained, open_vectors, shard_files
 from reco_ray.corpus.index.shard_search import search_shards
 from reco_ray.errors import RecoError, reason
-from reco_ray.files import storage
+from reco_ray.faiss_library import inverted_file, load_faiss
+from reco_ray.files import artifacts, storage
 
 
 class CorpusIndex:
@@ -27,7 +27,7 @@ class CorpusIndex:
     def __init__(self, uri: str, model: str) -> None:
         load_faiss()
         self.uri = storage.absolute(uri)
-        self.manifest = storage.read_manifest(uri, KIND)
+        self.manifest = artifacts.read_manifest(uri, KIND)
         content = self.manifest.content
         if content["model"] != model:
             raise RecoError(

@@ -5,8 +5,6 @@ cache may be deleted at any time.
 """
 
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,16 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
-from reco_ray.corpus.index.faiss_library import load_faiss, share_centroids
 from reco_ray.errors import RecoError, reason
-from reco_ray.files import filesystems as stores
-from reco_ray.files import storage
+from reco_ray.faiss_library import load_faiss, share_centroids
+from reco_ray.files import artifacts, storage
 from reco_ray.files.caches import cache_directory
 
-_SCAN_ROWS = 65_536  # per batch
+KIND = "index"
 _CACHED_GROUPS = 32
 
 
@@ -47,7 +42,7 @@ class ShardFiles:
     bytes: int | None
 
 
-def shard_files(uri: str, manifest: storage.Manifest) -> list[ShardFiles]:
+def shard_files(uri: str, manifest: artifacts.Manifest) -> list[ShardFiles]:
     """The shards of an index artifact; artifacts of version 0.1 have a single one that is not listed."""
     if "shards" not in manifest.content:
         vectors, images = storage.join(uri, "vectors.faiss"), storage.join(uri, "images.parquet")
@@ -96,24 +91,15 @@ def open_vectors(files: ShardFiles, trained: Any, version: str) -> Any:
 
 def _local(uri: str, version: str) -> str:
     """The local path of a file, downloading it if necessary."""
-    filesystem, path = storage.resolve(uri)
-    if isinstance(filesystem, pafs.LocalFileSystem):
+    if (path := storage.local_path(uri)) is not None:
         return path
     root = cache_directory()
-    target = os.path.join(root, "index", storage.digest(uri, version), os.path.basename(path))
-    if os.path.exists(target):
-        return target
-    temporary = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        with filesystem.open_input_stream(path) as source, open(temporary, "wb") as sink:
-            shutil.copyfileobj(source, sink, 8 << 20)
-        os.replace(temporary, target)  # atomic, as several processes may download it
-    except OSError as error:
-        raise RecoError(f"{uri}: cannot be downloaded to {root} (RECO_CACHE): {reason(error)}") from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    target = os.path.join(root, "index", storage.digest(uri, version), uri.rpartition("/")[2])
+    if not os.path.exists(target):
+        try:
+            storage.download(uri, target)
+        except OSError as error:
+            raise RecoError(f"{uri}: cannot be downloaded to {root} (RECO_CACHE): {reason(error)}") from error
     return target
 
 
@@ -123,7 +109,7 @@ class ImageTable:
     def __init__(self, shards: list[ShardFiles]) -> None:
         self._shards = shards
         self._starts = np.array([shard.start for shard in shards])
-        self._files: dict[int, tuple[pq.ParquetFile, np.ndarray]] = {}
+        self._files: dict[int, tuple[storage.ParquetReader, np.ndarray]] = {}
         self._group = lru_cache(_CACHED_GROUPS)(self._read_group)
 
     def take(self, rows: np.ndarray) -> pa.Table:
@@ -152,18 +138,17 @@ class ImageTable:
         """Yields all URIs in batches, each with the row of its first."""
         for number, shard in enumerate(self._shards):
             start = shard.start
-            for batch in self._open(number)[0].iter_batches(_SCAN_ROWS, columns=["uri"]):
-                yield start, batch.column(0)
-                start += batch.num_rows
+            for table in self._open(number)[0].row_groups(["uri"]):
+                yield start, table["uri"].combine_chunks()
+                start += table.num_rows
 
     def uri_of(self, image_id: str) -> str | None:
         """The URI of an image, None if it is not in the index; scans the ids."""
         for number in range(len(self._shards)):
-            file = self._open(number)[0]
-            for batch in file.iter_batches(_SCAN_ROWS, columns=["image_id", "uri"]):
-                row = pc.index(batch.column(0), image_id).as_py()
+            for table in self._open(number)[0].row_groups(["image_id", "uri"]):
+                row = pc.index(table["image_id"], image_id).as_py()
                 if row >= 0:
-                    return batch.column(1)[row].as_py()
+                    return table["uri"][row].as_py()
         return None
 
     def _place(self, row: int) -> tuple[int, int, int]:
@@ -174,16 +159,17 @@ class ImageTable:
         group = int(np.searchsorted(ends, inside, side="right"))
         return shard, group, inside - (int(ends[group - 1]) if group else 0)
 
-    def _open(self, shard: int) -> tuple[pq.ParquetFile, np.ndarray]:
+    def _open(self, shard: int) -> tuple[storage.ParquetReader, np.ndarray]:
         if shard not in self._files:
-            filesystem, path = storage.resolve(self._shards[shard].images)
             try:
-                file = pq.ParquetFile(stores.opened(filesystem, path))
+                file = storage.ParquetReader(self._shards[shard].images)
             except (OSError, pa.ArrowInvalid) as error:
                 raise RecoError(
                     f"{self._shards[shard].images}: damaged ({reason(error)}): delete the index and build it again"
                 ) from error
-            sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+            sizes = [
+                file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)
+            ]
             self._files[shard] = file, np.cumsum(sizes)
         return self._files[shard]
 

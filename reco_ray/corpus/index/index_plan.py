@@ -5,10 +5,10 @@ import re
 from dataclasses import dataclass
 
 from reco_ray.config import IndexSettings
-from reco_ray.corpus.index.faiss_library import empty_index, inverted_file
 from reco_ray.corpus.index.vectors import Part, list_parts
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.faiss_library import empty_index, inverted_file
+from reco_ray.files import artifacts
 
 FLAT_UP_TO = 250_000  # at most 1 GB: exact search takes milliseconds per query and needs no training
 SCALAR_UP_TO = 100_000_000  # one byte per dimension: 50-80 GB, memory-mapped from one disk
@@ -115,7 +115,7 @@ def plan_index(embeddings: str, settings: IndexSettings) -> IndexPlan:
     Raises:
         RecoError: If the artifact is missing or its files do not match its manifest, or as `make_plan`.
     """
-    source = storage.read_manifest(embeddings, "embeddings")
+    source = artifacts.read_manifest(embeddings, "embeddings")
     parts = list_parts(embeddings, source)
     images = sum(part.rows for part in parts)
     if images != source.counts["embedded"]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from reco_ray.corpus.index.faiss_library import inverted_file, load_faiss
 from reco_ray.corpus.index.vectors import Part, rows_at
+from reco_ray.faiss_library import inverted_file, load_faiss
 
 K = 50
 QUERIES_PER_KIND = 128

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from reco_ray.corpus.index.faiss_library import inverted_file, load_faiss
 from reco_ray.corpus.index.recall import merge_answers
+from reco_ray.faiss_library import inverted_file, load_faiss
 
 
 def search_shards(

@@ -23,7 +23,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reco_ray.config import IndexSettings
-from reco_ray.corpus.index.faiss_library import KIND, load_faiss
+from reco_ray.corpus.index.files import KIND
 from reco_ray.corpus.index.index_plan import IndexPlan, Shard, plan_index
 from reco_ray.corpus.index.recall import KINDS, measure, merge_answers
 from reco_ray.corpus.index.tasks import (
@@ -37,7 +37,8 @@ from reco_ray.corpus.index.tasks import (
 from reco_ray.distributed.timing import Meter, write_summary
 from reco_ray.distributed.workers import Workers, node_resources, total_resources
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.faiss_library import load_faiss
+from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import make_anew
 from reco_ray.presentation.console import progress
 
@@ -54,7 +55,7 @@ def build_index(
     settings: IndexSettings | None = None,
     plan: IndexPlan | None = None,
     renew: bool = False,
-) -> tuple[storage.Manifest, bool]:
+) -> tuple[artifacts.Manifest, bool]:
     """Builds the index of an embeddings artifact, on the connected Ray cluster if the plan needs one.
 
     Args:
@@ -73,7 +74,7 @@ def build_index(
     """
     settings = settings or IndexSettings()
     load_faiss()
-    source = storage.read_manifest(embeddings, "embeddings")
+    source = artifacts.read_manifest(embeddings, "embeddings")
     embeddings = storage.absolute(embeddings)
     plan = plan or plan_index(embeddings, settings)
     made_from: dict[str, Any] = {
@@ -89,7 +90,7 @@ def build_index(
             "index.target_recall": settings.target_recall,
             "shards": len(plan.shards),
         }
-    writer = storage.ArtifactWriter(out, KIND, made_from)
+    writer = artifacts.ArtifactWriter(out, KIND, made_from)
     if renew:
         make_anew(writer, "index", lambda path: _OWN.fullmatch(path) is not None)
     if manifest := writer.finished():

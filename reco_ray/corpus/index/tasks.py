@@ -14,13 +14,6 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from reco_ray.corpus.index.faiss_library import (
-    empty_index,
-    inverted_file,
-    load_faiss,
-    on_gpus,
-    without_centroids,
-)
 from reco_ray.corpus.index.index_plan import IndexPlan, Shard
 from reco_ray.corpus.index.recall import (
     EXACT,
@@ -32,6 +25,13 @@ from reco_ray.corpus.index.recall import (
 )
 from reco_ray.corpus.index.vectors import IMAGE_COLUMNS, read_part, sample_vectors, vectors_of
 from reco_ray.errors import RecoError, reason
+from reco_ray.faiss_library import (
+    empty_index,
+    inverted_file,
+    load_faiss,
+    on_gpus,
+    without_centroids,
+)
 from reco_ray.files import storage
 
 TRAINED = "trained"

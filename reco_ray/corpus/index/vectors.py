@@ -7,13 +7,11 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from reco_ray.corpus.generations import embedding_files
 from reco_ray.errors import RecoError
-from reco_ray.files import storage
+from reco_ray.files import artifacts, storage
 from reco_ray.files.read_ahead import prefetched
-from reco_ray.files.retries import retried
 
 _READERS = 16
 _REMEDY = "delete its artifact and embed the corpus again"
@@ -29,15 +27,10 @@ class Part:
     rows: int
 
 
-def list_parts(embeddings: str, manifest: storage.Manifest) -> list[Part]:
+def list_parts(embeddings: str, manifest: artifacts.Manifest) -> list[Part]:
     """The files of an embeddings artifact in row order; reads all their footers."""
     files = embedding_files(embeddings, manifest)
-
-    def count(uri: str) -> int:
-        filesystem, path = storage.resolve(uri)
-        with storage.explained_errors(uri, remedy=_REMEDY):
-            return retried(lambda: pq.read_metadata(path, filesystem=filesystem), uri).num_rows
-
+    count = partial(storage.count_rows, remedy=_REMEDY)
     with ThreadPoolExecutor(_READERS) as pool:
         rows = pool.map(count, files)
         return [Part(file.rpartition("/")[2], number) for file, number in zip(files, rows, strict=True)]

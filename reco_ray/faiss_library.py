@@ -7,8 +7,6 @@ import numpy as np
 
 from reco_ray.errors import RecoError, reason
 
-KIND = "index"
-
 
 def load_faiss() -> ModuleType:
     """Imports faiss, from whichever package provides it.
