@@ -57,6 +57,7 @@ from reco_ray.distributed.parts import run_parts
 from reco_ray.distributed.workers import plan_workers, session
 from reco_ray.files.read_ahead import prefetched
 from reco_ray.models import load_language_image_model
+from reco_ray.models.description import describe_retrieval_model
 
 ARCHITECTURE = "ViT-B-32"
 SPEC = f"open_clip:{ARCHITECTURE}/random"
@@ -174,7 +175,9 @@ def _ours(folder: Path, batch_size: int, count: int | None, precision: str = "au
             part_size=PART,
             frames_per_second=1,
         )
-        worker = EmbedWorker(settings.models, 0, batch_size, out)
+        worker = EmbedWorker(
+            settings.models, 0, batch_size, out, describe_retrieval_model(settings.models, 0)
+        )
         images, start = 0, 0.0
         units = pending_units(generations, [], PART)
         for finished, part in enumerate(run_parts(units, load, worker, workers), start=1):

@@ -45,7 +45,7 @@ from reco_ray.distributed.workers import count_readers, plan_workers
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
 from reco_ray.models import load_language_image_model
-from reco_ray.models.protocols import LanguageImageModel
+from reco_ray.models.description import ModelDescription, describe_retrieval_model
 from reco_ray.presentation.console import waiting
 
 KIND = "embeddings"
@@ -98,9 +98,7 @@ def embed_corpus(
     begun = storage.exists(storage.join(out, artifacts.STARTED))
     generations = read_generations(out) if begun else []
     found = _list(corpus, settings.image_column) if renew or not generations else None
-    model = load_language_image_model(
-        settings.models.retrieval, weights=settings.models.weights, seed=settings.seed
-    )
+    model = describe_retrieval_model(settings.models, settings.seed)
     writer = artifacts.ArtifactWriter(
         out,
         KIND,
@@ -154,7 +152,7 @@ def _embed_pending(
     corpus: str,
     writer: artifacts.ArtifactWriter,
     generations: list[Generation],
-    model: LanguageImageModel,
+    model: ModelDescription,
     settings: Settings,
     manifest: artifacts.Manifest | None,
 ) -> artifacts.Manifest:
@@ -186,7 +184,7 @@ def _embed_pending(
         image_column=settings.image_column,
         requests_per_host=requests_per_host,
     )
-    worker = EmbedWorker(settings.models, settings.seed, options.batch_size, out)
+    worker = EmbedWorker(settings.models, settings.seed, options.batch_size, out, model)
     images = 0
     with stage_pool("embed", settings.models.device, settings.placement.embed, total, done) as pool:
         for report in pool.parts(units, load, worker, workers, loaders or readers, loaders):
@@ -220,7 +218,7 @@ def _embed_pending(
     }
     write_summary(out, "embed", numbers, speed | run, settings, others)
     content = {
-        "dim": model.embedding_dim,
+        "dim": model.dim,
         "model": model.fingerprint,
         "generation": len(generations),
         "shards": generations[-1].first_shard + generations[-1].shards,
@@ -269,8 +267,11 @@ class EmbedWorker(Worker[EmbedReport]):
 
     report = EmbedReport
 
-    def __init__(self, models: ModelSettings, seed: int, batch_size: int, out: str) -> None:
-        self._models, self._seed, self._batch_size, self._out = models, seed, batch_size, out
+    def __init__(
+        self, models: ModelSettings, seed: int, batch_size: int, out: str, expected: ModelDescription
+    ) -> None:
+        self._models, self._seed, self._expected = models, seed, expected
+        self._batch_size, self._out = batch_size, out
 
     def set_up(self, device: str) -> None:
         """Loads the language-image model."""
@@ -282,6 +283,7 @@ class EmbedWorker(Worker[EmbedReport]):
             seed=self._seed,
             precision=models.precision,
         )
+        self._expected.require(self._model.fingerprint)
 
     def work(self, name: str, rows: pa.Table) -> EmbedReport:
         """Writes rejected rows, duplicates, and last the embeddings, which say that the part is done."""

@@ -20,6 +20,7 @@ from reco_ray.distributed.pool import stage_pool
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.models.dense import DenseModels
+from reco_ray.models.description import describe_dense_models
 from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.score import concept_scores
 from reco_ray.segmentation.segment import Targets, label_scores, score_factors
@@ -41,12 +42,12 @@ def cosegmentation_jaccard(
     Returns:
         Variant -> class -> Jaccard index of foreground and mask, averaged over the images of the class.
     """
-    dense = DenseModels.load(settings.models, seed=settings.seed)
+    dense = describe_dense_models(settings.models, settings.seed)
     shards = {}
     for number, name in enumerate(dataset.classes):
         members = [n for n, sample in enumerate(dataset.samples) if sample.binary_of == number]
         shards[name] = pa.table({"uri": [dataset.samples[n].image for n in members], "number": members})
-    load = square_loader(dense.encoder.transform, settings)
+    load = square_loader(dense.transform, settings)
     worker = CosegmentWorker(dataset, references, variants, settings)
     found: dict[str, dict[str, float]] = {variant: {} for variant in variants}
     device, placement = settings.models.device, settings.placement.evaluate

@@ -26,7 +26,7 @@ from reco_ray.evaluation.evaluation_report import write_report
 from reco_ray.evaluation.jaccard import cosegmentation_jaccard
 from reco_ray.evaluation.provenance import provenance
 from reco_ray.files import storage
-from reco_ray.models.dense import DenseModels
+from reco_ray.models.description import describe_dense_models
 from reco_ray.training import Segmenter
 
 SHARD_SIZE = 16
@@ -179,7 +179,7 @@ def score(
     Raises:
         RecoError: If an image cannot be used or a label file does not match it.
     """
-    dense = DenseModels.load(settings.models, seed=settings.seed)
+    dense = describe_dense_models(settings.models, settings.seed)
     count, classes = len(dataset.samples), len(dataset.classes)
     table = pa.table({"uri": [sample.image for sample in dataset.samples], "number": range(count)})
     shards = cut(table, SHARD_SIZE)
@@ -188,7 +188,7 @@ def score(
         {name: [None] * count for name in variants},
     )
     worker = EvaluateWorker(dataset, variants, protocol, settings)
-    transform, stride = dense.encoder.transform, dense.encoder.stride
+    transform, stride = dense.transform, dense.stride
     load = sample_loader(transform, stride, protocol, settings.segment.max_pixels)
     device, placement = settings.models.device, settings.placement.evaluate
     with stage_pool("evaluate", device, placement, count) as pool:

@@ -209,7 +209,7 @@ def write_state_dict(state_dict: dict[str, torch.Tensor], stem: Path) -> Path:
     """Writes `stem`.safetensors atomically and returns its path."""
     path = stem.with_name(stem.name + ".safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _atomic(path) as temporary:
+    with atomic(path) as temporary:
         # Cloned: safetensors refuses tensors that share memory, as tied weights do.
         tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state_dict.items()}
         save_file(tensors, temporary)
@@ -288,7 +288,7 @@ def _hub_is_reachable() -> bool:
 
 
 @contextmanager
-def _atomic(path: Path) -> Iterator[str]:
+def atomic(path: Path) -> Iterator[str]:
     """Yields a temporary name beside `path`, renamed to it at the end, so that readers see whole files only."""
     temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
     try:

@@ -20,6 +20,7 @@ from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import make_anew, say
 from reco_ray.models.dense import DenseModels
+from reco_ray.models.description import describe_dense_models
 from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, encode_png, mask_file, overlay_file, regions
 from reco_ray.segmentation.names import add_names
@@ -53,7 +54,7 @@ def segment_images(
     Raises:
         RecoError: a bank of other models, no images, none usable, unwritable output.
     """
-    dense = DenseModels.load(settings.models, seed=settings.seed)
+    dense = describe_dense_models(settings.models, settings.seed)
     bank = ReferenceBank.open(references, dense.fingerprint)
     listing = list_images(images, image_column=settings.image_column)
     writer = artifacts.ArtifactWriter(
@@ -84,7 +85,7 @@ def segment_images(
     if renew and recorded is not None:
         gone = 0 if leaving is None else pc.sum(leaving[LEAVING]).as_py()
         say("segment", f"{table.num_rows - done:,} to do, {gone:,} gone or changed since, {done:,} kept")
-    load = whole_image_loader(dense.encoder.transform, dense.encoder.stride, settings.segment)
+    load = whole_image_loader(dense.transform, dense.stride, settings.segment)
     worker = SegmentWorker(settings, bank.uri, writer.uri)
     device, placement = settings.models.device, settings.placement.segment
     with stage_pool("segment", device, placement, table.num_rows, done) as pool:

@@ -18,7 +18,7 @@ from reco_ray.distributed.pool import stage_pool
 from reco_ray.distributed.timing import write_summary
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
-from reco_ray.models.dense import DenseModels
+from reco_ray.models.description import describe_dense_models
 from reco_ray.segmentation.calibration import Calibration
 from reco_ray.segmentation.stage import whole_image_loader
 from reco_ray.segmentation.targets import has_background, label_names
@@ -47,7 +47,7 @@ def label_images(
     """
     # Workers may have another working directory.
     sets = {n: LabelSet(storage.absolute(one.bank), storage.absolute(one.out)) for n, one in sets.items()}
-    dense = DenseModels.load(settings.models, seed=settings.seed)
+    dense = describe_dense_models(settings.models, settings.seed)
     listing = list_images(images, image_column=settings.image_column)
     source = {
         "images": storage.absolute(images),
@@ -75,7 +75,7 @@ def label_images(
     run: dict[str, Any] = {}
     if pending_sets:
         compared = {n: one for n, one in pending_sets.items() if uses_calibration(banks[n], settings)}
-        load = whole_image_loader(dense.encoder.transform, dense.encoder.stride, settings.segment)
+        load = whole_image_loader(dense.transform, dense.stride, settings.segment)
         calibrations = calibrate(compared, listing.table, load, settings)
         run = _run(pending_sets, calibrations, frames_writer.uri, listing.table, load, settings)
     total = listing.table.num_rows

@@ -17,6 +17,7 @@ from reco_ray.corpus.search import COLUMNS, TILE
 from reco_ray.corpus.stage import EmbedWorker
 from reco_ray.files import artifacts
 from reco_ray.models import load_language_image_model
+from reco_ray.models.description import describe_retrieval_model
 from reco_ray.models.prompts import encode_prompts
 
 COUNT = 14
@@ -44,7 +45,9 @@ def index(corpus, settings, tmp_path_factory) -> str:
     model = load_language_image_model(settings.models.retrieval)
     writer = artifacts.ArtifactWriter(str(out / "embeddings"), "embeddings", {"corpus": str(corpus)})
     assert writer.finished() is None
-    worker = EmbedWorker(settings.models, 0, 8, str(out / "embeddings"))
+    worker = EmbedWorker(
+        settings.models, 0, 8, str(out / "embeddings"), describe_retrieval_model(settings.models, 0)
+    )
     worker.set_up("cpu")
     loaded = load_images(
         list_images(str(corpus)).table["uri"].to_pylist(),
