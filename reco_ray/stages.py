@@ -38,8 +38,8 @@ from reco_ray.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from reco_ray.config import Settings
-    from reco_ray.sweep.plan import SweepPlan
-    from reco_ray.sweep.trial import TrialRecord
+    from reco_ray.sweeps.plan import SweepPlan
+    from reco_ray.sweeps.trial import TrialRecord
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Request)
@@ -293,11 +293,11 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult:
 
 
 def _sweep(request: SweepRequest, listener: Listener) -> SweepResult:
-    from reco_ray.sweep.plan import open_plan
+    from reco_ray.sweeps.plan import open_plan
 
     plan = open_plan(request.file)
     from reco_ray.distributed.workers import session
-    from reco_ray.sweep.stage import run_sweep
+    from reco_ray.sweeps.stage import run_sweep
 
     for name, vocabulary in plan.vocabularies.items():
         listener.vocabulary(vocabulary, name)

@@ -35,7 +35,7 @@ def _print(result: Any) -> None:
             print(f"{hit['rank']:>4}  {hit['similarity']:>10.4f}  {hit['uri']}")
         console.print(f"sheet      {result.sheet}")
     elif isinstance(result, SweepResult):
-        from reco_ray.sweep.sweep_report import as_table as trials_table
+        from reco_ray.sweeps.sweep_report import as_table as trials_table
 
         print(trials_table(result.plan, result.ranked))
         if result.outcome.manifest is None:

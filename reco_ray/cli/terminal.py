@@ -9,8 +9,8 @@ from reco_ray.stages import Listener
 from reco_ray.vocabulary import Vocabulary, in_words, remarks
 
 if TYPE_CHECKING:
-    from reco_ray.sweep.plan import SweepPlan
-    from reco_ray.sweep.trial import TrialRecord
+    from reco_ray.sweeps.plan import SweepPlan
+    from reco_ray.sweeps.trial import TrialRecord
 
 
 class Terminal(Listener):
@@ -38,6 +38,6 @@ class Terminal(Listener):
 
     def trial(self, plan: "SweepPlan", record: "TrialRecord") -> None:
         """How a trial ended."""
-        from reco_ray.sweep.sweep_report import summary
+        from reco_ray.sweeps.sweep_report import summary
 
         console.print(summary(plan, record))

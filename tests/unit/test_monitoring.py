@@ -13,7 +13,7 @@ from ray.dashboard.modules.metrics import dashboards
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "cluster" / "monitoring"
-SOURCES = (ROOT / "reco_ray" / "metrics.py", ROOT / "reco_ray" / "serving" / "metrics.py")
+SOURCES = (ROOT / "reco_ray" / "distributed" / "metrics.py", ROOT / "reco_ray" / "serving" / "metrics.py")
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 ADDED_BY_RAY = {"le", "instance", "Location", "NodeType", "operator"}
 

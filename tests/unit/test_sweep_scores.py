@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reco_ray.sweep import scores
-from reco_ray.sweep.scores import (
+from reco_ray.sweeps import scores
+from reco_ray.sweeps.scores import (
     chance_corrected_agreement,
     label_counts,
     prediction_entropy,

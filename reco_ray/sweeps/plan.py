@@ -17,7 +17,7 @@ from reco_ray.evaluation.benchmark import open_benchmark
 from reco_ray.evaluation.check import require_countable
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.files import artifacts, storage
-from reco_ray.sweep.sweep_file import VOCABULARY, Score, Sweep, problems, read_sweep
+from reco_ray.sweeps.sweep_file import VOCABULARY, Score, Sweep, problems, read_sweep
 from reco_ray.vocabulary import Vocabulary, load_vocabulary
 
 

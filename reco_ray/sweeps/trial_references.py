@@ -14,8 +14,8 @@ from reco_ray.cosegmentation.plan import ReferencePlan, plan_references
 from reco_ray.cosegmentation.prototypes import prototypes
 from reco_ray.cosegmentation.references import reference_from_features
 from reco_ray.models import load_language_image_model
-from reco_ray.sweep.encoded import cached_models, features_of
-from reco_ray.sweep.scores import seed_agreement, support_margin
+from reco_ray.sweeps.encoded import cached_models, features_of
+from reco_ray.sweeps.scores import seed_agreement, support_margin
 from reco_ray.vocabulary import Vocabulary
 
 
@@ -51,7 +51,7 @@ class TrialReference:
     Attributes:
         tensors: `reference`, `prototypes` and `text_embedding`, as `build_concept` returns them.
         seed_agreement: None if there is a single exemplar.
-        support_margin: See `reco_ray.sweep.scores`.
+        support_margin: See `reco_ray.sweeps.scores`.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -100,7 +100,7 @@ class TrialBank:
     Attributes:
         references: The bank to segment with.
         seed_agreement: None if there is a single exemplar.
-        support_margin: See `reco_ray.sweep.scores`.
+        support_margin: See `reco_ray.sweeps.scores`.
     """
 
     references: ReferenceBank

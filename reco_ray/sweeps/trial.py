@@ -16,12 +16,12 @@ from ray.actor import ActorHandle
 
 from reco_ray.errors import RecoError, reason
 from reco_ray.files import storage
-from reco_ray.sweep.encoded import augmented_view, image_view
-from reco_ray.sweep.plan import SweepPlan, Trial, identity
-from reco_ray.sweep.shared_tasks import BATCH, Future
-from reco_ray.sweep.sweep_file import LOWER_IS_BETTER
-from reco_ray.sweep.tally import Tally, figures
-from reco_ray.sweep.trial_references import PlannedReferences
+from reco_ray.sweeps.encoded import augmented_view, image_view
+from reco_ray.sweeps.plan import SweepPlan, Trial, identity
+from reco_ray.sweeps.shared_tasks import BATCH, Future
+from reco_ray.sweeps.sweep_file import LOWER_IS_BETTER
+from reco_ray.sweeps.tally import Tally, figures
+from reco_ray.sweeps.trial_references import PlannedReferences
 
 METRIC, RESOURCE = "objective", "images"  # names for Tune, which maximises the metric
 TrialState = Literal["running", "finished", "stopped", "failed"]

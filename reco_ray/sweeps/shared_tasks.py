@@ -13,9 +13,9 @@ import torch
 from reco_ray.config import Settings
 from reco_ray.distributed.workers import Workers
 from reco_ray.files import storage
-from reco_ray.sweep.encoded import View, encode, exemplar_view
-from reco_ray.sweep.tally import tally
-from reco_ray.sweep.trial_references import (
+from reco_ray.sweeps.encoded import View, encode, exemplar_view
+from reco_ray.sweeps.tally import tally
+from reco_ray.sweeps.trial_references import (
     PlannedReferences,
     build_bank,
     build_reference,

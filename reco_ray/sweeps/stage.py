@@ -29,10 +29,10 @@ from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
 from reco_ray.models.weights import prefetch
 from reco_ray.presentation.console import progress
-from reco_ray.sweep.plan import SweepPlan, identity
-from reco_ray.sweep.shared_tasks import SharedTasks
-from reco_ray.sweep.sweep_report import write_results
-from reco_ray.sweep.trial import (
+from reco_ray.sweeps.plan import SweepPlan, identity
+from reco_ray.sweeps.shared_tasks import SharedTasks
+from reco_ray.sweeps.sweep_report import write_results
+from reco_ray.sweeps.trial import (
     METRIC,
     RESOURCE,
     TrialRecord,
