@@ -27,6 +27,12 @@ def test_everything_that_is_offered_is_there_and_described() -> None:
         reco_ray.paint  # noqa: B018
 
 
+def test_no_module_has_the_name_of_a_function() -> None:
+    """Importing it would put the module in the function's place."""
+    modules = {path.stem for path in Path(reco_ray.__file__).parent.iterdir()}
+    assert not modules & set(reco_ray.__all__)
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_takes_what_its_command_takes(name: str) -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
