@@ -15,9 +15,9 @@ from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.models.dense import DenseModels
 from reco_ray.segmentation.segment import segment
 from reco_ray.segmentation.targets import targets_of
-from reco_ray.serving.answers import Legend, Picture, PixelsFor, as_json, decode
+from reco_ray.serving.answers import InputSpec, Legend, Picture, as_json, decode
 from reco_ray.serving.bank import BankRef
-from reco_ray.serving.work import Labelled
+from reco_ray.serving.segment_task import LabelledImage
 
 _BATCHES = (1, 2, 4, 8)
 
@@ -39,7 +39,7 @@ class Loop:
         ids = tuple(found.vocabulary.names)
         self._legend = Legend(BankRef("", found.vocabulary, ids, bank), self._settings)
         encoder = self._models.encoder
-        self._wanted = PixelsFor("", encoder.transform, encoder.stride, self._settings.image_size)
+        self._wanted = InputSpec("", encoder.transform, encoder.stride, self._settings.image_size)
         self._photographs = [file.read_bytes() for file in sorted(photographs.glob("*.jpg"))]
         by_size: dict[tuple[int, int], list[bytes]] = defaultdict(list)
         for photograph in self._photographs:
@@ -86,13 +86,13 @@ class Loop:
         return decode(photograph, self._wanted, 10**8, None, False)
 
     @torch.inference_mode()
-    def _pass(self, pictures: list[Picture]) -> list[Labelled]:
+    def _pass(self, pictures: list[Picture]) -> list[LabelledImage]:
         pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
         sizes = [picture.size for picture in pictures]
         found = segment(self._models, self._targets, pixels, sizes, self._settings)
-        return [Labelled.of(each, int(self._targets.labels.max()) + 1) for each in found]
+        return [LabelledImage.of(each, int(self._targets.labels.max()) + 1) for each in found]
 
-    def _label(self, photographs: list[bytes]) -> list[Labelled]:
+    def _label(self, photographs: list[bytes]) -> list[LabelledImage]:
         return self._pass([self._decode(photograph) for photograph in photographs])
 
     def _answer(self, photographs: list[bytes]) -> list[str]:

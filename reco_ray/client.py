@@ -223,7 +223,7 @@ class Client:
         )
         data = _image_bytes(image)
         body = {"image": base64.b64encode(data).decode(), **options}
-        return _segmentation(self._ask(contract.Segmentation, "POST", "/v1/segment", json=body), data)
+        return _segmentation(self._ask(contract.SegmentationResource, "POST", "/v1/segment", json=body), data)
 
     def segment_batch(
         self,
@@ -311,7 +311,7 @@ class Client:
 
     def search(self, words: str, *, k: int = 20) -> list[Hit]:
         """The `k` images of the corpus nearest to the words."""
-        found = self._ask(contract.Found, "GET", "/v1/search", params={"q": words, "k": str(k)})
+        found = self._ask(contract.SearchHits, "GET", "/v1/search", params={"q": words, "k": str(k)})
         return [Hit(hit.image_id, hit.score, hit.uri_name, hit.thumbnail) for hit in found.hits]
 
     def exemplars(self, concept_id: str) -> Image.Image:
@@ -387,7 +387,7 @@ def _image_bytes(image: Any) -> bytes:
         raise RecoError(f"{image}: the image cannot be read: {reason(error)}") from error
 
 
-def _segmentation(answer: contract.Segmentation, image: bytes) -> Segmentation:
+def _segmentation(answer: contract.SegmentationResource, image: bytes) -> Segmentation:
     return Segmentation(
         width=answer.width,
         height=answer.height,

@@ -14,9 +14,9 @@ from reco_ray.segmentation.overlay import overlay, with_legend
 from reco_ray.segmentation.palette import palette
 from reco_ray.segmentation.targets import has_background, label_names
 from reco_ray.serving.bank import BankRef
-from reco_ray.serving.contract import Label, Region, RunLengths, Segmentation
+from reco_ray.serving.contract import Label, Region, RunLengths, SegmentationResource
 from reco_ray.serving.problems import Problem
-from reco_ray.serving.work import Labelled
+from reco_ray.serving.segment_task import LabelledImage
 
 JSON, PNG, JPEG = "application/json", "image/png", "image/jpeg"
 DEFAULT_SIDE = 1024  # of an answer, pixels, where none is asked for
@@ -24,7 +24,7 @@ _OFFERED = (JSON, PNG, JPEG)
 
 
 @dataclass(frozen=True)
-class PixelsFor:
+class InputSpec:
     """What a model wants: images of a short side near `short_side`, sides multiples of `stride`. model: its name."""
 
     model: str
@@ -70,7 +70,7 @@ def choose_type(accept: str) -> str:
 
 
 def decode(
-    data: bytes, wanted: PixelsFor, max_pixels: int, max_side: int | None, with_photo: bool
+    data: bytes, wanted: InputSpec, max_pixels: int, max_side: int | None, with_photo: bool
 ) -> Picture:
     """An upload -> pixels.
 
@@ -117,8 +117,14 @@ class Legend:
 
 
 def as_json(
-    labelled: Labelled, legend: Legend, *, request_id: str, model: str, vocabulary: str | None, started: float
-) -> Segmentation:
+    labelled: LabelledImage,
+    legend: Legend,
+    *,
+    request_id: str,
+    model: str,
+    vocabulary: str | None,
+    started: float,
+) -> SegmentationResource:
     """Every label that is present with its run lengths, the largest first; started: perf_counter() at the beginning."""
     height, width = labelled.labels.shape
     runs = run_lengths(labelled.labels, [label for label, _, _ in labelled.found])
@@ -133,7 +139,7 @@ def as_json(
         )
         for (label, area, score), rle in zip(labelled.found, runs, strict=True)
     ]
-    return Segmentation(
+    return SegmentationResource(
         request_id=request_id,
         model=model,
         vocabulary=vocabulary,
@@ -146,12 +152,12 @@ def as_json(
     )
 
 
-def as_png(labelled: Labelled, legend: Legend) -> bytes:
+def as_png(labelled: LabelledImage, legend: Legend) -> bytes:
     """Label ids with a palette."""
     return encode_png(labelled.labels, legend.colours)
 
 
-def as_jpeg(labelled: Labelled, legend: Legend, photo: np.ndarray) -> bytes:
+def as_jpeg(labelled: LabelledImage, legend: Legend, photo: np.ndarray) -> bytes:
     """The photograph under its labels, a legend below."""
     found = sorted(labelled.found, key=lambda each: -each[1])
     entries = [

@@ -12,14 +12,14 @@ from reco_ray.serving.bank import open_segmenter
 from reco_ray.serving.heap import KEEP_MEMORY
 from reco_ray.serving.ingress import Ingress
 from reco_ray.serving.keys import NAME, KeyRing
-from reco_ray.serving.library import Library
 from reco_ray.serving.models import Models
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.segmenters import Segmenters
+from reco_ray.serving.vocabulary_service import VocabularyService
 
 _deployment: Any = serve.deployment
 _MOST_LANES = 4
-_LOGGING = {"enable_access_log": False}  # `middleware.record` writes a line a request, which says more
+_LOGGING = {"enable_access_log": False}  # `middleware.log_requests` writes a line a request, which says more
 
 
 def build(options: ServeOptions) -> Application:
@@ -64,8 +64,8 @@ def build(options: ServeOptions) -> Application:
             .options(**_replicas(scale.segmenters, 2 * lanes * scale.batch), **computing)
             .bind(options, lanes)
         )
-    library = (
-        _deployment(Library)
+    vocabulary_service = (
+        _deployment(VocabularyService)
         .options(
             num_replicas=1,
             ray_actor_options={"num_cpus": 0.1},
@@ -85,7 +85,7 @@ def build(options: ServeOptions) -> Application:
             graceful_shutdown_timeout_s=options.limits.seconds,
             logging_config=_LOGGING,
         )
-        .bind(options, models, segmenters, library, min(_MOST_LANES, os.cpu_count() or 1))
+        .bind(options, models, segmenters, vocabulary_service, min(_MOST_LANES, os.cpu_count() or 1))
     )
 
 

@@ -39,7 +39,7 @@ def is_json(kind: str, body: bytes) -> bool:
     return kind in _DEFAULT_KINDS and body[:64].lstrip().startswith(b"{")
 
 
-def merged(fields: Fields) -> dict[str, Any]:
+def merge_fields(fields: Fields) -> dict[str, Any]:
     """Fields by name; those that name concepts may be repeated, as `concepts`, `concepts[]` or `concepts[0]`."""
     found: dict[str, Any] = {}
     for given, value in fields:
@@ -78,7 +78,7 @@ async def read_multipart(request: Request, limits: Limits, batch: bool) -> tuple
     ) as form:
         for key, value in form.multi_items():
             if not isinstance(value, UploadFile):
-                _sort(key, value, uploads, fields, batch)
+                _add_text_field(key, value, uploads, fields, batch)
             elif _INDEX.sub("", key) not in _IMAGE_FIELDS:
                 raise Problem(422, f"{key[:80]}: images come in the field {'images' if batch else 'image'!r}")
             else:
@@ -113,13 +113,13 @@ def read_urlencoded(body: bytes, limits: Limits, batch: bool) -> tuple[list[Uplo
             plus = value.replace(" ", "+")
             found = b"" if plus == value else image_bytes(plus)
             text = plus if isinstance(found, bytes) and is_image(found) else value
-            _sort(key, text, uploads, fields, batch)
+            _add_text_field(key, text, uploads, fields, batch)
         else:
             fields.append((_utf8(key), _utf8(value)))
     return uploads, fields
 
 
-def _sort(key: str, value: str, uploads: list[Upload], fields: Fields, batch: bool) -> None:
+def _add_text_field(key: str, value: str, uploads: list[Upload], fields: Fields, batch: bool) -> None:
     """Takes a field that is text: an image in base64, or an option."""
     if _INDEX.sub("", key) not in _IMAGE_FIELDS:
         fields.append((key, value))

@@ -17,7 +17,7 @@ from reco_ray.cosegmentation.plan import ReferencePlan, Step, plan_references
 from reco_ray.cosegmentation.retrieve import retrieve
 from reco_ray.errors import RecoError
 from reco_ray.serving.calls import call
-from reco_ray.serving.metrics import LibraryMetrics
+from reco_ray.serving.metrics import VocabularyMetrics
 from reco_ray.vocabulary import Vocabulary
 
 
@@ -38,7 +38,7 @@ class ConceptBuilder:
         models: DeploymentHandle,
         load: ImageLoader,
         dense: str,
-        metrics: LibraryMetrics,
+        metrics: VocabularyMetrics,
         at_once: int,
     ) -> None:
         self._settings, self._index, self._store, self._models = settings, index, store, models
@@ -63,8 +63,8 @@ class ConceptBuilder:
         """Ids of the concepts that have to be made."""
         return [step.id for step in plan.steps if not self._store.has(step.id)]
 
-    async def make(self, plan: ReferencePlan, tell: Callable[[int], None] = lambda done: None) -> None:
-        """Makes what is missing; `tell` is called with the number of concepts that are there.
+    async def make(self, plan: ReferencePlan, on_progress: Callable[[int], None] = lambda done: None) -> None:
+        """Makes what is missing; `on_progress` is called with the number of concepts that are there.
 
         Raises:
             RecoError: words that the model cannot read, more exemplars than images, an exemplar that is gone.
@@ -75,7 +75,7 @@ class ConceptBuilder:
             tasks[step.id] = self._task(step, [tasks[each] for each in needed])
         for done, task in enumerate(asyncio.as_completed(tasks.values()), 1):
             await task
-            tell(done)
+            on_progress(done)
 
     def _task(self, step: Step, before: list[asyncio.Task[None]]) -> asyncio.Task[None]:
         """The one task that makes a concept: requests share it, and it goes on when they give up."""
@@ -119,6 +119,6 @@ class ConceptBuilder:
         return np.stack([self._store.read(each)["reference"].numpy() for each in context])
 
 
-def one_line(error: Exception) -> str:
+def client_message(error: Exception) -> str:
     """What a client may read of an error: a user's mistake in its own words, else only that there was one."""
     return str(error) if isinstance(error, RecoError) else "the server failed: its log says why"

@@ -17,13 +17,13 @@ Arguments = ParamSpec("Arguments")
 
 
 @dataclass(frozen=True)
-class Told:
+class ReturnedError:
     """An error as an answer: raised through Serve, it would be a traceback in the log of the replica."""
 
     error: RecoError | Problem
 
 
-def telling(method: Callable[Arguments, Awaitable[Any]]) -> Callable[Arguments, Awaitable[Any]]:
+def return_errors(method: Callable[Arguments, Awaitable[Any]]) -> Callable[Arguments, Awaitable[Any]]:
     """Has a deployment's method answer with RecoErrors and Problems, which `call` raises at the other end."""
 
     @wraps(method)
@@ -31,7 +31,7 @@ def telling(method: Callable[Arguments, Awaitable[Any]]) -> Callable[Arguments, 
         try:
             return await method(*arguments, **named)
         except (RecoError, Problem) as error:
-            return Told(error)
+            return ReturnedError(error)
 
     return answered
 
@@ -52,6 +52,6 @@ async def call(method: DeploymentHandle, *arguments: Any) -> Any:
         raise Problem(503, "a replica was lost, it is being replaced", retry_after=RETRY_SOON) from error
     except (BackPressureError, DeploymentUnavailableError) as error:
         raise Problem(503, "the queue is full", retry_after=RETRY_SOON) from error
-    if isinstance(answer, Told):
+    if isinstance(answer, ReturnedError):
         raise answer.error
     return answer

@@ -47,7 +47,7 @@ class Region(Label):
     rle: RunLengths
 
 
-class Segmentation(_Answer):
+class SegmentationResource(_Answer):
     """width, height: of the mask, in pixels. concepts: those present, the largest first. legend: all labels."""
 
     request_id: str
@@ -71,7 +71,7 @@ class BatchFailure(_OfBatch):
     error: ProblemDetails
 
 
-class BatchSegmentation(Segmentation, _OfBatch):  # the fields of the last base come first
+class BatchSegmentation(SegmentationResource, _OfBatch):  # the fields of the last base come first
     """One image of a batch."""
 
 
@@ -128,7 +128,7 @@ class VocabularyRequest(BaseModel):
     context: list[str] | None = Field(default=None, max_length=20)
 
 
-class Hit(_Answer):
+class SearchHit(_Answer):
     """score: cosine similarity. uri_name: the last part of the image's URI."""
 
     image_id: str
@@ -137,10 +137,10 @@ class Hit(_Answer):
     thumbnail: str
 
 
-class Found(_Answer):
+class SearchHits(_Answer):
     """The best first."""
 
-    hits: tuple[Hit, ...]
+    hits: tuple[SearchHit, ...]
 
 
 class Exemplar(_Answer):
@@ -154,7 +154,7 @@ class Exemplar(_Answer):
     thumbnail: str
 
 
-class Concept(_Answer):
+class ConceptResource(_Answer):
     """words: what the model reads. exemplars: the nearest images of the index, in order."""
 
     id: str
@@ -163,7 +163,7 @@ class Concept(_Answer):
     exemplars: tuple[Exemplar, ...]
 
 
-class Example(_Answer):
+class ExampleResource(_Answer):
     """A photograph to try."""
 
     id: str
@@ -200,10 +200,10 @@ class Info(_Answer):
     refine_titles: dict[str, str]
     limits: LimitsInfo
     keys_required: bool
-    examples: tuple[Example, ...]
+    examples: tuple[ExampleResource, ...]
 
 
-class State(_Answer):
+class ServerState(_Answer):
     """Of the server."""
 
     status: str

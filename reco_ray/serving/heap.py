@@ -17,7 +17,7 @@ KEEP_MEMORY = {
 _SECONDS = 60.0
 
 
-def give_back_regularly() -> None:
+def start_heap_trimming() -> None:
     """Starts a thread that gives the heap's free pages back, once a minute; nothing where the C library cannot.
 
     Between small blocks that stay, the large ones of a network leave gaps that the next ones do not fit into: what is

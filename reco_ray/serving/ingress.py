@@ -17,24 +17,24 @@ from reco_ray.errors import RecoError
 from reco_ray.registry import REFINEMENTS
 from reco_ray.serving import contract
 from reco_ray.serving.access import limit_rate, refuse_when_draining, require_key, require_loopback
-from reco_ray.serving.answers import JPEG, JSON, Legend, PixelsFor, as_jpeg, as_json, as_png, decode
+from reco_ray.serving.answers import JPEG, JSON, InputSpec, Legend, as_jpeg, as_json, as_png, decode
 from reco_ray.serving.bank import BankRef
 from reco_ray.serving.bodies import Upload
 from reco_ray.serving.calls import RETRY_SOON, call
 from reco_ray.serving.keys import KeyRing
 from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.metrics import IngressMetrics
-from reco_ray.serving.middleware import Check, with_middlewares
+from reco_ray.serving.middleware import Check, add_middlewares
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.problems import Problem
 from reco_ray.serving.rates import RateLimiter
 from reco_ray.serving.routes import build_routes
+from reco_ray.serving.segment_task import LabelledImage, SegmentTask, TaskFailure
 from reco_ray.serving.uploads import Options, parse_vocabulary
-from reco_ray.serving.work import Labelled, Refused, Work
 from reco_ray.vocabulary import Vocabulary
 
 logger = logging.getLogger("ray.serve")
-_NAMED_FOR = 2.0  # seconds that an ingress takes a vocabulary for what it was
+_VOCABULARY_CACHE_SECONDS = 2.0  # seconds that an ingress takes a vocabulary for what it was
 _INFO_LIMITS = set(contract.LimitsInfo.model_fields)
 
 
@@ -49,12 +49,12 @@ class Ingress:
         options: ServeOptions,
         models: DeploymentHandle,
         segmenters: DeploymentHandle | None,
-        library: DeploymentHandle,
+        vocabulary_service: DeploymentHandle,
         threads: int,
     ) -> None:
         self._options, self.limits = options, options.limits
         self._settings = options.load()
-        self._models, self._segmenters, self.library = models, segmenters, library
+        self._models, self._segmenters, self.vocabulary_service = models, segmenters, vocabulary_service
         self._keys = KeyRing(options.keys) if options.keys else None
         self._rates = RateLimiter(self.limits.rate, self.limits.burst)
         self._draining = False
@@ -62,7 +62,7 @@ class Ingress:
         self._pool = ThreadPoolExecutor(threads, "decode")
         self._started: dict[str, Any] = {}
         self._banks: ByteLRU[tuple[BankRef, float]] = ByteLRU(4096)  # an entry counts as one byte
-        self._wanted: dict[str, PixelsFor] = {}
+        self._input_specs: dict[str, InputSpec] = {}
         self._images = 0
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -72,7 +72,7 @@ class Ingress:
         else:
             checks = [draining, partial(require_key, self._keys), partial(limit_rate, self._rates)]
         routes = build_routes(self, self._keys is not None)
-        return with_middlewares(routes, self.limits, self._metrics, checks)
+        return add_middlewares(routes, self.limits, self._metrics, checks)
 
     async def drain(self) -> int:
         """Takes no more requests; says how many images wait or are computed."""
@@ -84,12 +84,12 @@ class Ingress:
     async def begin(self) -> str | None:
         """Opens what the first request would open; what hinders it, in a line."""
         try:
-            await asyncio.gather(call(self._models.describe), call(self.library.start))
+            await asyncio.gather(call(self._models.describe), call(self.vocabulary_service.start))
         except (RecoError, Problem) as error:
             return str(error) if isinstance(error, RecoError) else error.detail
         return None
 
-    def require_room(self, images: int) -> None:
+    def require_queue_space(self, images: int) -> None:
         """Raises Problem 503 if so many more images have no place in the queue."""
         if self._images + images > self.limits.queue:
             raise Problem(503, "the queue is full", retry_after=RETRY_SOON)
@@ -105,7 +105,7 @@ class Ingress:
     async def _start(self) -> dict[str, Any]:
         if not self._started:
             try:
-                found = await asyncio.gather(call(self._models.describe), call(self.library.start))
+                found = await asyncio.gather(call(self._models.describe), call(self.vocabulary_service.start))
             except RecoError as error:
                 logger.error("the server cannot start: %s", error)
                 raise Problem(503, "the server cannot start: its log says why", retry_after=10) from error
@@ -126,7 +126,7 @@ class Ingress:
             limits=contract.LimitsInfo.model_construct(**self.limits.model_dump(include=_INFO_LIMITS)),
             keys_required=self._keys is not None,
             examples=tuple(
-                contract.Example(id=each, name=name, url=f"/v1/examples/{each}")
+                contract.ExampleResource(id=each, name=name, url=f"/v1/examples/{each}")
                 for each, name in there["examples"]
             ),
         )
@@ -140,14 +140,14 @@ class Ingress:
 
     async def vocabularies(self, owner: str) -> contract.Vocabularies:
         """All that an owner may use."""
-        found = await self.ask(self.library.vocabularies, owner)
+        found = await self.ask(self.vocabulary_service.vocabularies, owner)
         for each in found:
             self._banks.drop((owner, each["name"]))
         return contract.Vocabularies(vocabularies=found)
 
     async def vocabulary(self, owner: str, name: str) -> contract.VocabularyResource:
         """One of them. Who hears that it is ready, is answered by it from then on."""
-        found = await self.ask(self.library.vocabulary, owner, name)
+        found = await self.ask(self.vocabulary_service.vocabulary, owner, name)
         self._banks.drop((owner, name))
         return contract.VocabularyResource(**found)
 
@@ -156,7 +156,7 @@ class Ingress:
     ) -> tuple[contract.VocabularyResource, bool]:
         """Begins to build one; says whether it is ready already."""
         try:
-            found, ready = await self.ask(self.library.put, owner, name, vocabulary)
+            found, ready = await self.ask(self.vocabulary_service.put, owner, name, vocabulary)
         finally:
             self._banks.drop((owner, name))
         return contract.VocabularyResource(**found), ready
@@ -164,7 +164,7 @@ class Ingress:
     async def delete(self, owner: str, name: str) -> None:
         """Deletes one."""
         try:
-            await self.ask(self.library.delete, owner, name)
+            await self.ask(self.vocabulary_service.delete, owner, name)
         finally:
             self._banks.drop((owner, name))
 
@@ -173,8 +173,8 @@ class Ingress:
             key: Any = (owner, options.vocabulary)
             known = self._banks.get(key)
             if known is None or known[1] < time.monotonic():
-                bank = await self.ask(self.library.bank_of, owner, options.vocabulary)
-                known = (bank, time.monotonic() + _NAMED_FOR)
+                bank = await self.ask(self.vocabulary_service.bank_of, owner, options.vocabulary)
+                known = (bank, time.monotonic() + _VOCABULARY_CACHE_SECONDS)
                 self._banks.put(key, known, 1)
             return known[0]
         vocabulary = parse_vocabulary({"concepts": options.concepts}, self.limits)
@@ -182,7 +182,7 @@ class Ingress:
         known = self._banks.get(key)
         if known is None:
             seconds = 0.9 * self.limits.seconds
-            known = (await self.ask(self.library.bank_for, vocabulary, seconds), 0.0)
+            known = (await self.ask(self.vocabulary_service.bank_for, vocabulary, seconds), 0.0)
             self._banks.put(key, known, 1)
         return known[0]
 
@@ -190,9 +190,9 @@ class Ingress:
 
     async def segment(
         self, owner: str, request_id: str, upload: Upload, options: Options, kind: str
-    ) -> contract.Segmentation | bytes:
+    ) -> contract.SegmentationResource | bytes:
         """One image, answered as `kind`."""
-        with self._room(1):
+        with self._queued(1):
             bank = await self._bank(owner, options)
             return await self._segment(request_id, upload, options, bank, kind)
 
@@ -202,14 +202,14 @@ class Ingress:
         """Several images, each with its own outcome."""
         if self._keys is not None:
             self._rates.take(owner, len(uploads) - 1)
-        with self._room(len(uploads)):
+        with self._queued(len(uploads)):
             bank = await self._bank(owner, options)
 
             async def one(upload: Upload) -> contract.BatchSegmentation | contract.BatchFailure:
                 name = str(upload.id)
                 try:
                     found = await self._segment(request_id, upload, options, bank, JSON)
-                    assert isinstance(found, contract.Segmentation)
+                    assert isinstance(found, contract.SegmentationResource)
                     return contract.BatchSegmentation(id=name, **dict(found))
                 except Problem as problem:
                     return contract.BatchFailure(id=name, error=problem.body(request_id))
@@ -217,9 +217,9 @@ class Ingress:
             return contract.Batch(results=tuple(await asyncio.gather(*map(one, uploads))))
 
     @contextmanager
-    def _room(self, images: int) -> Iterator[None]:
+    def _queued(self, images: int) -> Iterator[None]:
         """Room for images that wait or are computed; Problem 503 if there is none."""
-        self.require_room(images)
+        self.require_queue_space(images)
         self._count(images)
         try:
             yield
@@ -230,24 +230,24 @@ class Ingress:
         self._images += change
         self._metrics.queue(self._images)
 
-    async def _model_of(self, bank: BankRef) -> tuple[DeploymentHandle, PixelsFor]:
+    async def _model_of(self, bank: BankRef) -> tuple[DeploymentHandle, InputSpec]:
         """What labels images with this bank, and how it wants them."""
         if not bank.segmenter:
             there = await self._start()
             size = self._settings.segment.image_size
-            return self._models.label, PixelsFor(there["dense"], there["transform"], there["stride"], size)
+            return self._models.label, InputSpec(there["dense"], there["transform"], there["stride"], size)
         assert self._segmenters is not None
         handle = self._segmenters.options(multiplexed_model_id=bank.key)
-        if bank.key not in self._wanted:
+        if bank.key not in self._input_specs:
             try:
-                self._wanted[bank.key] = await call(handle.describe, bank.key)
+                self._input_specs[bank.key] = await call(handle.describe, bank.key)
             except RecoError as error:
                 raise Problem(409, str(error)) from None
-        return handle.label, self._wanted[bank.key]
+        return handle.label, self._input_specs[bank.key]
 
     async def _segment(
         self, request_id: str, upload: Upload, options: Options, bank: BankRef, kind: str
-    ) -> contract.Segmentation | bytes:
+    ) -> contract.SegmentationResource | bytes:
         started = time.perf_counter()
         if isinstance(upload.data, Problem):
             raise upload.data
@@ -257,7 +257,7 @@ class Ingress:
         picture = await loop.run_in_executor(
             self._pool, decode, upload.data, pixels, self.limits.pixels, options.max_side, with_photo
         )
-        work = Work(
+        task = SegmentTask(
             picture.pixels,
             picture.size,
             bank,
@@ -267,10 +267,10 @@ class Ingress:
             options.threshold,
         )
         try:
-            labelled: Labelled | Refused = await call(method, work)
+            labelled: LabelledImage | TaskFailure = await call(method, task)
         except RecoError as error:
             raise Problem(409, str(error)) from None
-        if isinstance(labelled, Refused):
+        if isinstance(labelled, TaskFailure):
             if labelled.status == 409 and bank.plan is not None:
                 self._banks.drop(tuple(bank.vocabulary.names))  # old concepts were deleted: make them again
                 raise Problem(503, "these concepts must be built again", retry_after=RETRY_SOON)
@@ -278,7 +278,7 @@ class Ingress:
                 labelled.status, labelled.reason, retry_after=RETRY_SOON if labelled.status == 503 else None
             )
         self._metrics.image(options.vocabulary or "ad-hoc")
-        legend = Legend(bank, work.applied_to(self._settings.segment))
+        legend = Legend(bank, task.applied_to(self._settings.segment))
         if kind == JPEG:
             assert picture.photo is not None
             return await loop.run_in_executor(self._pool, as_jpeg, labelled, legend, picture.photo)

@@ -73,7 +73,7 @@ class IngressMetrics:
         self._queue.set(images)
 
 
-class LibraryMetrics:
+class VocabularyMetrics:
     """Of the library of concepts."""
 
     def __init__(self) -> None:

@@ -39,7 +39,7 @@ _SECURITY_HEADERS = {
 }
 
 
-def with_middlewares(
+def add_middlewares(
     app: ASGIApp, limits: Limits, metrics: IngressMetrics, checks: Sequence[Check]
 ) -> ASGIApp:
     """The application with all middlewares.
@@ -47,9 +47,9 @@ def with_middlewares(
     Args:
         checks: what a request must pass before its body is looked at, in this order.
     """
-    inner = admit(limit_bodies(limit_time(app, limits.seconds), limits), checks)
-    inner = add_headers(hear_senders_out(answer_problems(inner), limits.bytes))
-    http = record(answer_head(strip_slash(inner)), metrics)
+    inner = run_checks(limit_bodies(limit_time(app, limits.seconds), limits), checks)
+    inner = add_headers(drain_refused_bodies(answer_problems(inner), limits.bytes))
+    http = log_requests(answer_head(strip_slash(inner)), metrics)
 
     async def of_any_type(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -61,7 +61,7 @@ def with_middlewares(
     return of_any_type
 
 
-def record(app: ASGIApp, metrics: IngressMetrics) -> ASGIApp:
+def log_requests(app: ASGIApp, metrics: IngressMetrics) -> ASGIApp:
     """Gives a request its id, and writes its line in the log and its figures, without any content.
 
     The scope's state tells the others: request_id; owner; received, bytes of the body; ended, whether that is all.
@@ -78,13 +78,13 @@ def record(app: ASGIApp, metrics: IngressMetrics) -> ASGIApp:
             state["ended"] = message["type"] == "http.disconnect" or not message.get("more_body", False)
             return message
 
-        async def noted(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
 
         try:
-            await app(scope, counted, noted)
+            await app(scope, counted, send_and_record)
         except ClientDisconnect:
             status = 499  # nobody is there to read an answer
         seconds = time.perf_counter() - started
@@ -113,7 +113,7 @@ def answer_head(app: ASGIApp) -> ASGIApp:
         async def send_no_body(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        scope["method"] = "GET"  # in place: `record` reads the route from the same scope
+        scope["method"] = "GET"  # in place: `log_requests` reads the route from the same scope
         await app(scope, receive, send_no_body)
 
     return answered
@@ -149,10 +149,10 @@ def add_headers(app: ASGIApp) -> ASGIApp:
     return headed
 
 
-def hear_senders_out(app: ASGIApp, limit: int) -> ASGIApp:
+def drain_refused_bodies(app: ASGIApp, limit: int) -> ASGIApp:
     """Reads the rest of a refused body, up to a few limits or seconds: who still sends does not hear an answer."""
 
-    async def heard(scope: Scope, receive: Receive, send: Send) -> None:
+    async def drained(scope: Scope, receive: Receive, send: Send) -> None:
         state = scope["state"]
 
         async def send_at_the_end(message: Message) -> None:
@@ -165,7 +165,7 @@ def hear_senders_out(app: ASGIApp, limit: int) -> ASGIApp:
 
         await app(scope, receive, send_at_the_end)
 
-    return heard
+    return drained
 
 
 def answer_problems(app: ASGIApp) -> ASGIApp:
@@ -194,15 +194,15 @@ def answer_problems(app: ASGIApp) -> ASGIApp:
     return answered
 
 
-def admit(app: ASGIApp, checks: Sequence[Check]) -> ASGIApp:
+def run_checks(app: ASGIApp, checks: Sequence[Check]) -> ASGIApp:
     """Has a request pass all checks, each of which may raise a Problem."""
 
-    async def admitted(scope: Scope, receive: Receive, send: Send) -> None:
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
         for check in checks:
             await check(scope)
         await app(scope, receive, send)
 
-    return admitted
+    return checked
 
 
 def limit_bodies(app: ASGIApp, limits: Limits) -> ASGIApp:

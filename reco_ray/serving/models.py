@@ -24,20 +24,20 @@ from reco_ray.segmentation.segment import Targets, segment_features
 from reco_ray.segmentation.targets import targets_of
 from reco_ray.serving.bank import open_bank
 from reco_ray.serving.batcher import Batcher
-from reco_ray.serving.calls import telling
-from reco_ray.serving.heap import give_back_regularly
+from reco_ray.serving.calls import return_errors
+from reco_ray.serving.heap import start_heap_trimming
 from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.metrics import ModelMetrics
 from reco_ray.serving.options import ServeOptions
-from reco_ray.serving.work import TOO_LATE, Labelled, Refused, Work
+from reco_ray.serving.segment_task import DEADLINE_EXCEEDED, LabelledImage, SegmentTask, TaskFailure
 
 logger = logging.getLogger("ray.serve")
 _BANK_BYTES = 256_000_000  # references kept in memory: some 90,000 concepts of `mini`
 
 
-def _shape(work: Work) -> tuple[int, ...]:
+def _shape(task: SegmentTask) -> tuple[int, ...]:
     """Images of one shape are one pass; padding them to one shape would change what the network sees."""
-    return work.pixels.shape
+    return task.pixels.shape
 
 
 class Models:
@@ -48,7 +48,7 @@ class Models:
         self._settings: Settings = settings
         self._device = str(resolve_runtime(settings.models.device).device)
         torch.set_num_threads(options.scale.threads)
-        give_back_regularly()
+        start_heap_trimming()
         self._dense = DenseModels.load(settings.models, device=self._device, seed=settings.seed)
         self._retrieval = (
             self._dense.language
@@ -68,9 +68,9 @@ class Models:
         self._metrics = ModelMetrics()
         self._batcher = Batcher(self._label_all, _shape, largest=options.scale.batch, lanes=lanes)
 
-    async def label(self, work: Work) -> Labelled | Refused:
+    async def label(self, task: SegmentTask) -> LabelledImage | TaskFailure:
         """Labels an image together with those that other requests are waiting for."""
-        return await self._batcher(work)
+        return await self._batcher(task)
 
     async def describe(self) -> dict[str, Any]:
         """Fingerprints of the `retrieval` and of the `dense` models; how the encoder wants its pixels."""
@@ -81,7 +81,7 @@ class Models:
             "stride": self._dense.encoder.stride,
         }
 
-    @telling
+    @return_errors
     async def embed_words(self, words: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
         """m lists of a concept's words -> (m, d) unit rows of the retrieval model, (m, d') of the dense one.
 
@@ -90,7 +90,7 @@ class Models:
         """
         return await asyncio.get_running_loop().run_in_executor(self._builder, self._embed_words, words)
 
-    @telling
+    @return_errors
     async def build(
         self, exemplars: pa.Table, text_embedding: np.ndarray, context_references: np.ndarray | None
     ) -> bytes:
@@ -99,42 +99,42 @@ class Models:
             self._builder, self._build, exemplars, text_embedding, context_references
         )
 
-    def _label_all(self, works: list[Work]) -> list[Labelled | Refused]:
+    def _label_all(self, tasks: list[SegmentTask]) -> list[LabelledImage | TaskFailure]:
         now = time.time()
-        late = [work.deadline < now for work in works]
-        labelled = self._label_batch([work for work, is_late in zip(works, late, strict=True) if not is_late])
-        return [TOO_LATE if is_late else next(labelled) for is_late in late]
+        late = [task.deadline < now for task in tasks]
+        labelled = self._label_batch([task for task, is_late in zip(tasks, late, strict=True) if not is_late])
+        return [DEADLINE_EXCEEDED if is_late else next(labelled) for is_late in late]
 
-    def _label_batch(self, works: list[Work]) -> Iterator[Labelled | Refused]:
-        if not works:
+    def _label_batch(self, tasks: list[SegmentTask]) -> Iterator[LabelledImage | TaskFailure]:
+        if not tasks:
             return
-        self._metrics.batch(len(works))
+        self._metrics.batch(len(tasks))
         with self._metrics.timed("encode"):
-            pixels = torch.from_numpy(np.stack([work.pixels for work in works])).to(self._device)
+            pixels = torch.from_numpy(np.stack([task.pixels for task in tasks])).to(self._device)
             encoded = self._dense.encode(pixels)
-        for number, work in enumerate(works):
+        for number, task in enumerate(tasks):
             one = DenseFeatures(encoded.visual[number : number + 1], encoded.language[number : number + 1])
             try:
-                yield self._label_one(work, one, pixels[number])
+                yield self._label_one(task, one, pixels[number])
             except RecoError as error:
-                yield Refused(409, str(error))
+                yield TaskFailure(409, str(error))
             except Exception:
                 logger.exception("labelling failed")
-                yield Refused(500, "labelling failed: the server's log says why")
+                yield TaskFailure(500, "labelling failed: the server's log says why")
 
     @torch.inference_mode()
-    def _label_one(self, work: Work, encoded: DenseFeatures, pixels: torch.Tensor) -> Labelled:
-        settings = work.applied_to(self._settings.segment)
-        key = (work.bank.key, settings.background)
+    def _label_one(self, task: SegmentTask, encoded: DenseFeatures, pixels: torch.Tensor) -> LabelledImage:
+        settings = task.applied_to(self._settings.segment)
+        key = (task.bank.key, settings.background)
         targets = self._banks.get(key)
         if targets is None:
-            bank = open_bank(work.bank, self._dense.fingerprint)
+            bank = open_bank(task.bank, self._dense.fingerprint)
             targets = targets_of(bank, settings).to(self._device)
             size = sum(t.nbytes for t in (targets.references, targets.text_embeddings, targets.labels))
             self._banks.put(key, targets, size)
         with self._metrics.timed("score" if settings.refine == "none" else settings.refine):
-            result = segment_features(encoded, targets, pixels, work.size, settings)
-        return Labelled.of(result, int(targets.labels.max()) + 1)
+            result = segment_features(encoded, targets, pixels, task.size, settings)
+        return LabelledImage.of(result, int(targets.labels.max()) + 1)
 
     def _embed_words(self, words: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
         models = self._settings.models

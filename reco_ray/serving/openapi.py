@@ -40,7 +40,7 @@ def responses(
 
 def segment_responses() -> dict[int | str, dict[str, Any]]:
     """Of /v1/segment, which answers in three types."""
-    found = responses(contract.Segmentation, 400, 406, 409, 413, 415, 422, 503, vocabulary=True)
+    found = responses(contract.SegmentationResource, 400, 406, 409, 413, 415, 422, 503, vocabulary=True)
     found[200]["content"] = {
         "image/png": {"schema": {"type": "string", "format": "binary"}},
         "image/jpeg": {"schema": {"type": "string", "format": "binary"}},

@@ -10,11 +10,11 @@ from reco_ray.errors import RecoError
 from reco_ray.files.storage import absolute
 
 
-class _Section(BaseModel):
+class _OptionsModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Limits(_Section):
+class Limits(_OptionsModel):
     """What a request may ask for, and how many may wait."""
 
     bytes: int = Field(default=20_000_000, ge=1_000, description="of a request's body")
@@ -36,7 +36,7 @@ class Limits(_Section):
     cached_concepts: int = Field(default=10_000, ge=1, description="kept on disk outside vocabularies")
 
 
-class Scale(_Section):
+class Scale(_OptionsModel):
     """How many replicas of what size; Serve adds and removes them between these bounds."""
 
     ingress: tuple[int, int] = Field(default=(1, 1), description="least and most replicas that talk HTTP")
@@ -52,7 +52,7 @@ class Scale(_Section):
     )
 
 
-class ServeOptions(_Section):
+class ServeOptions(_OptionsModel):
     """`reco-ray serve`'s options, and `args` of serve/config.yaml."""
 
     preset: str = "mini"

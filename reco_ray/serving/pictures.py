@@ -25,7 +25,7 @@ _PACKAGED = {
 
 
 @dataclass(frozen=True)
-class Example:
+class ExamplePhoto:
     """A photograph to try."""
 
     id: str
@@ -33,25 +33,25 @@ class Example:
     uri: str
 
 
-def list_examples(uri: str | None) -> dict[str, Example]:
+def list_examples(uri: str | None) -> dict[str, ExamplePhoto]:
     """By id: the first images of a source, else those of the installed packages, else none.
 
     Raises:
         RecoError: the source holds no images.
     """
     uris = _packaged() if uri is None else sorted(list_images(uri).table["uri"].to_pylist())
-    examples: dict[str, Example] = {}
+    examples: dict[str, ExamplePhoto] = {}
     for each in uris[:MOST_EXAMPLES]:
         name = each.rpartition("/")[2].rpartition(".")[0] or each.rpartition("/")[2]
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "image"
         unique = plain
         while unique in examples:  # a photograph may be called like another one with a number
             unique = f"{unique}-{len(examples)}"
-        examples[unique] = Example(unique, name, each)
+        examples[unique] = ExamplePhoto(unique, name, each)
     return examples
 
 
-class Pictures:
+class PictureCache:
     """Reads, shrinks and remembers pictures.
 
     Args:
@@ -80,7 +80,7 @@ class Pictures:
             self._remembered.put(image_id, found, len(found))
         return found
 
-    def example(self, example: Example) -> bytes:
+    def example(self, example: ExamplePhoto) -> bytes:
         """A JPEG of an example.
 
         Raises:

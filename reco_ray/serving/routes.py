@@ -41,7 +41,7 @@ def build_routes(ingress: "Ingress", keys_required: bool) -> FastAPI:
         docs_url=None,  # both pages would load scripts from elsewhere
         redoc_url=None,
         exception_handlers=dict.fromkeys(
-            (Problem, HTTPException, RequestValidationError, Exception), _refused
+            (Problem, HTTPException, RequestValidationError, Exception), _error_response
         ),
         redirect_slashes=False,
     )
@@ -65,7 +65,7 @@ def _add_segmentation(app: FastAPI, ingress: "Ingress") -> None:
     async def segment(request: Request) -> Response:
         """Segments one image with a vocabulary, or with concepts named here."""
         kind = choose_type(request.headers.get("accept", ""))
-        ingress.require_room(1)
+        ingress.require_queue_space(1)
         uploads, options = await read_request(request, ingress.limits, batch=False)
         state = request.scope["state"]
         result = await ingress.segment(state["owner"], state["request_id"], uploads[0], options, kind)
@@ -84,7 +84,7 @@ def _add_segmentation(app: FastAPI, ingress: "Ingress") -> None:
         """Segments several images; one that cannot be used has an `error` in place of a segmentation."""
         if choose_type(request.headers.get("accept", "")) != JSON:
             raise Problem(406, "Accept: a batch is answered as application/json")
-        ingress.require_room(1)
+        ingress.require_queue_space(1)
         uploads, options = await read_request(request, ingress.limits, batch=True)
         state = request.scope["state"]
         return _answer(await ingress.segment_batch(state["owner"], state["request_id"], uploads, options))
@@ -138,15 +138,17 @@ def _add_vocabularies(app: FastAPI, ingress: "Ingress") -> None:
 
 
 def _add_evidence(app: FastAPI, ingress: "Ingress") -> None:
-    @app.get("/v1/search", responses=openapi.responses(contract.Found, 409, 422, 503), tags=["evidence"])
+    @app.get("/v1/search", responses=openapi.responses(contract.SearchHits, 409, 422, 503), tags=["evidence"])
     async def search(
         q: Annotated[str, Query(min_length=1, max_length=200, description="words")],
         k: Annotated[int, Query(ge=1, le=100, description="images")] = 20,
     ) -> Response:
         """The images of the index that are nearest to words."""
-        hits = await ingress.ask(ingress.library.search, q, k)
+        hits = await ingress.ask(ingress.vocabulary_service.search, q, k)
         return _answer(
-            contract.Found(hits=tuple(contract.Hit(**hit, thumbnail=_thumbnail(hit)) for hit in hits))
+            contract.SearchHits(
+                hits=tuple(contract.SearchHit(**hit, thumbnail=_thumbnail(hit)) for hit in hits)
+            )
         )
 
     @app.get(
@@ -156,27 +158,27 @@ def _add_evidence(app: FastAPI, ingress: "Ingress") -> None:
     )
     async def thumbnail(image_id: ImageId) -> Response:
         """An image of the index, small."""
-        return _lasting(await ingress.ask(ingress.library.thumbnail, image_id))
+        return _immutable_jpeg(await ingress.ask(ingress.vocabulary_service.thumbnail, image_id))
 
     @app.get(
         "/v1/concepts/{concept_id}",
-        responses=openapi.responses(contract.Concept, 404, 422, 503),
+        responses=openapi.responses(contract.ConceptResource, 404, 422, 503),
         tags=["evidence"],
     )
     async def concept(concept_id: ConceptId) -> Response:
         """What a concept's reference was made from."""
-        found = await ingress.ask(ingress.library.concept, concept_id)
+        found = await ingress.ask(ingress.vocabulary_service.concept, concept_id)
         exemplars = tuple(
             contract.Exemplar(**each, thumbnail=_thumbnail(each)) for each in found.pop("exemplars")
         )
-        return _answer(contract.Concept(**found, exemplars=exemplars))
+        return _answer(contract.ConceptResource(**found, exemplars=exemplars))
 
     @app.get(
         "/v1/concepts/{concept_id}/exemplars", responses=openapi.picture(404, 422, 503), tags=["evidence"]
     )
     async def exemplars(concept_id: ConceptId) -> Response:
         """The exemplars beside their support maps, seeds marked."""
-        return _lasting(await ingress.ask(ingress.library.sheet, concept_id))
+        return _immutable_jpeg(await ingress.ask(ingress.vocabulary_service.sheet, concept_id))
 
 
 def _add_state(app: FastAPI, ingress: "Ingress") -> None:
@@ -184,17 +186,17 @@ def _add_state(app: FastAPI, ingress: "Ingress") -> None:
     async def root() -> Response:
         return FileResponse(_PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
-    @app.get("/healthz", responses=openapi.responses(contract.State, secured=False), tags=["state"])
+    @app.get("/healthz", responses=openapi.responses(contract.ServerState, secured=False), tags=["state"])
     async def healthz() -> Response:
         """Whether this process answers."""
-        return _answer(contract.State(status="ok"))
+        return _answer(contract.ServerState(status="ok"))
 
-    @app.get("/readyz", responses=openapi.responses(contract.State, 503, secured=False), tags=["state"])
+    @app.get("/readyz", responses=openapi.responses(contract.ServerState, 503, secured=False), tags=["state"])
     async def readyz() -> Response:
         """Whether images can be segmented: models loaded, index open."""
         if not await ingress.ready():
             raise Problem(503, "the server is starting", retry_after=2)
-        return _answer(contract.State(status="ready"))
+        return _answer(contract.ServerState(status="ready"))
 
     @app.get("/v1/info", responses=openapi.responses(contract.Info, 503, secured=False), tags=["state"])
     async def info() -> Response:
@@ -206,7 +208,7 @@ def _add_state(app: FastAPI, ingress: "Ingress") -> None:
     )
     async def example(example_id: ExampleId) -> Response:
         """A photograph to try."""
-        return _lasting(await ingress.ask(ingress.library.example, example_id))
+        return _immutable_jpeg(await ingress.ask(ingress.vocabulary_service.example, example_id))
 
 
 def _answer(answer: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -218,12 +220,12 @@ def _thumbnail(image: dict[str, Any]) -> str:
     return f"/v1/images/{image['image_id']}/thumbnail"
 
 
-def _lasting(jpeg: bytes) -> Response:
+def _immutable_jpeg(jpeg: bytes) -> Response:
     """A picture that never changes under its name."""
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _error_response(request: Request, error: Exception) -> Response:
     """Any error as a problem. What is unexpected is raised again, and logged by `middleware.answer_problems`."""
     if isinstance(error, Problem):
         problem = error

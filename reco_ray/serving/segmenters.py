@@ -15,13 +15,13 @@ from reco_ray.config import SegmentSettings
 from reco_ray.files import storage
 from reco_ray.models.runtime import resolve_runtime
 from reco_ray.segmentation.segment import BACKGROUND, SegmentedImage, Targets, label_scores
-from reco_ray.serving.answers import PixelsFor
+from reco_ray.serving.answers import InputSpec
 from reco_ray.serving.batcher import Batcher
-from reco_ray.serving.calls import telling
-from reco_ray.serving.heap import give_back_regularly
+from reco_ray.serving.calls import return_errors
+from reco_ray.serving.heap import start_heap_trimming
 from reco_ray.serving.metrics import ModelMetrics
 from reco_ray.serving.options import ServeOptions
-from reco_ray.serving.work import TOO_LATE, Labelled, Refused, Work
+from reco_ray.serving.segment_task import DEADLINE_EXCEEDED, LabelledImage, SegmentTask, TaskFailure
 from reco_ray.training.segmenter import Segmenter, best_label
 
 logger = logging.getLogger("ray.serve")
@@ -36,26 +36,26 @@ class Segmenters:
         self._precision = settings.models.precision
         self._device = str(resolve_runtime(settings.models.device).device)
         torch.set_num_threads(options.scale.threads)
-        give_back_regularly()
+        start_heap_trimming()
         self._limit = options.scale.segmenter_bytes
         self._metrics = ModelMetrics()
         self._batcher = Batcher(self._label_all, _kind, largest=options.scale.batch, lanes=lanes)
 
-    @telling
-    async def describe(self, name: str) -> PixelsFor:
+    @return_errors
+    async def describe(self, name: str) -> InputSpec:
         """How a segmenter wants its pixels."""
         segmenter = await self.load(name)
         network = segmenter.network
-        return PixelsFor(f"segmenter {name}", network.transform, network.stride, segmenter.image_size)
+        return InputSpec(f"segmenter {name}", network.transform, network.stride, segmenter.image_size)
 
-    @telling
-    async def label(self, work: Work) -> Labelled | Refused:
+    @return_errors
+    async def label(self, task: SegmentTask) -> LabelledImage | TaskFailure:
         """Labels an image together with those that wait for the same network.
 
         Raises:
             RecoError: the artifact is gone or damaged.
         """
-        return await self._batcher((await self.load(work.bank.key), work))
+        return await self._batcher((await self.load(task.bank.key), task))
 
     @serve.multiplexed(max_num_models_per_replica=-1)
     async def load(self, name: str) -> Segmenter:
@@ -69,31 +69,33 @@ class Segmenters:
             Segmenter.from_artifact, uri, device=self._device, precision=self._precision
         )
 
-    def _label_all(self, items: list[tuple[Segmenter, Work]]) -> list[Labelled | Refused]:
+    def _label_all(self, items: list[tuple[Segmenter, SegmentTask]]) -> list[LabelledImage | TaskFailure]:
         now = time.time()
-        late = [work.deadline < now for _, work in items]
-        kept = [work for (_, work), is_late in zip(items, late, strict=True) if not is_late]
+        late = [task.deadline < now for _, task in items]
+        kept = [task for (_, task), is_late in zip(items, late, strict=True) if not is_late]
         labelled = self._label_batch(items[0][0], kept)
-        return [TOO_LATE if is_late else next(labelled) for is_late in late]
+        return [DEADLINE_EXCEEDED if is_late else next(labelled) for is_late in late]
 
-    def _label_batch(self, segmenter: Segmenter, works: list[Work]) -> Iterator[Labelled | Refused]:
-        if not works:
+    def _label_batch(
+        self, segmenter: Segmenter, tasks: list[SegmentTask]
+    ) -> Iterator[LabelledImage | TaskFailure]:
+        if not tasks:
             return
-        self._metrics.batch(len(works))
-        pixels = torch.from_numpy(np.stack([work.pixels for work in works]))
+        self._metrics.batch(len(tasks))
+        pixels = torch.from_numpy(np.stack([task.pixels for task in tasks]))
         with self._metrics.timed("encode"):
             logits = segmenter.logits(pixels)
-        for number, work in enumerate(works):
+        for number, task in enumerate(tasks):
             try:
-                settings = work.applied_to(self._settings)
+                settings = task.applied_to(self._settings)
                 with self._metrics.timed("score" if settings.refine == "none" else settings.refine):
                     result = label_logits(
-                        logits[number], pixels[number], work.size, settings, background=segmenter.background
+                        logits[number], pixels[number], task.size, settings, background=segmenter.background
                     )
-                yield Labelled.of(result, len(segmenter.labels))
+                yield LabelledImage.of(result, len(segmenter.labels))
             except Exception:
                 logger.exception("labelling failed")
-                yield Refused(500, "labelling failed: the server's log says why")
+                yield TaskFailure(500, "labelling failed: the server's log says why")
 
 
 @torch.inference_mode()
@@ -123,7 +125,7 @@ def label_logits(
     return SegmentedImage(result.labels.masked_fill(result.scores < threshold, BACKGROUND), result.scores)
 
 
-def _kind(item: tuple[Segmenter, Work]) -> tuple[Any, ...]:
+def _kind(item: tuple[Segmenter, SegmentTask]) -> tuple[Any, ...]:
     """One network, one shape: one pass."""
     return (item[0].uri, *item[1].pixels.shape)
 

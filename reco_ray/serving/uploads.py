@@ -13,7 +13,7 @@ from reco_ray.serving.bodies import (
     Fields,
     Upload,
     is_json,
-    merged,
+    merge_fields,
     read_json_images,
     read_multipart,
     read_urlencoded,
@@ -144,8 +144,8 @@ def explain(error: ValidationError) -> str:
 
 
 def _options(request: Request, fields: Fields, limits: Limits) -> Options:
-    given = merged(request.query_params.multi_items())
-    for name, value in merged(fields).items():
+    given = merge_fields(request.query_params.multi_items())
+    for name, value in merge_fields(fields).items():
         if name in given:
             raise Problem(422, f"{name[:80]}: given more than once")
         given[name] = value

@@ -162,7 +162,7 @@ def test_any_ingress_replica_knows_of_a_vocabulary(deployed: Deployed) -> None:
 
 
 def test_what_is_killed_under_load_is_replaced_and_costs_no_more_than_it_held(deployed: Deployed) -> None:
-    """In turn the controller with a replica of Models, the Library, an ingress replica, and a whole node."""
+    """In turn the controller with a replica of Models, the VocabularyService, an ingress replica, and a whole node."""
 
     def kill(kind: str) -> None:
         victim, *others = deployed.replicas(kind)
@@ -173,7 +173,7 @@ def test_what_is_killed_under_load_is_replaced_and_costs_no_more_than_it_held(de
         load.await_answers()
         begin = load.tell("nothing", 0)
         os.kill(deployed.replicas("ServeController")[0], signal.SIGKILL)
-        for kind in ("Models", "Library", "Ingress"):
+        for kind in ("Models", "VocabularyService", "Ingress"):
             kill(f"ServeReplica:reco:{kind}")  # which the new controller replaces
             load.await_answers()
             begin = load.tell(kind, begin)

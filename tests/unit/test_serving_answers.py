@@ -11,14 +11,14 @@ from pycocotools import mask as coco_mask
 
 from reco_ray.config import SegmentSettings
 from reco_ray.models.image import ImageTransform
-from reco_ray.serving.answers import Legend, PixelsFor, as_jpeg, as_json, as_png, choose_type, decode
+from reco_ray.serving.answers import InputSpec, Legend, as_jpeg, as_json, as_png, choose_type, decode
 from reco_ray.serving.bank import BankRef
 from reco_ray.serving.contract import BatchSegmentation
 from reco_ray.serving.problems import Problem
-from reco_ray.serving.work import Labelled
+from reco_ray.serving.segment_task import LabelledImage
 from reco_ray.vocabulary import parse_concepts
 
-WANTED = PixelsFor("test", ImageTransform(224, (0.5,) * 3, (0.5,) * 3), 32, 64)
+WANTED = InputSpec("test", ImageTransform(224, (0.5,) * 3, (0.5,) * 3), 32, 64)
 
 
 def bank(text: str) -> BankRef:
@@ -56,7 +56,7 @@ def test_json_says_what_is_where() -> None:
     labels = np.zeros((4, 6), np.uint8)
     labels[:, 2:] = 2
     legend = Legend(bank("cat, dog, cow"), SegmentSettings())
-    labelled = Labelled(labels, [(0, 8, 0.25), (2, 16, 0.5)])
+    labelled = LabelledImage(labels, [(0, 8, 0.25), (2, 16, 0.5)])
     answer = as_json(
         labelled, legend, request_id="id", model="model", vocabulary="animals", started=time.perf_counter()
     )
@@ -90,7 +90,7 @@ def test_a_background_is_label_0_and_no_concept() -> None:
 
 def test_png_and_jpeg_show_the_same_labels() -> None:
     labels = np.repeat(np.arange(2, dtype=np.uint8), 50)[None].repeat(60, 0)
-    labelled = Labelled(labels, [(0, 3000, 0.5), (1, 3000, 0.5)])
+    labelled = LabelledImage(labels, [(0, 3000, 0.5), (1, 3000, 0.5)])
     legend = Legend(bank("cat, dog"), SegmentSettings())
     with Image.open(io.BytesIO(as_png(labelled, legend))) as png:
         assert png.mode == "P"

@@ -26,7 +26,7 @@ kept = blocks[::20]
 full = resident()
 del blocks
 freed = resident()
-heap.give_back_regularly()
+heap.start_heap_trimming()
 deadline = time.monotonic() + 20
 while resident() > full - 150 * 2**20 and time.monotonic() < deadline:
     time.sleep(0.05)

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from reco_ray.serving.access import limit_rate, refuse_when_draining, require_key, require_loopback
 from reco_ray.serving.keys import KeyRing, new_key
-from reco_ray.serving.middleware import Check, with_middlewares
+from reco_ray.serving.middleware import Check, add_middlewares
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import Problem
 from reco_ray.serving.rates import RateLimiter
@@ -44,7 +44,7 @@ class Service:
         checks: list[Check] = [draining, require_loopback]
         if keys is not None:
             checks = [draining, partial(require_key, keys), partial(limit_rate, self.rates)]
-        self.app = with_middlewares(application, LIMITS, self.counted, checks)  # type: ignore[arg-type]
+        self.app = add_middlewares(application, LIMITS, self.counted, checks)  # type: ignore[arg-type]
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -234,7 +234,7 @@ def test_head_and_a_trailing_slash_pass_all_middlewares(keys: tuple[Service, str
 
 def test_bodies_in_memory_are_counted_over_all_requests() -> None:
     limits = Limits(bytes=1000, held=1000, seconds=0.5)
-    held = with_middlewares(application, limits, Counted(), [])  # type: ignore[arg-type]
+    held = add_middlewares(application, limits, Counted(), [])  # type: ignore[arg-type]
 
     async def both() -> list[httpx.Response]:
         transport = httpx.ASGITransport(held, client=("127.0.0.1", 1))

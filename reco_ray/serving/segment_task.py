@@ -12,7 +12,7 @@ from reco_ray.serving.bank import BankRef
 
 
 @dataclass(frozen=True)
-class Work:
+class SegmentTask:
     """One image to label.
 
     pixels: uint8 (H, W, 3), at the size that the models see. size: (height, width) of the answer. refine, background,
@@ -38,14 +38,14 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledImage:
     """labels: (H, W), uint8 up to 256 labels, uint16 beyond. found: (label, pixels, mean score) of those present."""
 
     labels: np.ndarray
     found: list[tuple[int, int, float]]
 
     @classmethod
-    def of(cls, result: SegmentedImage, labels: int) -> "Labelled":
+    def of(cls, result: SegmentedImage, labels: int) -> "LabelledImage":
         """A segmentation with `labels` label ids, made small."""
         small = result.labels.to(torch.uint8 if labels <= 256 else torch.int32).cpu().numpy()
         found = statistics(small, result.scores.cpu().numpy())
@@ -53,11 +53,13 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Refused:
+class TaskFailure:
     """Why one image of a batch has no labels; the others have theirs."""
 
     status: int
     reason: str
 
 
-TOO_LATE = Refused(503, "the server is too busy: the time was up before it was this image's turn")
+DEADLINE_EXCEEDED = TaskFailure(
+    503, "the server is too busy: the time was up before it was this image's turn"
+)

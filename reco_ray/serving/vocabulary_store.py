@@ -1,6 +1,6 @@
 """Vocabularies with their banks in the state directory, so that they are back after a restart.
 
-- `vocabularies/<owner>/<name>.json`: a Record; `vocabularies/<owner>/<name>/<key>/`: its ReferenceBank
+- `vocabularies/<owner>/<name>.json`: a VocabularyRecord; `vocabularies/<owner>/<name>/<key>/`: its ReferenceBank
 """
 
 import time
@@ -15,7 +15,7 @@ from reco_ray.vocabulary import Vocabulary
 Status = Literal["building", "ready", "failed"]
 
 
-class Record(BaseModel):
+class VocabularyRecord(BaseModel):
     """A vocabulary that was put: whose, what it holds, how far it is.
 
     key: of the bank that it asks for. before: what had this name and was ready; it is served until this one is.
@@ -30,11 +30,11 @@ class Record(BaseModel):
     steps: list[str]
     status: Status = "building"
     error: str | None = None
-    before: "Record | None" = None
+    before: "VocabularyRecord | None" = None
     made_at: float = Field(default_factory=time.time)
 
 
-class RecordStore:
+class VocabularyStore:
     """The vocabularies' folder.
 
     Args:
@@ -44,39 +44,39 @@ class RecordStore:
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def load(self) -> list[Record]:
+    def load(self) -> list[VocabularyRecord]:
         """All vocabularies that were put and not deleted. Files that are none are left alone."""
         found = []
         for owner in list_folders(self.folder):
             for name in storage.list_names(storage.join(self.folder, owner), ".json"):
                 try:
                     data = storage.read_bytes(storage.join(self.folder, owner, name))
-                    record = Record.model_validate_json(data)
+                    record = VocabularyRecord.model_validate_json(data)
                 except (OSError, ValidationError):
                     continue
                 if (record.owner, f"{record.name}.json") == (owner, name):
                     found.append(record)
         return found
 
-    def save(self, record: Record) -> None:
+    def save(self, record: VocabularyRecord) -> None:
         """Writes a vocabulary's record."""
         storage.write_bytes(self._record(record), record.model_dump_json(indent=2).encode())
 
-    def delete(self, record: Record) -> None:
+    def delete(self, record: VocabularyRecord) -> None:
         """Deletes a vocabulary with its banks."""
         storage.remove(self._record(record))
         self.delete_banks(record, keep=set())
 
-    def delete_banks(self, record: Record, keep: set[str]) -> None:
+    def delete_banks(self, record: VocabularyRecord, keep: set[str]) -> None:
         """Deletes the banks of a vocabulary but those of the keys `keep`."""
         folder = storage.join(self.folder, record.owner, record.name)
         for key in list_folders(folder):
             if key not in keep:
                 delete_folder(storage.join(folder, key))
 
-    def bank_uri(self, record: Record) -> str:
+    def bank_uri(self, record: VocabularyRecord) -> str:
         """Where a vocabulary's ReferenceBank is."""
         return storage.join(self.folder, record.owner, record.name, record.key)
 
-    def _record(self, record: Record) -> str:
+    def _record(self, record: VocabularyRecord) -> str:
         return storage.join(self.folder, record.owner, f"{record.name}.json")

@@ -18,41 +18,41 @@ from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
 from reco_ray.serving.bank import BankRef, open_segmenter
-from reco_ray.serving.builder import ConceptBuilder, one_line
-from reco_ray.serving.calls import call, telling
+from reco_ray.serving.builder import ConceptBuilder, client_message
+from reco_ray.serving.calls import call, return_errors
 from reco_ray.serving.lru import ByteLRU
-from reco_ray.serving.metrics import LibraryMetrics
+from reco_ray.serving.metrics import VocabularyMetrics
 from reco_ray.serving.options import ServeOptions
-from reco_ray.serving.pictures import Pictures, list_examples
+from reco_ray.serving.pictures import PictureCache, list_examples
 from reco_ray.serving.problems import Problem
-from reco_ray.serving.store import Record, RecordStore
+from reco_ray.serving.vocabulary_store import VocabularyRecord, VocabularyStore
 from reco_ray.vocabulary import CONTEXT_CONCEPTS, Concept, Vocabulary
 
 logger = logging.getLogger("ray.serve")
 _BUILD_RETRY = 5  # seconds after which a client may ask again for concepts that are being made
 
 
-class Library:
+class VocabularyService:
     """Knows every concept and vocabulary; see `routes.py` for who asks what."""
 
     def __init__(self, options: ServeOptions, models: DeploymentHandle, at_once: int) -> None:
         self._options, self._models, self._at_once = options, models, at_once
         self._settings = options.load()
-        self._metrics = LibraryMetrics()
+        self._metrics = VocabularyMetrics()
         self._concepts = ConceptStore(storage.join(options.state, "concepts"))
-        self._records = RecordStore(storage.join(options.state, "vocabularies"))
+        self._records = VocabularyStore(storage.join(options.state, "vocabularies"))
         self._segmenters = {name: open_segmenter(name, uri) for name, uri in options.segmenters.items()}
         self._known = {(record.owner, record.name): record for record in self._records.load()}
         self._progress: dict[tuple[str, str], int] = {}
         self._jobs: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._searches: ByteLRU[Any] = ByteLRU(16_000_000)
         self._examples = list_examples(options.examples)
-        self._pictures = Pictures(self._settings.embed.max_pixels)
+        self._pictures = PictureCache(self._settings.embed.max_pixels)
         self._builder: ConceptBuilder | None = None
         self._index: CorpusIndex | None = None
         self._opening = asyncio.Lock()
 
-    @telling
+    @return_errors
     async def start(self) -> dict[str, Any]:
         """Opens the index, goes on with what was being built; called until it succeeds. Says what is there.
 
@@ -98,7 +98,7 @@ class Library:
 
     # --- banks ------------------------------------------------------------------------------------------------
 
-    @telling
+    @return_errors
     async def bank_of(self, owner: str, name: str) -> BankRef:
         """The references of a vocabulary; of the one before it, if it is not ready and there was one.
 
@@ -116,7 +116,7 @@ class Library:
             raise Problem(409, f"vocabulary {name!r} could not be built: {record.error}")
         return self._bank(record)
 
-    @telling
+    @return_errors
     async def bank_for(self, vocabulary: Vocabulary, seconds: float) -> BankRef:
         """The references of concepts named in a request, made if need be; that goes on when the time is up.
 
@@ -151,7 +151,7 @@ class Library:
             raise Problem(503, "the server is starting", retry_after=_BUILD_RETRY)
         return self._builder
 
-    def _bank(self, record: Record) -> BankRef:
+    def _bank(self, record: VocabularyRecord) -> BankRef:
         uri = self._records.bank_uri(record)
         return BankRef(uri, record.vocabulary, tuple(record.concept_ids), uri)
 
@@ -163,7 +163,7 @@ class Library:
         trained = [_trained(name, bank) for name, bank in self._segmenters.items()]
         return sorted(own, key=lambda each: str(each["name"])) + trained
 
-    @telling
+    @return_errors
     async def vocabulary(self, owner: str, name: str) -> dict[str, Any]:
         """One of an owner's.
 
@@ -174,7 +174,7 @@ class Library:
             return _trained(name, self._segmenters[name])
         return self._resource(self._record(owner, name))
 
-    @telling
+    @return_errors
     async def put(self, owner: str, name: str, vocabulary: Vocabulary) -> tuple[dict[str, Any], bool]:
         """Begins to build a vocabulary, which then replaces one of that name; says whether it is ready already.
 
@@ -190,7 +190,7 @@ class Library:
         own = sum(record.owner == owner for record in self._known.values())
         if old is None and own >= self._options.limits.vocabularies:
             raise Problem(409, f"{own} vocabularies are as many as one key may have: delete one")
-        record = Record(
+        record = VocabularyRecord(
             owner=owner,
             name=name,
             vocabulary=vocabulary,
@@ -204,7 +204,7 @@ class Library:
         self._begin(record)
         return self._resource(record), False
 
-    @telling
+    @return_errors
     async def delete(self, owner: str, name: str) -> None:
         """Forgets a vocabulary.
 
@@ -222,13 +222,13 @@ class Library:
         if name in self._segmenters:
             raise Problem(409, f"{name!r} is a trained segmenter of this server: choose another name")
 
-    def _record(self, owner: str, name: str) -> Record:
+    def _record(self, owner: str, name: str) -> VocabularyRecord:
         record = self._known.get((owner, name))
         if record is None:
             raise Problem(404, f"there is no vocabulary {name!r}")
         return record
 
-    def _resource(self, record: Record) -> dict[str, Any]:
+    def _resource(self, record: VocabularyRecord) -> dict[str, Any]:
         total = len(record.steps)
         done = total if record.status == "ready" else self._progress.get((record.owner, record.name), 0)
         return {
@@ -243,14 +243,14 @@ class Library:
             "mine": True,
         }
 
-    def _begin(self, record: Record) -> None:
+    def _begin(self, record: VocabularyRecord) -> None:
         place = (record.owner, record.name)
         if job := self._jobs.pop(place, None):
             job.cancel()
         self._progress[place] = 0
         self._jobs[place] = asyncio.create_task(self._build(record))
 
-    async def _build(self, record: Record) -> None:
+    async def _build(self, record: VocabularyRecord) -> None:
         place = (record.owner, record.name)
         try:
             builder = self._builder_or_refuse()
@@ -260,7 +260,7 @@ class Library:
             record.status, record.before = "ready", None
         except Exception as error:
             logger.exception("building vocabulary %s failed", record.name)
-            record.status, record.error = "failed", one_line(error)
+            record.status, record.error = "failed", client_message(error)
         if self._known.get(place) is record:
             await asyncio.to_thread(self._records.save, record)
             served = record.before or record
@@ -269,7 +269,7 @@ class Library:
             )  # until no request that began before names another
             await asyncio.to_thread(self._records.delete_banks, record, {record.key, served.key})
 
-    def _assemble(self, record: Record, plan: ReferencePlan) -> None:
+    def _assemble(self, record: VocabularyRecord, plan: ReferencePlan) -> None:
         """The bank's artifact, as `reco-ray references` makes it."""
         writer = artifacts.ArtifactWriter(self._records.bank_uri(record), KIND, plan.made_from)
         if not writer.finished():
@@ -282,7 +282,7 @@ class Library:
 
     # --- what is behind a mask --------------------------------------------------------------------------------
 
-    @telling
+    @return_errors
     async def concept(self, concept_id: str) -> dict[str, Any]:
         """Words and exemplars of a concept.
 
@@ -313,7 +313,7 @@ class Library:
             "exemplars": exemplars,
         }
 
-    @telling
+    @return_errors
     async def sheet(self, concept_id: str) -> bytes:
         """The contact sheet of a concept, a JPEG.
 
@@ -325,7 +325,7 @@ class Library:
         part = await asyncio.to_thread(self._concepts.read, concept_id)
         return part["sheet"].numpy().tobytes()
 
-    @telling
+    @return_errors
     async def search(self, words: str, k: int) -> list[dict[str, Any]]:
         """The images nearest to words.
 
@@ -355,7 +355,7 @@ class Library:
             for each, score in zip(found, similarities[0], strict=True)
         ]
 
-    @telling
+    @return_errors
     async def thumbnail(self, image_id: str) -> bytes:
         """A small JPEG of an image of the corpus.
 
@@ -366,7 +366,7 @@ class Library:
         assert self._index is not None
         return await asyncio.to_thread(self._pictures.thumbnail, self._index.images, image_id)
 
-    @telling
+    @return_errors
     async def example(self, example_id: str) -> bytes:
         """An example, a JPEG.
 
@@ -379,7 +379,7 @@ class Library:
         return await asyncio.to_thread(self._pictures.example, example)
 
 
-def _last_ready(record: Record | None) -> Record | None:
+def _last_ready(record: VocabularyRecord | None) -> VocabularyRecord | None:
     """What is served under the record's name."""
     return record if record is None or record.status == "ready" else record.before
 
