@@ -3,12 +3,13 @@
 import re
 import subprocess
 import sys
+from configparser import ConfigParser
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from documents import DOCS, ROOT, documents
+from documents import DOCS, ROOT, blocks, documents
 
 import reco_ray.cosegmentation
 import reco_ray.models
@@ -133,3 +134,16 @@ def test_relative_links_lead_to_files_of_the_repository(document: Path) -> None:
         if not urlsplit(link).scheme:
             target = document.parent / unquote(link.partition("#")[0])
             assert target.exists(), f"{document.name}: {link}"
+
+
+def test_the_architecture_names_every_layer_and_room() -> None:
+    page = (DOCS / "architecture.md").read_text()
+    contract = ConfigParser()
+    contract.read(ROOT / ".importlinter")
+    layers = contract["importlinter:contract:rooms"]["layers"].replace("reco_ray.", "").strip().splitlines()
+    shown = next(block.text for block in blocks(DOCS / "architecture.md") if block.text.startswith("cli "))
+    assert [line.partition("  ")[0].strip() for line in shown.splitlines()] == layers
+    for entry in (ROOT / "reco_ray").iterdir():
+        if (entry / "__init__.py").exists() or entry.suffix == ".py":
+            name = entry.stem if entry.suffix else f"**`{entry.name}/`**"
+            assert name in page, f"say in docs/architecture.md what {entry.name} is for"
