@@ -48,7 +48,7 @@ from PIL import Image
 from reco_ray.config import Settings, load_settings
 from reco_ray.corpus.decode import decode_image
 from reco_ray.corpus.embed import embed_pixels
-from reco_ray.corpus.generations import pending_units, record
+from reco_ray.corpus.generations import pending_units, record_generation
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.load_parts import LoadParts
 from reco_ray.corpus.read import read_image_bytes
@@ -164,7 +164,7 @@ def _ours(folder: Path, batch_size: int, count: int | None, precision: str = "au
     model = load_language_image_model(SPEC)
     found = list_files(str(folder))
     with session(), tempfile.TemporaryDirectory() as out:
-        generations = [record(out, found, found.table, [], PART)]
+        generations = [record_generation(out, found, found.table, [], PART)]
         workers = plan_workers(most=count)
         load = LoadParts(
             out,

@@ -6,7 +6,7 @@ from reco_ray.files.storage import absolute, join
 from reco_ray.outcome import Outcome
 from reco_ray.presentation.console import console
 from reco_ray.stages import Listener
-from reco_ray.vocabulary import Vocabulary, in_words, remarks
+from reco_ray.vocabulary import Vocabulary, summarize, unreadable_words
 
 if TYPE_CHECKING:
     from reco_ray.sweeps.plan import SweepPlan
@@ -18,8 +18,8 @@ class Terminal(Listener):
 
     def vocabulary(self, vocabulary: Vocabulary, name: str = "") -> None:
         """The concepts that were read, and those whose words say nothing to a model."""
-        console.print(f"{name + ': ' if name else ''}{in_words(vocabulary)}")
-        for line in remarks(vocabulary):
+        console.print(f"{name + ': ' if name else ''}{summarize(vocabulary)}")
+        for line in unreadable_words(vocabulary):
             console.print(f"remark     {line}")
 
     def outcome(self, outcome: Outcome) -> None:

@@ -34,7 +34,7 @@ class Counts:
     reasons: dict[str, int]
 
 
-def settle(out: str, first_shard: int) -> Counts:
+def finish_embeddings(out: str, first_shard: int) -> Counts:
     """Drops copies that lie in two parts, keeping the first, and counts what is there.
 
     Args:

@@ -76,7 +76,7 @@ def read_generations(out: str) -> list[Generation]:
     return found
 
 
-def record(
+def record_generation(
     out: str,
     found: Listing,
     new: pa.Table,

@@ -23,20 +23,26 @@ from reco_ray.config import ModelSettings, Settings
 from reco_ray.corpus import web
 from reco_ray.corpus.budget import RejectBudget
 from reco_ray.corpus.embed import embed_pixels
-from reco_ray.corpus.finish import DUPLICATES_SCHEMA, IMAGES_KEY, count_reasons, rejected_so_far, settle
+from reco_ray.corpus.finish import (
+    DUPLICATES_SCHEMA,
+    IMAGES_KEY,
+    count_reasons,
+    finish_embeddings,
+    rejected_so_far,
+)
 from reco_ray.corpus.generations import (
     Generation,
     gone_containers,
     pending_units,
     read_generations,
     read_recorded,
-    record,
+    record_generation,
 )
 from reco_ray.corpus.gone import drop_gone
 from reco_ray.corpus.listing import Listing, list_files
 from reco_ray.corpus.load import pixels_of
 from reco_ray.corpus.load_parts import LoadParts
-from reco_ray.corpus.update import came, update, went
+from reco_ray.corpus.update import added_rows, removed_rows, update
 from reco_ray.distributed import metrics
 from reco_ray.distributed.parts import Report, Worker
 from reco_ray.distributed.pool import stage_pool
@@ -116,7 +122,7 @@ def embed_corpus(
     manifest = writer.finished()
     went_on = bool(generations)
     if found is not None and not generations:
-        generations = [record(out, found, found.table, [], settings.embed.shard_size)]
+        generations = [record_generation(out, found, found.table, [], settings.embed.shard_size)]
     elif manifest and manifest.content["generation"] == len(generations):
         if renew:
             return manifest, False
@@ -125,7 +131,7 @@ def embed_corpus(
         if found.fingerprint == generations[-1].source:
             return manifest, False
         recorded = read_recorded(out, generations)
-        new, gone = came(found, recorded), went(found, recorded)
+        new, gone = added_rows(found, recorded), removed_rows(found, recorded)
         if not follow:
             advice = (
                 "--follow embeds what is new" if new.num_rows else "--follow keeps the rows of what is gone"
@@ -136,7 +142,7 @@ def embed_corpus(
             )
         if not new.num_rows:
             return manifest, False
-        generations.append(record(out, found, new, generations, settings.embed.shard_size))
+        generations.append(record_generation(out, found, new, generations, settings.embed.shard_size))
     manifest = _embed_pending(corpus, writer, generations, model, settings, manifest)
     if follow and went_on:  # what was begun is done; the source may have grown meanwhile
         manifest, _ = embed_corpus(corpus, out, settings, follow=True)
@@ -195,7 +201,7 @@ def _embed_pending(
     if pending_units(generations, _committed(out), options.shard_size, without):
         raise RecoError(f"{out}: not all of {corpus} was committed: run the command again")
     first_new = manifest.content["shards"] if manifest else 0
-    counts = settle(out, first_new)
+    counts = finish_embeddings(out, first_new)
     numbers = {
         "images": counts.images,
         "embedded": counts.embedded,
@@ -208,7 +214,7 @@ def _embed_pending(
     if not counts.embedded:
         raise RecoError(f"{corpus}: none of the {counts.images} images can be used ({_first_reason(out)})")
     RejectBudget(options.max_rejected, counts.images, Counter()).add(0, counts.reasons, corpus, out)
-    run = pool.took()
+    run = pool.statistics()
     speed = {"images": images, "images_per_second": round(images / max(run["seconds"], 0.01), 2)}
     left_out = generations[-1].left_out
     others = {

@@ -9,10 +9,10 @@ import re
 import numpy as np
 import pyarrow as pa
 
-from reco_ray.corpus.generations import Generation, read_recorded, record
+from reco_ray.corpus.generations import Generation, read_recorded, record_generation
 from reco_ray.corpus.listing import Listing
 from reco_ray.files import artifacts
-from reco_ray.files.replacing import make_anew, say
+from reco_ray.files.replacing import clear_outdated, print_status
 
 _OWN = re.compile(
     r"listing/\d{4,}(\.json|-\d{6,}\.parquet|-gone\.parquet)"
@@ -38,24 +38,24 @@ def update(
     if stored is None:
         return []
     if {**stored, "corpus": None} != {**writer.made_from, "corpus": None}:
-        make_anew(writer, "embed", lambda path: _OWN.fullmatch(path) is not None)
+        clear_outdated(writer, "embed", lambda path: _OWN.fullmatch(path) is not None)
         return []
     if stored != writer.made_from:
         writer.begin()  # the same images may be there under another folder, glob or list
     if not generations or found.fingerprint == generations[-1].source:
         return generations
     recorded = read_recorded(writer.uri, generations)
-    new, gone = came(found, recorded), went(found, recorded)
+    new, gone = added_rows(found, recorded), removed_rows(found, recorded)
     if not new.num_rows and not gone.num_rows:
         return generations
     kept = recorded.num_rows - gone.num_rows
-    say("embed", f"{new.num_rows:,} new, {gone.num_rows:,} gone or changed since, {kept:,} kept")
+    print_status("embed", f"{new.num_rows:,} new, {gone.num_rows:,} gone or changed since, {kept:,} kept")
     if gone.num_rows:
         writer.begin()  # rows of the finished artifact go
-    return [*generations, record(writer.uri, found, new, generations, shard_size, gone)]
+    return [*generations, record_generation(writer.uri, found, new, generations, shard_size, gone)]
 
 
-def came(found: Listing, recorded: pa.Table) -> pa.Table:
+def added_rows(found: Listing, recorded: pa.Table) -> pa.Table:
     """The rows of the source that are not recorded, by URI and size, in its order."""
     place = pa.array(np.arange(found.table.num_rows))
     return (
@@ -66,6 +66,6 @@ def came(found: Listing, recorded: pa.Table) -> pa.Table:
     )
 
 
-def went(found: Listing, recorded: pa.Table) -> pa.Table:
+def removed_rows(found: Listing, recorded: pa.Table) -> pa.Table:
     """The recorded rows that are not in the source any more, or have another size there."""
     return recorded.join(found.table.select(["uri", "size"]), ["uri", "size"], join_type="left anti")

@@ -14,7 +14,7 @@ from reco_ray import __version__
 from reco_ray.errors import reason
 from reco_ray.files.proxies import Proxy, proxy_for
 from reco_ray.files.retries import StoreUnavailable, retried
-from reco_ray.files.waiting import watched
+from reco_ray.files.slow_requests import report_when_slow
 
 PER_HOST_LIMIT = 8  # requests at a time to one host from the whole cluster
 CONNECT_SECONDS, READ_SECONDS = 10, 30
@@ -50,7 +50,7 @@ def fetch(url: str, limit: int) -> bytes:
     """
     try:
         for _ in range(_MOST_REDIRECTS + 1):
-            with _slot(urlsplit(url).hostname or ""), watched(url, _outlook):
+            with _slot(urlsplit(url).hostname or ""), report_when_slow(url, _retry_policy):
                 found = _request(url, limit, proxy_for(url))
             if isinstance(found, bytes):
                 return found
@@ -63,7 +63,7 @@ def fetch(url: str, limit: int) -> bytes:
     raise OSError(f"more than {_MOST_REDIRECTS} redirects")
 
 
-def _outlook() -> str:
+def _retry_policy() -> str:
     return (
         f"each address gets three tries of {CONNECT_SECONDS} seconds to connect and {READ_SECONDS} to answer, and is "
         "rejected then"

@@ -26,7 +26,7 @@ from reco_ray.distributed.pool import Pool, stage_pool
 from reco_ray.distributed.timing import write_summary
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
-from reco_ray.files.replacing import make_anew
+from reco_ray.files.replacing import clear_outdated
 from reco_ray.models import load_language_image_model
 from reco_ray.models.dense import DenseModels
 from reco_ray.outcome import Outcome
@@ -110,7 +110,7 @@ def build_many_references(
         writer = artifacts.ArtifactWriter(outs[name], KIND, plan.made_from)
         try:
             if renew:
-                make_anew(writer, STAGE, lambda path: _OWN.fullmatch(path) is not None, keep=_CONCEPTS)
+                clear_outdated(writer, STAGE, lambda path: _OWN.fullmatch(path) is not None, keep=_CONCEPTS)
             if manifest := writer.finished():
                 outcomes[name] = Outcome(STAGE, outs[name], manifest, new=False, name=name)
                 continue
@@ -175,7 +175,11 @@ class _Builder:
             failed |= {name: failed[each] for name in alone for each in steps[name].context if each in failed}
             ready = {name: each for name, each in alone.items() if name not in failed}
             failed |= self._run(pool, ready, evidence, worker)
-            self.run = {"concepts": pending, **pool.took(), "context_seconds": round(context_seconds, 3)}
+            self.run = {
+                "concepts": pending,
+                **pool.statistics(),
+                "context_seconds": round(context_seconds, 3),
+            }
         for step in steps.values():
             if step.same_as is not None and step.same_as in failed:
                 failed[step.id] = failed[step.same_as]

@@ -18,13 +18,13 @@ import torch
 from pydantic import TypeAdapter
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
-from reco_ray.distributed import remarks
-from reco_ray.distributed.streaming import guarded, stream_context
+from reco_ray.distributed import worker_messages
+from reco_ray.distributed.streaming import stream_context, with_timeout
 from reco_ray.distributed.timing import Meter
 from reco_ray.distributed.workers import READER_CPUS, Workers, say_what_is_awaited
 from reco_ray.errors import RecoError, out_of_memory, reason
-from reco_ray.files import waiting as waits
-from reco_ray.files.checksums import recorded
+from reco_ray.files import slow_requests
+from reco_ray.files.checksums import with_checksums
 
 # Ray Data tells the terminal of every plan and error; its log file in the session's directory has it all.
 for _handler in logging.getLogger("ray.data").handlers:
@@ -89,7 +89,7 @@ def run_shards(
         for name, shard in shards.items()
     ]
     workers = replace(workers, count=min(workers.count, max(1, len(shards))))
-    return run_parts(units, _One(load), worker, workers, meter=meter)
+    return run_parts(units, _OnePartPerUnit(load), worker, workers, meter=meter)
 
 
 def run_parts(
@@ -127,7 +127,7 @@ def run_parts(
             # Not from_arrow: it has every unit's size measured by a task, 15 seconds for 2,000 units.
             ray.data.from_blocks(units)
             .map_batches(
-                _Loaded(load),
+                _LoadTask(load),
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=READER_CPUS,
@@ -135,7 +135,7 @@ def run_parts(
                 compute=TaskPoolStrategy(min(loaders, len(units))) if loaders else None,
             )
             .map_batches(
-                _Process,
+                _WorkerActor,
                 fn_constructor_args=(worker, workers.threads, workers.device),
                 batch_size=None,
                 batch_format="pyarrow",
@@ -150,7 +150,7 @@ def run_parts(
         # Ray's guard comes first where it can: it is content with any block that moves, ours waits for a whole part.
         limit = 2 * context.execution_no_progress_timeout_s
         reports = TypeAdapter(worker.report)
-        with closing(guarded(iter(dataset.iter_rows()), limit, remarks.show)) as rows:
+        with closing(with_timeout(iter(dataset.iter_rows()), limit, worker_messages.print_posted)) as rows:
             for row in rows:
                 if row["error"] is not None:
                     raise RecoError(row["error"])
@@ -164,7 +164,7 @@ _SECONDS = pa.list_(pa.float64())
 _RESULT_SCHEMA = pa.schema([("result", pa.string()), ("error", pa.string()), ("seconds", _SECONDS)])
 
 
-def _told(error: Exception) -> str:
+def _error_message(error: Exception) -> str:
     """An error that its user can mend, in one line; any other is raised again."""
     if isinstance(error, RecoError):
         return str(error)
@@ -176,7 +176,7 @@ def _told(error: Exception) -> str:
     raise error
 
 
-class _One:
+class _OnePartPerUnit:
     """One part a unit, with the name that stands in its rows."""
 
     def __init__(self, load: Callable[[pa.Table], pa.Table]) -> None:
@@ -187,21 +187,21 @@ class _One:
         yield name, self._load(unit.drop_columns([_SHARD_COLUMN]))
 
 
-class _Loaded:
+class _LoadTask:
     """Applies `load`. A part travels as one row, its table packed into one cell, so that nothing cuts it."""
 
     def __init__(self, load: Callable[[pa.Table], Iterator[tuple[str, pa.Table]]]) -> None:
         self._load = load
 
     def __call__(self, unit: pa.Table) -> Iterator[pa.Table]:
-        waits.tell = remarks.post
+        slow_requests.print_line = worker_messages.post
         try:
             clock, cpu = time.perf_counter(), time.process_time()
             for name, rows in self._load(unit):
                 yield _packed(name, rows, [time.perf_counter() - clock, time.process_time() - cpu])
                 clock, cpu = time.perf_counter(), time.process_time()
         except Exception as error:
-            yield _row(None, _told(error), pa.nulls(1), [])
+            yield _row(None, _error_message(error), pa.nulls(1), [])
 
 
 def _packed(name: str, rows: pa.Table, seconds: list[float]) -> pa.Table:
@@ -222,20 +222,20 @@ def _unpacked(cell: pa.LargeListArray) -> pa.Table:
     return pa.Table.from_batches([pa.RecordBatch.from_struct_array(cell.flatten())])
 
 
-class _Process(Generic[R]):
+class _WorkerActor(Generic[R]):
     """The actor: sets the stage's worker up once, then computes whole parts.
 
     A user's error, also one while a model loads, travels as a row: Ray would bring it back as text in a traceback.
     """
 
     def __init__(self, worker: Worker[R], threads: int, device: str) -> None:
-        waits.tell = remarks.post
+        slow_requests.print_line = worker_messages.post
         self._worker, self._reports, self._error = worker, TypeAdapter(worker.report), None
         torch.set_num_threads(threads)
         try:
             worker.set_up(device)
         except Exception as error:
-            self._error = _told(error)
+            self._error = _error_message(error)
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         results = [self._compute(part) for part in parts.to_batches(max_chunksize=1)]
@@ -247,8 +247,8 @@ class _Process(Generic[R]):
             return {"result": None, "error": error}
         clock = time.perf_counter()
         try:
-            report = recorded(self._worker.work, name, _unpacked(part["rows"]))
+            report = with_checksums(self._worker.work, name, _unpacked(part["rows"]))
         except Exception as problem:
-            return {"result": None, "error": _told(problem)}
+            return {"result": None, "error": _error_message(problem)}
         seconds = [*part["seconds"][0].as_py(), time.perf_counter() - clock]
         return {"result": self._reports.dump_json(report).decode(), "error": None, "seconds": seconds}

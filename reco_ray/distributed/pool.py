@@ -59,7 +59,7 @@ class Pool:
         self._workers, self._readers = workers, readers
         yield from self._shown(run_parts(units, load, worker, workers, loaders, self.meter))
 
-    def took(self) -> dict[str, Any]:
+    def statistics(self) -> dict[str, Any]:
         """What the run took until now, for `summary.json`."""
         workers = self._workers or plan_workers(self._device, 1, self._placement)
         return self.meter.run(workers, self._readers or count_readers(workers))

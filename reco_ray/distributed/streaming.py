@@ -16,7 +16,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 Item = TypeVar("Item")
 
 STEP_SECONDS = 0.02
-MEANWHILE_SECONDS = 5.0
+POLL_SECONDS = 5.0
 _END: Any = object()
 
 
@@ -44,8 +44,8 @@ class Unhurried(ExecutionCallback):
         time.sleep(STEP_SECONDS)
 
 
-def guarded(
-    rows: Generator[Item], seconds: float, meanwhile: Callable[[], None] = lambda: None
+def with_timeout(
+    rows: Generator[Item], seconds: float, while_waiting: Callable[[], None] = lambda: None
 ) -> Generator[Item]:
     """The same rows, pulled by a thread of their own, so that whoever waits for one does not wait for ever.
 
@@ -55,7 +55,7 @@ def guarded(
     Args:
         rows: what a pipeline yields; closed by the thread when the caller stops, to end the pipeline.
         seconds: without any row, after which to give up; negative for never.
-        meanwhile: called every few seconds while no row comes.
+        while_waiting: called every few seconds while no row comes.
 
     Raises:
         ExecutionTimeoutError: no row came in time.
@@ -89,10 +89,10 @@ def guarded(
         while True:
             left = last + seconds - time.monotonic() if seconds >= 0 else math.inf
             try:
-                row, error = found.get(timeout=max(0.0, min(left, MEANWHILE_SECONDS)))
+                row, error = found.get(timeout=max(0.0, min(left, POLL_SECONDS)))
             except queue.Empty:
-                if left > MEANWHILE_SECONDS:
-                    meanwhile()
+                if left > POLL_SECONDS:
+                    while_waiting()
                     continue
                 # What still stands there when the session has ended would start a Ray of its own with its next call.
                 auto_init_hook.enable_auto_connect = False

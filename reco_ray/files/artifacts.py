@@ -10,8 +10,14 @@ from pydantic import BaseModel, Field, ValidationError
 
 from reco_ray import __version__
 from reco_ray.errors import RecoError, reason
-from reco_ray.files.checksums import MANIFEST, STARTED, Sealed, forget_notes, seal
-from reco_ray.files.differences import in_words
+from reco_ray.files.checksums import (
+    MANIFEST,
+    STARTED,
+    ChecksumTable,
+    delete_worker_checksums,
+    write_checksums,
+)
+from reco_ray.files.differences import describe_differences
 from reco_ray.files.filesystems import resolve
 from reco_ray.files.retries import retried
 from reco_ray.files.storage import absolute, exists, explained_errors, join, read_bytes, remove, write_bytes
@@ -34,7 +40,7 @@ class Manifest(BaseModel):
     counts: dict[str, int] = {}
     seconds: float = 0.0
     content: dict[str, Any] = Field(default={}, description="what a reader needs to open the files")
-    checksums: Sealed | None = Field(default=None, description="None = made before they were kept")
+    checksums: ChecksumTable | None = Field(default=None, description="None = made before they were kept")
 
 
 def read_manifest(uri: str, kind: str | None = None) -> Manifest:
@@ -137,17 +143,17 @@ class ArtifactWriter:
 
     def commit(self, counts: Mapping[str, int], content: Mapping[str, Any] | None = None) -> Manifest:
         """Writes the checksums, then the manifest: from here on the artifact exists."""
-        sealed = seal(self.uri)
+        checksums = write_checksums(self.uri)
         manifest = Manifest(
             kind=self.kind,
             made_from=self.made_from,
             counts=dict(counts),
             seconds=round(time.monotonic() - self._started_at, 2),
             content=dict(content or {}),
-            checksums=sealed,
+            checksums=checksums,
         )
         write_bytes(join(self.uri, MANIFEST), manifest.model_dump_json(indent=2).encode())
-        forget_notes(self.uri)
+        delete_worker_checksums(self.uri)
         return manifest
 
     def _require_same(self, stored: dict[str, Any], verb: str) -> None:
@@ -157,6 +163,6 @@ class ArtifactWriter:
             )
         if stored != self.made_from:
             raise RecoError(
-                f"{self.uri}: {verb} with {in_words(stored, self.made_from)}: choose another --out, "
+                f"{self.uri}: {verb} with {describe_differences(stored, self.made_from)}: choose another --out, "
                 "or delete it to make it anew"
             )

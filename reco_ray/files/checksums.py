@@ -20,8 +20,8 @@ from reco_ray.errors import RecoError, reason
 from reco_ray.files import storage
 from reco_ray.files.filesystems import delete_folder
 from reco_ray.files.read_ahead import prefetched
+from reco_ray.files.recorded_writes import FileChecksum, recording_writes
 from reco_ray.files.retries import retried
-from reco_ray.files.written import Noted, noting
 
 FILE = "checksums.parquet"
 FOLDER = "checksums"
@@ -32,7 +32,7 @@ _READERS = 16  # an object store answers each after some milliseconds
 _PIECE = 8 << 20
 
 
-class Sealed(BaseModel):
+class ChecksumTable(BaseModel):
     """Of `checksums.parquet`, which lists every file of the artifact (`checksums.py`)."""
 
     files: int
@@ -40,12 +40,12 @@ class Sealed(BaseModel):
     sha256: str = Field(description="of checksums.parquet itself")
 
 
-def recorded(work: Callable[..., Any], *arguments: Any) -> Any:
+def with_checksums(work: Callable[..., Any], *arguments: Any) -> Any:
     """Calls `work`, and saves the checksums of what it wrote beside it, in every artifact that it wrote into."""
-    with noting() as book:
+    with recording_writes() as recording:
         result = work(*arguments)
-    artifacts: dict[str, dict[str, Noted]] = {}
-    for uri, noted in book.items():
+    artifacts: dict[str, dict[str, FileChecksum]] = {}
+    for uri, noted in recording.items():
         if root := _artifact_around(uri.rpartition("/")[0]):
             artifacts.setdefault(root, {})[uri.removeprefix(root).lstrip("/")] = noted
     for root, files in artifacts.items():
@@ -56,7 +56,7 @@ def recorded(work: Callable[..., Any], *arguments: Any) -> Any:
     return result
 
 
-def seal(uri: str) -> Sealed:
+def write_checksums(uri: str) -> ChecksumTable:
     """Writes `checksums.parquet` of an artifact that is complete but for its manifest; for `ArtifactWriter`.
 
     Raises:
@@ -65,9 +65,9 @@ def seal(uri: str) -> Sealed:
     filesystem, root = storage.resolve(uri)
     root = root.rstrip("/")
     listed = list_files(filesystem, root)
-    known: dict[str, Noted] = {}
+    known: dict[str, FileChecksum] = {}
     stored: pa.Table | None = None
-    infos = _notes(filesystem, root)
+    infos = _checksum_files(filesystem, root)
     files = [storage.join(uri, info.path.removeprefix(f"{root}/")) for info in infos]
     tables = prefetched(storage.read_table, files, _READERS, 4 * _READERS)
     for info, notes in zip(infos, tables, strict=True):
@@ -77,7 +77,7 @@ def seal(uri: str) -> Sealed:
             file = listed.get(row["path"])
             # What was written again since has another size, or is younger than its note.
             if file and file.size == row["size"] and file.mtime_ns and file.mtime_ns < (info.mtime_ns or 0):
-                known[row["path"]] = Noted(row["size"], row["sha256"])
+                known[row["path"]] = FileChecksum(row["size"], row["sha256"])
     unknown = [path for path in listed if path not in known]
     for path, noted in zip(unknown, read_sums(filesystem, root, unknown), strict=True):
         if isinstance(noted, str):
@@ -86,14 +86,14 @@ def seal(uri: str) -> Sealed:
     table = _table(known)
     if stored is None or not table.equals(stored):
         storage.write_table(storage.join(uri, FILE), table)
-    return Sealed(
+    return ChecksumTable(
         files=len(known),
         bytes=sum(noted.size for noted in known.values()),
         sha256=hashlib.sha256(storage.read_bytes(storage.join(uri, FILE))).hexdigest(),
     )
 
 
-def forget_notes(uri: str) -> None:
+def delete_worker_checksums(uri: str) -> None:
     """Deletes the workers' own checksum files, once the manifest vouches for all."""
     delete_folder(storage.join(uri, FOLDER))
 
@@ -108,7 +108,7 @@ def _artifact_around(directory: str) -> str | None:
     return _artifact_around(directory.rpartition("/")[0])
 
 
-def _table(files: dict[str, Noted]) -> pa.Table:
+def _table(files: dict[str, FileChecksum]) -> pa.Table:
     rows = [{"path": path, **noted._asdict()} for path, noted in sorted(files.items())]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
@@ -119,7 +119,7 @@ def _infos(filesystem: pafs.FileSystem, path: str, recursive: bool = False) -> l
     return [info for info in infos if info.type == pafs.FileType.File]
 
 
-def _notes(filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
+def _checksum_files(filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
     """The files of checksums that are there, the youngest last."""
     whole = retried(lambda: filesystem.get_file_info(f"{root}/{FILE}"), root)
     found = [*_infos(filesystem, f"{root}/{FOLDER}"), *([whole] if whole.type == pafs.FileType.File else [])]
@@ -136,18 +136,18 @@ def list_files(filesystem: pafs.FileSystem, root: str) -> dict[str, pafs.FileInf
     return {path: info for path, info in found.items() if path not in own and not path.startswith(outside)}
 
 
-def read_sums(filesystem: pafs.FileSystem, root: str, paths: list[str]) -> Iterable[Noted | str]:
+def read_sums(filesystem: pafs.FileSystem, root: str, paths: list[str]) -> Iterable[FileChecksum | str]:
     """Size and digest of each file as it is now, or why it cannot be read."""
 
-    def read(path: str) -> Noted:
+    def read(path: str) -> FileChecksum:
         digest, size = hashlib.sha256(), 0
         with filesystem.open_input_stream(f"{root}/{path}") as stream:
             while piece := stream.read(_PIECE):
                 digest.update(piece)
                 size += len(piece)
-        return Noted(size, digest.hexdigest())
+        return FileChecksum(size, digest.hexdigest())
 
-    def read_or_reason(path: str) -> Noted | str:
+    def read_or_reason(path: str) -> FileChecksum | str:
         try:
             return retried(lambda: read(path), f"{root}/{path}")
         except OSError as error:

@@ -24,7 +24,7 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     ]
 
 
-def in_words(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def describe_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """The differences in one line; of very many the first ones, and how many follow."""
     found = differences(stored, wanted)
     more = f"; and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""

@@ -19,7 +19,7 @@ from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
 from reco_ray.files.artifacts import SUMMARY
 from reco_ray.files.checksums import FILE, FOLDER
-from reco_ray.files.differences import in_words
+from reco_ray.files.differences import describe_differences
 from reco_ray.files.retries import retried
 from reco_ray.presentation.console import console
 
@@ -31,12 +31,12 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # of a write that was killed
 _AT_ONCE = 16
 
 
-def say(stage: str, what: str) -> None:
+def print_status(stage: str, what: str) -> None:
     """A line on the terminal of what a stage is about to keep, add or replace."""
     console.print(f"{stage:<10} {what}")
 
 
-def make_anew(
+def clear_outdated(
     writer: artifacts.ArtifactWriter,
     stage: str,
     is_own: Callable[[str], bool],
@@ -59,9 +59,9 @@ def make_anew(
     if stored is None or stored == writer.made_from:
         return
     if stored == artifacts.BEING_CLEARED:
-        say(stage, "the run that was replacing it goes on: made anew")
+        print_status(stage, "the run that was replacing it goes on: made anew")
     else:
-        say(stage, f"was made with {in_words(stored, writer.made_from)}: made anew")
+        print_status(stage, f"was made with {describe_differences(stored, writer.made_from)}: made anew")
     clear(writer, is_own, last=last, keep=keep)
 
 
@@ -72,7 +72,7 @@ def clear(
     last: str | None = None,
     keep: str | None = None,
 ) -> None:
-    """Deletes all files of an artifact and begins the writer's own; arguments and errors as `make_anew`."""
+    """Deletes all files of an artifact and begins the writer's own; arguments and errors as `clear_outdated`."""
     filesystem, root = storage.resolve(writer.uri)
     root = root.rstrip("/")
     selector = pafs.FileSelector(root, recursive=True)
@@ -88,9 +88,9 @@ def clear(
             )
     writer.begin(artifacts.BEING_CLEARED)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        staying = (artifacts.STARTED, last)
-        doomed = [path for path in paths if path not in staying and not path.startswith(f"{keep}/")]
-        list(pool.map(lambda path: storage.remove(storage.join(writer.uri, path)), doomed))
+        deleted_later = (artifacts.STARTED, last)
+        to_delete = [path for path in paths if path not in deleted_later and not path.startswith(f"{keep}/")]
+        list(pool.map(lambda path: storage.remove(storage.join(writer.uri, path)), to_delete))
     if last is not None:
         storage.remove(storage.join(writer.uri, last))
     if isinstance(filesystem, pafs.LocalFileSystem):

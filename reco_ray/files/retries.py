@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from reco_ray.errors import RecoError, http_status, reason
 from reco_ray.files.proxies import proxy_of
-from reco_ray.files.waiting import watched
+from reco_ray.files.slow_requests import report_when_slow
 
 Result = TypeVar("Result")
 
@@ -81,7 +81,7 @@ def retried(
         Exception: the function's own, if trying again cannot help.
     """
     pause, deadline = FIRST_PAUSE, None
-    with watched(what, _outlook) as request:
+    with report_when_slow(what, _retry_policy) as request:
         while True:
             try:
                 return function()
@@ -101,7 +101,7 @@ def retried(
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _outlook() -> str:
+def _retry_policy() -> str:
     return f"it is asked again for {retry_seconds():g} seconds (RECO_RETRY_SECONDS)"
 
 

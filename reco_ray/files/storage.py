@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from reco_ray.errors import RecoError, reason
 from reco_ray.files.filesystems import opened, read_whole, resolve
+from reco_ray.files.recorded_writes import record_write
 from reco_ray.files.retries import retried
-from reco_ray.files.written import note
 
 # --- URIs ---------------------------------------------------------------------------------------------------
 
@@ -79,7 +79,7 @@ def write_bytes(uri: str, data: bytes) -> None:
                     os.remove(temporary)
         else:
             retried(lambda: _upload(filesystem, path, data), uri)
-    note(uri, data)
+    record_write(uri, data)
 
 
 def _upload(filesystem: pafs.FileSystem, path: str, data: bytes) -> None:

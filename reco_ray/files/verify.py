@@ -8,7 +8,7 @@ from reco_ray.errors import RecoError, reason
 from reco_ray.files import storage
 from reco_ray.files.artifacts import Manifest, read_manifest
 from reco_ray.files.checksums import FILE, list_files, read_sums
-from reco_ray.files.written import Noted
+from reco_ray.files.recorded_writes import FileChecksum
 
 
 class Difference(NamedTuple):
@@ -37,8 +37,8 @@ def verify(uri: str) -> Verified:
         RecoError: no finished artifact, or one that was made before checksums were kept.
     """
     manifest = read_manifest(uri)
-    sealed = manifest.checksums
-    if sealed is None:
+    checksums = manifest.checksums
+    if checksums is None:
         raise RecoError(
             f"{uri}: has no checksums, {manifest.made_by} did not keep any: make it again for them"
         )
@@ -48,10 +48,10 @@ def verify(uri: str) -> Verified:
         return Verified(manifest, 0, 0, [Difference(FILE, "missing")])
     except OSError as error:
         raise RecoError(f"{storage.join(uri, FILE)}: cannot be read: {reason(error)}") from error
-    if hashlib.sha256(sums).hexdigest() != sealed.sha256:
+    if hashlib.sha256(sums).hexdigest() != checksums.sha256:
         return Verified(manifest, 0, 0, [Difference(FILE, "content changed")])
     wanted = {
-        row["path"]: Noted(row["size"], row["sha256"])
+        row["path"]: FileChecksum(row["size"], row["sha256"])
         for row in storage.read_table(storage.join(uri, FILE)).to_pylist()
     }
     filesystem, root = storage.resolve(uri)
@@ -70,4 +70,4 @@ def verify(uri: str) -> Verified:
             differences.append(Difference(path, f"cannot be read: {noted}"))
         elif noted != wanted[path]:
             differences.append(Difference(path, "content changed"))
-    return Verified(manifest, sealed.files, sealed.bytes, sorted(differences))
+    return Verified(manifest, checksums.files, checksums.bytes, sorted(differences))

@@ -18,7 +18,7 @@ from reco_ray.distributed.pool import stage_pool
 from reco_ray.distributed.timing import write_summary
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
-from reco_ray.files.replacing import make_anew, say
+from reco_ray.files.replacing import clear_outdated, print_status
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.description import describe_dense_models
 from reco_ray.models.image import ImageTransform
@@ -84,13 +84,15 @@ def segment_images(
     done = table.num_rows - sum(shard.num_rows for shard in pending.values())
     if renew and recorded is not None:
         gone = 0 if leaving is None else pc.sum(leaving[LEAVING]).as_py()
-        say("segment", f"{table.num_rows - done:,} to do, {gone:,} gone or changed since, {done:,} kept")
+        print_status(
+            "segment", f"{table.num_rows - done:,} to do, {gone:,} gone or changed since, {done:,} kept"
+        )
     load = whole_image_loader(dense.transform, dense.stride, settings.segment)
     worker = SegmentWorker(settings, bank.uri, writer.uri)
     device, placement = settings.models.device, settings.placement.segment
     with stage_pool("segment", device, placement, table.num_rows, done) as pool:
         pool.run(pending, load, worker)
-        run = {"images": table.num_rows - done, **pool.took()}
+        run = {"images": table.num_rows - done, **pool.statistics()}
     rejected = _rejected(writer.uri)
     counts = {
         "images": listing.table.num_rows,
@@ -118,7 +120,7 @@ def _renew(writer: artifacts.ArtifactWriter) -> None:
     if {**stored, **of_images} == {**writer.made_from, **of_images} and read_images(writer.uri) is not None:
         writer.begin()
     else:
-        make_anew(writer, "segment", is_own(writer.uri), last=IMAGES)
+        clear_outdated(writer, "segment", is_own(writer.uri), last=IMAGES)
 
 
 def whole_image_loader(transform: ImageTransform, stride: int, settings: SegmentSettings) -> ImageLoader:

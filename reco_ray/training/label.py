@@ -126,7 +126,7 @@ def _run(
     device, placement = settings.models.device, settings.placement.label
     with stage_pool("label", device, placement, listing.num_rows, done) as pool:
         pool.run(pending, load, worker)
-        return {"images": listing.num_rows - done, "sets": len(sets), **pool.took()}
+        return {"images": listing.num_rows - done, "sets": len(sets), **pool.statistics()}
 
 
 def _commit(

@@ -131,7 +131,7 @@ def decode_text(data: bytes) -> str:
     return data.decode("utf-8-sig")
 
 
-def in_words(vocabulary: Vocabulary) -> str:
+def summarize(vocabulary: Vocabulary) -> str:
     """What was read, in a line: `20 concepts: aeroplane, sofa (couch, settee), ...`."""
     shown = [
         f"{concept.name} ({', '.join(concept.synonyms[:_SHOWN_WORDS])})" if concept.synonyms else concept.name
@@ -142,7 +142,7 @@ def in_words(vocabulary: Vocabulary) -> str:
     return f"{count:,} concept{'' if count == 1 else 's'}: {', '.join(shown)}{more}"
 
 
-def remarks(vocabulary: Vocabulary) -> list[str]:
+def unreadable_words(vocabulary: Vocabulary) -> list[str]:
     """Words that say nothing to a model: those without a letter or a digit."""
     words = [word for concept in vocabulary.concepts for word in concept.words]
     empty = [word for word in words if not any(character.isalnum() for character in word)]

@@ -24,12 +24,11 @@ from reco_ray.corpus import web
 from reco_ray.corpus.generations import embedding_files
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.corpus.stage import embed_corpus
-from reco_ray.distributed import remarks, streaming
+from reco_ray.distributed import streaming, worker_messages
 from reco_ray.distributed.parts import Report, Worker, run_parts
 from reco_ray.distributed.workers import Workers
 from reco_ray.errors import RecoError
-from reco_ray.files import artifacts, storage
-from reco_ray.files import waiting as waits
+from reco_ray.files import artifacts, slow_requests, storage
 from reco_ray.files.retries import retried
 
 OVERRIDES = ["embed.shard_size=4", "embed.batch_size=4"]
@@ -385,11 +384,11 @@ def test_a_full_disk(photographs, settings, tmp_path):
 def test_what_a_worker_waits_for_is_said_on_the_terminal(tmp_path, monkeypatch, recwarn):
     """And a pool that is larger than its units says nothing, as Ray would."""
     printed = tmp_path / "printed"
-    monkeypatch.setattr(streaming, "MEANWHILE_SECONDS", 0.2)
-    monkeypatch.setattr(remarks.console, "print", printed.write_text)
+    monkeypatch.setattr(streaming, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(worker_messages.console, "print", printed.write_text)
 
     def load(unit):
-        waits.SILENCE = 0.1
+        slow_requests.SILENCE = 0.1
         os.environ["RECO_RETRY_SECONDS"] = "200"  # this one ends when the line is printed
 
         def ask():

@@ -11,7 +11,7 @@ import pytest
 from reco_ray.cli import main
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
-from reco_ray.files.checksums import recorded
+from reco_ray.files.checksums import with_checksums
 from reco_ray.files.verify import Difference, verify
 
 ROOTS = ["local", "memory://checksums"]
@@ -22,7 +22,7 @@ def make(uri: str) -> artifacts.Manifest:
     writer = artifacts.ArtifactWriter(uri, "masks", {"images": "some"})
     assert writer.finished() is None
     for shard in ("000", "001"):
-        recorded(write_shard, writer.uri, shard)
+        with_checksums(write_shard, writer.uri, shard)
     storage.write_bytes(storage.join(writer.uri, "vectors.faiss"), b"written by the driver")
     inner = artifacts.ArtifactWriter(storage.join(writer.uri, "index"), "index", {})
     assert inner.finished() is None
@@ -103,7 +103,7 @@ def test_checksums_that_were_changed_along_with_a_file_do_not_pass(uri: str) -> 
 def test_what_is_written_again_after_its_note_is_read_back(uri: str) -> None:
     writer = artifacts.ArtifactWriter(uri, "masks", {})
     writer.finished()
-    recorded(write_shard, uri, "000")
+    with_checksums(write_shard, uri, "000")
     # Same size, as after a driver that rewrites a worker's table.
     storage.write_bytes(storage.join(uri, "masks/street/a #000 100%.png"), b"0x0")
     writer.commit({})
@@ -113,7 +113,7 @@ def test_what_is_written_again_after_its_note_is_read_back(uri: str) -> None:
 def test_what_a_killed_worker_left_without_a_note_is_read_back(uri: str) -> None:
     writer = artifacts.ArtifactWriter(uri, "masks", {})
     writer.finished()
-    recorded(write_shard, uri, "000")
+    with_checksums(write_shard, uri, "000")
     write_shard(uri, "001")
     assert writer.commit({}).checksums is not None
     assert verify(uri).differences == []
@@ -122,7 +122,7 @@ def test_what_a_killed_worker_left_without_a_note_is_read_back(uri: str) -> None
 def test_files_that_workers_noted_are_not_read_at_the_commit(uri: str) -> None:
     writer = artifacts.ArtifactWriter(uri, "masks", {})
     writer.finished()
-    recorded(write_shard, uri, "000")
+    with_checksums(write_shard, uri, "000")
     secret = Path(uri) / "masks/street/a #000 100%.png"
     before = os.stat(secret)
     secret.write_bytes(b"0?0")  # another content of the same size and time: only a reader would see it

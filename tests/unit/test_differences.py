@@ -2,7 +2,7 @@
 
 import pytest
 
-from reco_ray.files.differences import differences, in_words
+from reco_ray.files.differences import describe_differences, differences
 from reco_ray.vocabulary import Concept, Vocabulary, parse_concepts
 
 LONG = "conse(efficientnet-lite0, all-minilm-l6-v2, top 10) weights 0123456789abcdef + timm/deit-small"
@@ -51,6 +51,8 @@ def test_concepts_are_named_with_their_words():
 
 
 def test_very_many_are_counted():
-    said = in_words({f"setting{n:02d}": 1 for n in range(20)}, {f"setting{n:02d}": 2 for n in range(20)})
+    said = describe_differences(
+        {f"setting{n:02d}": 1 for n in range(20)}, {f"setting{n:02d}": 2 for n in range(20)}
+    )
     assert said.startswith("setting00 = 1, now 2; setting01")
     assert said.endswith("; and 12 more")

@@ -7,19 +7,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from reco_ray.corpus.finish import DUPLICATES_SCHEMA, IMAGES_KEY, settle
+from reco_ray.corpus.finish import DUPLICATES_SCHEMA, IMAGES_KEY, finish_embeddings
 from reco_ray.corpus.generations import (
     gone_containers,
     pending_units,
     read_generations,
     read_recorded,
     read_shard,
-    record,
+    record_generation,
 )
 from reco_ray.corpus.gone import drop_gone
 from reco_ray.corpus.listing import Listing, fingerprint
 from reco_ray.corpus.stage import REJECTED_SCHEMA, embeddings_schema
-from reco_ray.corpus.update import came, went
+from reco_ray.corpus.update import added_rows, removed_rows
 from reco_ray.files import storage
 
 # A content for every file; the same letter is the same bytes. "!" cannot be read.
@@ -83,8 +83,8 @@ def _committed(out: str) -> list[str]:
 
 def begin(out: str, files: dict[str, str]) -> None:
     found = listing(files)
-    commit(out, [record(out, found, found.table, [], PART)], files)
-    settle(out, 0)
+    commit(out, [record_generation(out, found, found.table, [], PART)], files)
+    finish_embeddings(out, 0)
 
 
 def follow(out: str, files: dict[str, str]) -> None:
@@ -93,11 +93,11 @@ def follow(out: str, files: dict[str, str]) -> None:
     found = listing(files)
     if found.fingerprint != generations[-1].source:
         recorded = read_recorded(out, generations)
-        new, gone = came(found, recorded), went(found, recorded)
-        generations.append(record(out, found, new, generations, PART, gone))
+        new, gone = added_rows(found, recorded), removed_rows(found, recorded)
+        generations.append(record_generation(out, found, new, generations, PART, gone))
     drop_gone(out, generations)
     commit(out, generations, files)
-    check(out, files, settle(out, 0))
+    check(out, files, finish_embeddings(out, 0))
     assert sum(g.images or 0 for g in generations) == len(files)
 
 
@@ -147,7 +147,7 @@ CHANGES = {
 def test_what_has_gone_leaves_the_tables(tmp_path, files):
     out = str(tmp_path)
     begin(out, FIRST)
-    check(out, FIRST, settle(out, 0))
+    check(out, FIRST, finish_embeddings(out, 0))
     follow(out, files)
     follow(out, FIRST)  # and back
     follow(out, files)
@@ -197,19 +197,19 @@ def test_a_container_that_has_gone_takes_its_images_along(tmp_path):
         }
     )
     found = Listing(table, "/c", fingerprint(table))
-    generations = [record(out, found, found.table, [], PART)]
+    generations = [record_generation(out, found, found.table, [], PART)]
     write_part(out, "00000000", {"/c/x.jpg": "X"})
     write_part(out, "00000001-00000", {"/c/1.tar#a.jpg@512+9": "A", "/c/1.tar#b#.jpg@1+9": "B"})
     write_part(out, "00000001-00001-last", {"/c/1.tar#c.jpg@9+9": "!", "/c/1.tar#x.jpg@9+8": "X"})
     write_part(out, "00000002-00000-last", {"/c/2.tar#a.jpg@512+9": "A", "/c/2.tar#d.jpg@7+9": "D"})
-    assert settle(out, 0).images == 7
+    assert finish_embeddings(out, 0).images == 7
     left = table.filter(pa.array([True, False, True]))
     after = Listing(left, "/c", fingerprint(left))
-    gone = went(after, read_recorded(out, generations))
-    generations.append(record(out, after, left.slice(0, 0), generations, PART, gone))
+    gone = removed_rows(after, read_recorded(out, generations))
+    generations.append(record_generation(out, after, left.slice(0, 0), generations, PART, gone))
     assert generations[-1].images is None
     drop_gone(out, generations)
-    counts = settle(out, 0)
+    counts = finish_embeddings(out, 0)
     assert (counts.images, counts.embedded, counts.rejected, counts.duplicates) == (3, 3, 0, 0)
     uris = storage.read_table(f"{out}/embeddings")["uri"].to_pylist()
     assert sorted(uris) == ["/c/2.tar#a.jpg@512+9", "/c/2.tar#d.jpg@7+9", "/c/x.jpg"]

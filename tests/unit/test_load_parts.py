@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from images import encoded, photograph
 
-from reco_ray.corpus.generations import pending_units, record
+from reco_ray.corpus.generations import pending_units, record_generation
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.load_parts import LoadParts
 
@@ -21,7 +21,7 @@ def embed(tmp_path):
     pq.write_table(pa.table({"bytes": DATA}), table)
     out = str(tmp_path / "out")
     found = list_files(str(table))
-    generations = [record(out, found, found.table, [], 2)]
+    generations = [record_generation(out, found, found.table, [], 2)]
     load = LoadParts(
         out, generations, np.asarray, short_side=32, max_pixels=10**6, part_size=2, frames_per_second=1
     )

@@ -139,12 +139,14 @@ def test_a_directory_that_was_being_cleared_is_cleared_to_its_end(tmp_path, monk
                 raise KeyboardInterrupt
             remove(uri)
 
-        monkeypatch.setattr(storage, "remove", killed_or_removed)
+        for module in (storage, artifacts):
+            monkeypatch.setattr(module, "remove", killed_or_removed)
         try:
             clear(other, is_own(out), last=IMAGES)
             return
         except KeyboardInterrupt:
-            monkeypatch.setattr(storage, "remove", remove)
+            for module in (storage, artifacts):
+                monkeypatch.setattr(module, "remove", remove)
         for each in (writer, other):
             if after == 0 and each is writer:
                 assert each.finished() is not None  # nothing was deleted yet

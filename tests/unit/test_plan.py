@@ -9,7 +9,7 @@ from reco_ray.corpus.generations import (
     read_generations,
     read_recorded,
     read_shard,
-    record,
+    record_generation,
     shard_of,
 )
 from reco_ray.corpus.listing import Listing, fingerprint
@@ -32,7 +32,7 @@ def pending(generations, committed, shard_size):
 
 def test_what_is_recorded_is_read_back_by_shard(tmp_path):
     found = listing(2500, 3)
-    generation = record(str(tmp_path), found, found.table, [], 2)  # more shards than a file takes
+    generation = record_generation(str(tmp_path), found, found.table, [], 2)  # more shards than a file takes
     assert read_generations(str(tmp_path)) == [generation]
     assert (generation.shards, generation.files, generation.images) == (1253, 2500, None)
     assert len(list((tmp_path / "listing").glob("*.parquet"))) == 2
@@ -45,8 +45,8 @@ def test_what_is_recorded_is_read_back_by_shard(tmp_path):
 
 def test_generations_go_on_counting_shards(tmp_path):
     first, second = listing(5), listing(3, 1, start=10)
-    generations = [record(str(tmp_path), first, first.table, [], 2)]
-    generations.append(record(str(tmp_path), second, second.table, generations, 2))
+    generations = [record_generation(str(tmp_path), first, first.table, [], 2)]
+    generations.append(record_generation(str(tmp_path), second, second.table, generations, 2))
     assert [(g.number, g.first_shard, g.shards) for g in generations] == [(1, 0, 3), (2, 3, 3)]
     assert generations[0].images == 5
     assert read_generations(str(tmp_path)) == generations
@@ -56,7 +56,7 @@ def test_generations_go_on_counting_shards(tmp_path):
 
 def test_a_listing_without_its_last_file_does_not_count(tmp_path):
     found = listing(5)
-    record(str(tmp_path), found, found.table, [], 2)
+    record_generation(str(tmp_path), found, found.table, [], 2)
     (tmp_path / "listing" / "0001.json").unlink()
     assert read_generations(str(tmp_path)) == []
     (tmp_path / "listing" / "0001.json").write_text("{}")
@@ -66,7 +66,7 @@ def test_a_listing_without_its_last_file_does_not_count(tmp_path):
 
 def test_a_container_is_done_when_all_its_parts_are(tmp_path):
     found = listing(2, 2)
-    generations = [record(str(tmp_path), found, found.table, [], 2)]
+    generations = [record_generation(str(tmp_path), found, found.table, [], 2)]
     first, second = part_name(1, 0), part_name(1, 1)
     end = part_name(1, 2, last=True)
     assert (first, end) == ("00000001-00000", "00000001-00002-last")
@@ -80,7 +80,7 @@ def test_a_container_is_done_when_all_its_parts_are(tmp_path):
 
 def test_units_are_some_thousands_however_long_the_corpus(tmp_path):
     found = listing(10_000)
-    generations = [record(str(tmp_path), found, found.table, [], 1)]
+    generations = [record_generation(str(tmp_path), found, found.table, [], 1)]
     units = pending_units(generations, [], 1)
     assert len(units) <= 2048
     assert [row["shard"] for unit in units for row in unit.to_pylist()] == list(range(10_000))

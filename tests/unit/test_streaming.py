@@ -7,7 +7,7 @@ import pytest
 from ray._private import auto_init_hook
 from ray.data.exceptions import ExecutionTimeoutError
 
-from reco_ray.distributed.streaming import guarded
+from reco_ray.distributed.streaming import with_timeout
 
 
 class Pipeline:
@@ -29,12 +29,12 @@ class Pipeline:
 
 def test_rows_come_as_they_are():
     pipeline = Pipeline([1, None, 3])
-    assert list(guarded(pipeline, 60)) == [1, None, 3]
+    assert list(with_timeout(pipeline, 60)) == [1, None, 3]
     assert pipeline.closed.is_set()
 
 
 def test_an_error_comes_behind_the_rows_before_it():
-    rows = guarded(Pipeline(1 // number for number in (1, 0)), -1)
+    rows = with_timeout(Pipeline(1 // number for number in (1, 0)), -1)
     assert next(rows) == 1
     with pytest.raises(ZeroDivisionError):
         next(rows)
@@ -42,7 +42,7 @@ def test_an_error_comes_behind_the_rows_before_it():
 
 def test_whoever_stops_early_ends_the_pipeline():
     pipeline = Pipeline(itertools.count())
-    rows = guarded(pipeline, 60)
+    rows = with_timeout(pipeline, 60)
     assert [next(rows), next(rows)] == [0, 1]
     rows.close()
     assert pipeline.closed.is_set()
@@ -51,7 +51,7 @@ def test_whoever_stops_early_ends_the_pipeline():
 def test_nothing_is_waited_for_without_end(monkeypatch):
     monkeypatch.setattr(auto_init_hook, "enable_auto_connect", True)
     forever = threading.Event()
-    rows = guarded(Pipeline(forever.wait() for _ in range(1)), 0.2)
+    rows = with_timeout(Pipeline(forever.wait() for _ in range(1)), 0.2)
     # The pipeline is stuck for longer than the limit, and can then be closed.
     threading.Timer(1, forever.set).start()
     with pytest.raises(ExecutionTimeoutError):

@@ -9,7 +9,7 @@ import pytest
 from images import write_photographs
 
 from reco_ray.corpus.columns import Column, find_column
-from reco_ray.corpus.generations import pending_units, record
+from reco_ray.corpus.generations import pending_units, record_generation
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.load_parts import LoadParts
 from reco_ray.corpus.read import list_images, read_image_bytes, read_members
@@ -120,7 +120,7 @@ def test_a_named_column_reaches_the_loaders(tmp_path, files):
     uri = write(tmp_path / "t.parquet", first=data, second=data[::-1])
     out = str(tmp_path / "out")
     found = list_files(uri, "second")
-    generations = [record(out, found, found.table, [], 2)]
+    generations = [record_generation(out, found, found.table, [], 2)]
     load = LoadParts(
         out,
         generations,

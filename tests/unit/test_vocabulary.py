@@ -15,11 +15,11 @@ from reco_ray.vocabulary import (
     MAX_NAME_LENGTH,
     Concept,
     Vocabulary,
-    in_words,
     load_vocabulary,
     parse_concepts,
-    remarks,
     slug,
+    summarize,
+    unreadable_words,
 )
 
 
@@ -280,16 +280,16 @@ def test_a_file_that_is_given_as_concepts_is_noticed():
 
 
 def test_what_was_read_is_said_in_a_line():
-    assert in_words(parse_concepts("dog")) == "1 concept: dog"
+    assert summarize(parse_concepts("dog")) == "1 concept: dog"
     many = Vocabulary(
         concepts=(Concept(name="sofa", synonyms=("couch",)), *(Concept(name=f"c{n}") for n in range(19)))
     )
-    assert in_words(many) == "20 concepts: sofa (couch), c0, c1, c2, c3, c4, c5, c6, c7, c8, ..."
+    assert summarize(many) == "20 concepts: sofa (couch), c0, c1, c2, c3, c4, c5, c6, c7, c8, ..."
 
 
 def test_words_that_say_nothing_to_a_model_are_remarked():
-    assert remarks(parse_concepts("cat, 犬, 7")) == []
-    (remark,) = remarks(parse_concepts("cat, !!!"))
+    assert unreadable_words(parse_concepts("cat, 犬, 7")) == []
+    (remark,) = unreadable_words(parse_concepts("cat, !!!"))
     assert remark.startswith("'!!!' has neither a letter nor a digit")
 
 

@@ -39,7 +39,7 @@ from reco_ray.distributed.workers import Workers, node_resources, total_resource
 from reco_ray.errors import RecoError
 from reco_ray.faiss_library import load_faiss
 from reco_ray.files import artifacts, storage
-from reco_ray.files.replacing import make_anew
+from reco_ray.files.replacing import clear_outdated
 from reco_ray.presentation.console import progress
 
 _RETRIES = 5
@@ -92,7 +92,7 @@ def build_index(
         }
     writer = artifacts.ArtifactWriter(out, KIND, made_from)
     if renew:
-        make_anew(writer, "index", lambda path: _OWN.fullmatch(path) is not None)
+        clear_outdated(writer, "index", lambda path: _OWN.fullmatch(path) is not None)
     if manifest := writer.finished():
         return manifest, False
     records, took = _build(embeddings, writer.uri, plan)

@@ -18,7 +18,7 @@ _SECONDS = 10  # that the driver waits for its lines
 _START_SECONDS = 60  # that a worker waits for the actor
 
 
-class _Board:
+class _MessageBuffer:
     def __init__(self) -> None:
         self._lines: list[str] = []
 
@@ -31,19 +31,19 @@ class _Board:
         return lines
 
 
-_board: Any = None
+_buffer: Any = None
 
 
 def post(line: str) -> None:
     """In a worker: leaves a line for the driver; none where Ray is in trouble itself."""
-    global _board
+    global _buffer
     with contextlib.suppress(RayError, ValueError):
         # Kept: the actor ends when its maker has no handle any more.
-        _board = ray.remote(num_cpus=0)(_Board).options(name=_NAME, get_if_exists=True).remote()
-        ray.get(_board.put.remote(f"{line} (node {ray.util.get_node_ip_address()})"), timeout=_START_SECONDS)
+        _buffer = ray.remote(num_cpus=0)(_MessageBuffer).options(name=_NAME, get_if_exists=True).remote()
+        ray.get(_buffer.put.remote(f"{line} (node {ray.util.get_node_ip_address()})"), timeout=_START_SECONDS)
 
 
-def show() -> None:
+def print_posted() -> None:
     """In the driver: prints the lines that came since."""
     with contextlib.suppress(RayError, ValueError):  # ValueError: nobody has left any
         lines: list[str] = ray.get(ray.get_actor(_NAME).take.remote(), timeout=_SECONDS)

@@ -6,20 +6,19 @@ import threading
 import pytest
 
 from reco_ray.corpus import web
-from reco_ray.files import retries
-from reco_ray.files import waiting as waits
+from reco_ray.files import retries, slow_requests
 from reco_ray.files.retries import retried
-from reco_ray.files.waiting import Request
+from reco_ray.files.slow_requests import PendingRequest
 
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines that were told, after a twentieth of a second of silence."""
     lines: list[str] = []
-    monkeypatch.setattr(waits, "SILENCE", 0.05)
-    monkeypatch.setattr(waits, "_said", {})
-    monkeypatch.setattr(waits, "_answered", {""})
-    monkeypatch.setattr(waits, "tell", lines.append)
+    monkeypatch.setattr(slow_requests, "SILENCE", 0.05)
+    monkeypatch.setattr(slow_requests, "_last_reported", {})
+    monkeypatch.setattr(slow_requests, "_responsive", {""})
+    monkeypatch.setattr(slow_requests, "print_line", lines.append)
     monkeypatch.setattr(retries, "FIRST_PAUSE", 0.01)
     return lines
 
@@ -82,15 +81,17 @@ def test_an_address_of_a_list_is_named(told: list[str]) -> None:
 
 def test_what_is_only_large_is_not_named(told: list[str]) -> None:
     retried(lambda: None, "s3://bucket/small")
-    slow = Request("s3://bucket/large", str, begun=-100.0)
-    assert not waits._is_due(slow, 0.0)
+    slow = PendingRequest("s3://bucket/large", str, begun=-100.0)
+    assert not slow_requests._is_due(slow, 0.0)
     slow.error = "HTTP status 503"  # it answered before, and refuses now
-    assert waits._is_due(slow, 0.0)
+    assert slow_requests._is_due(slow, 0.0)
 
 
 def test_the_same_store_is_named_once_a_minute(told: list[str]) -> None:
-    request = Request("s3://other/a", str, error="HTTP status 503", begun=-100.0)
-    waits._said["s3://other"] = 0.0
-    assert not waits._is_due(request, 59.0)
-    assert waits._is_due(request, 60.0)
-    assert not waits._is_due(Request("s3://third/a", str, error="x", begun=-100.0), 5.0)  # no flood of lines
+    request = PendingRequest("s3://other/a", str, error="HTTP status 503", begun=-100.0)
+    slow_requests._last_reported["s3://other"] = 0.0
+    assert not slow_requests._is_due(request, 59.0)
+    assert slow_requests._is_due(request, 60.0)
+    assert not slow_requests._is_due(
+        PendingRequest("s3://third/a", str, error="x", begun=-100.0), 5.0
+    )  # no flood of lines
