@@ -189,7 +189,7 @@ def workers_of(cluster: Rehearsal) -> list[str]:
     ("text", "code", "says"),
     [
         ("stages: {index: {embeddings: DIR/nothing, out: DIR/index}}", 1, "is not there"),
-        ("stages: {index: {embedings: DIR/nothing, out: DIR/index}}", 2, "has no such option"),
+        ("stages: {index: {embedings: DIR/nothing, out: DIR/index}}", 2, "there is no such option"),
     ],
 )
 def test_a_job_that_fails_says_why_in_one_line(
