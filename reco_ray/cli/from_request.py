@@ -1,8 +1,11 @@
 """Commands made from requests: every field is an option of its name, with its description as help."""
 
+import functools
 import inspect
+import operator
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import typer
 from pydantic import ValidationError
@@ -51,7 +54,7 @@ def _parameter(name: str, field: FieldInfo, positional: bool) -> inspect.Paramet
         for bound, key in (("ge", "min"), ("le", "max")):
             if (limit := getattr(rule, bound, None)) is not None:
                 options[key] = limit
-    annotation: Any = field.annotation
+    annotation = _without_validators(field.annotation)
     default: Any = inspect.Parameter.empty if field.is_required() else field.default
     if annotation == str | list[str] | None:
         annotation = str | None  # a list is for Python and YAML
@@ -64,3 +67,12 @@ def _parameter(name: str, field: FieldInfo, positional: bool) -> inspect.Paramet
         marker = typer.Option(f"--{name.replace('_', '-')}", **options)
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=default, annotation=Annotated[annotation, marker])
+
+
+def _without_validators(annotation: Any) -> Any:
+    """`Annotated[str, ...] | None` -> `str | None`: typer shows the type in the help."""
+    if get_origin(annotation) is Annotated:
+        return _without_validators(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return functools.reduce(operator.or_, map(_without_validators, get_args(annotation)))
+    return annotation

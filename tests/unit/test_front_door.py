@@ -10,7 +10,7 @@ import typer
 from vectors import clustered, write_embeddings
 
 import reco_ray
-from reco_ray.cli import app
+from reco_ray.cli import app, main
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.requests import ReferencesRequest, TrainRequest
 from reco_ray.stages import STAGES
@@ -41,6 +41,14 @@ def test_a_function_takes_what_its_command_takes(name: str) -> None:
     assert options == {key: p.default is inspect.Parameter.empty for key, p in parameters.items()}
     documented = inspect.getdoc(getattr(reco_ray, name)) or ""
     assert all(f"    {key}: " in documented for key in parameters)
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_the_help_names_plain_types(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([name, "--help"])
+    printed = capsys.readouterr().out
+    assert "Annotated" not in printed
+    assert "<str>" in printed
 
 
 def test_importing_it_costs_no_torch_and_no_ray() -> None:
