@@ -1,4 +1,4 @@
-"""A client of a running `reco-ray serve`: photographs and words in, label maps out.
+"""A Python client of `reco-ray serve`: images and concept names in, label maps out.
 
     from reco_ray.client import Client
 
@@ -6,7 +6,7 @@
         answer = client.segment("room.jpg", concepts=["cat", "sofa"])
         answer.labels  # int32 (H, W)
 
-It needs neither torch nor Ray: importing it is quick.
+It imports neither torch nor Ray.
 """
 
 import base64
@@ -35,15 +35,16 @@ from reco_ray.serving import contract
 
 UNLABELLED = -1
 OPACITY = 0.55
-_LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server says
+_LONGEST_WAIT = 60.0  # seconds between two tries, whatever Retry-After is
 
 ImageLike = Any  # a path, the bytes of a file, an open file, a PIL image, an array or a tensor
 
 
 class ServiceError(RecoError):
-    """The service refused or could not be reached; the text says why and is fit for users.
+    """The service refused a request or could not be reached; the message can be shown to users.
 
-    status: HTTP's, or None where no answer came. title, request_id: of the problem body, if there was one.
+    status: HTTP status, None without a response.
+    title, request_id: of the problem body, if there was one.
     """
 
     def __init__(
@@ -56,12 +57,12 @@ class ServiceError(RecoError):
 
 
 class ServiceBusy(ServiceError):
-    """Still busy (429 or 503) after all the tries that were allowed."""
+    """The service was still busy (429 or 503) when `patience` was used up."""
 
 
 @dataclass(frozen=True)
 class FoundConcept:
-    """A concept of one answer. area: pixels. share: of the image, in [0, 1]. score: mean over the area."""
+    """A concept in an image. area: pixels. share: fraction of the image, in [0, 1]. score: mean over the area."""
 
     label: int
     id: str | None
@@ -80,7 +81,7 @@ class FoundConcept:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """One photograph's answer: `concepts` that are present, the largest first; `legend` {label: name} of all labels."""
+    """The segmentation of one image: `concepts` present, by decreasing area; `legend` {label: name} of all labels."""
 
     width: int
     height: int
@@ -95,17 +96,20 @@ class Segmentation:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """int32 (H, W) label ids, UNLABELLED where no concept lies."""
+        """int32 (H, W) label ids, UNLABELLED where there is no concept."""
         labels = np.full((self.height, self.width), UNLABELLED, np.int32)
         for concept in self.concepts:
             labels[concept.mask] = concept.label
         return labels
 
     def overlay(self, opacity: float = OPACITY) -> Image.Image:
-        """The photograph, RGB of size (width, height), with the concepts' colours over it.
+        """The image in RGB, of size (width, height), with the concepts' colours drawn over it.
+
+        Args:
+            opacity: of the colours, in [0, 1].
 
         Raises:
-            RecoError: it is HEIC, and the extra `heic` is not installed here.
+            RecoError: the image is HEIC, and the extra `heic` is not installed.
         """
         try:
             picture, _, _ = decode_image(self.image, max_pixels=Image.MAX_IMAGE_PIXELS or 178_956_970)
@@ -122,18 +126,18 @@ class Segmentation:
 class VocabularyStatus(contract.VocabularyResource):
     """A vocabulary of the service. kind: "zero-shot" or "segmenter". status: "building", "ready" or "failed".
 
-    serving: the concepts that requests get now, those before while others are built; None while there are none. mine:
-    whether it was made with this client's key, which may replace and delete it.
+    serving: concepts of the version that is served, which may be the previous one; None if there is none.
+    mine: whether it belongs to this client's key, which may replace and delete it.
     """
 
     @property
     def done(self) -> int:
-        """Concepts that are made."""
+        """Number of concepts built."""
         return self.progress.done
 
     @property
     def total(self) -> int:
-        """Concepts that the vocabulary needs, context concepts included."""
+        """Number of concepts to build, context concepts included."""
         return self.progress.total
 
 
@@ -150,7 +154,7 @@ _Answer = TypeVar("_Answer", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Hit:
-    """An image of the corpus that was found. thumbnail: a path on the service."""
+    """An image found in the corpus. thumbnail: path on the service."""
 
     image_id: str
     score: float
@@ -159,14 +163,14 @@ class Hit:
 
 
 class Client:
-    """Talks to one service; safe to keep for as long as you like, not to share between threads.
+    """A client of one service. Can be kept open; not thread-safe.
 
     Args:
-        url: of the service, as "http://127.0.0.1:8000".
-        key: an API key, where the service wants one.
-        timeout: seconds that one answer may take.
-        patience: seconds that all waiting for a busy service (429 and 503 with Retry-After) may take, in total, for a
-            call; then ServiceBusy is raised. 0 raises at once.
+        url: of the service, such as "http://127.0.0.1:8000".
+        key: an API key, if the service requires one.
+        timeout: of one response, seconds.
+        patience: total time per call to wait for a busy service (429 and 503 with Retry-After), seconds; then
+            ServiceBusy is raised. 0 raises at once.
     """
 
     def __init__(self, url: str, key: str | None = None, *, timeout: float = 120.0, patience: float = 300.0):
@@ -191,7 +195,7 @@ class Client:
         self._session.close()
 
     def info(self) -> dict[str, Any]:
-        """What the service is: version, models, refinements, limits."""
+        """Version, models, refinements and limits of the service."""
         return self._ask(_Fields, "GET", "/v1/info").root
 
     def segment(
@@ -205,18 +209,21 @@ class Client:
         threshold: float | None = None,
         max_side: int | None = None,
     ) -> Segmentation:
-        """Segments one photograph into `concepts`, or into those of a `vocabulary` that the service has.
+        """Segments one image with `concepts`, or with a `vocabulary` of the service.
 
         Args:
             image: a path, the bytes of a file, an open file; or a PIL image of any mode, an array or a tensor, as for
                 `reco_ray.corpus.arrays.picture_of`.
-            refine: "none", "pamr" or "crf"; the service's own setting if absent.
-            background: whether pixels that fit no concept get a label of their own.
-            threshold: in [0, 1], below which a pixel is background.
-            max_side: pixels of the answer's long side.
+            concepts: names to segment, instead of `vocabulary`.
+            vocabulary: name of a vocabulary or segmenter of the service.
+            refine: "none", "pamr" or "crf"; None = the service's setting.
+            background: whether pixels that match no concept are labelled as background.
+            threshold: score in [0, 1] below which a pixel is background.
+            max_side: longer side of the answer, pixels.
 
         Raises:
-            ServiceError: the service refused, or cannot be reached. RecoError: the image cannot be read.
+            ServiceError: the service refused, or cannot be reached.
+            RecoError: the image cannot be read.
         """
         options = _options(
             concepts, vocabulary, refine=refine, background=background, threshold=threshold, max_side=max_side
@@ -236,9 +243,9 @@ class Client:
         threshold: float | None = None,
         max_side: int | None = None,
     ) -> list[Segmentation | ServiceError]:
-        """Segments several photographs in one request, in their order; one that fails is a ServiceError in its place.
+        """Segments several images in one request, in order; for one that fails the list holds a ServiceError.
 
-        Args, raises: as `segment`.
+        Arguments and errors as for `segment`.
         """
         options = _options(
             concepts, vocabulary, refine=refine, background=background, threshold=threshold, max_side=max_side
@@ -253,14 +260,14 @@ class Client:
         return [_outcome(by_id[str(n)], image) for n, image in enumerate(data)]
 
     def vocabularies(self) -> list[VocabularyStatus]:
-        """All that this key may see."""
+        """Lists the vocabularies and segmenters that this key may use."""
         return list(self._ask(_Vocabularies, "GET", "/v1/vocabularies").vocabularies)
 
     def vocabulary(self, name: str) -> VocabularyStatus:
-        """One of them.
+        """Describes one vocabulary.
 
         Raises:
-            ServiceError: there is none of that name (status 404).
+            ServiceError: there is no vocabulary of that name (status 404).
         """
         return self._ask(VocabularyStatus, "GET", _vocabulary_path(name))
 
@@ -275,16 +282,18 @@ class Client:
         progress: Callable[[VocabularyStatus], None] | None = None,
         interval: float = 0.5,
     ) -> VocabularyStatus:
-        """Builds a vocabulary, or does nothing if the very same is there.
+        """Builds a vocabulary; does nothing if an identical one exists.
 
         Args:
             concepts: names, or {"name": "sofa", "synonyms": ["couch", "settee"]}.
-            context: the context concepts; the usual ones if absent.
-            wait: until it is ready; otherwise returns as soon as the build is under way.
-            progress: called with every state that is seen while waiting, `interval` seconds apart.
+            background: whether pixels that match no concept are labelled as background.
+            context: context concepts; None = the default ones.
+            wait: until it is ready; else return when the build has started.
+            progress: called with each polled state while waiting.
+            interval: between polls, seconds.
 
         Raises:
-            ServiceError: refused, or the build failed; its text says why.
+            ServiceError: the service refused, or the build failed.
         """
         body: dict[str, Any] = {"concepts": _names(concepts), "background": background}
         if context is not None:
@@ -305,17 +314,17 @@ class Client:
         """Deletes a vocabulary.
 
         Raises:
-            ServiceError: there is none of that name (404), or it is another key's (403).
+            ServiceError: there is none of that name (404), or it belongs to another key (403).
         """
         self._request("DELETE", _vocabulary_path(name))
 
     def search(self, words: str, *, k: int = 20) -> list[Hit]:
-        """The `k` images of the corpus nearest to the words."""
+        """The `k` images of the corpus nearest to `words`."""
         found = self._ask(contract.SearchHits, "GET", "/v1/search", params={"q": words, "k": str(k)})
         return [Hit(hit.image_id, hit.score, hit.uri_name, hit.thumbnail) for hit in found.hits]
 
     def exemplars(self, concept_id: str) -> Image.Image:
-        """A concept's contact sheet: its exemplars with their support maps, the seeds ringed."""
+        """The contact sheet of a concept: exemplars with support maps and marked seeds."""
         path = f"/v1/concepts/{quote(concept_id, safe='')}/exemplars"
         return Image.open(io.BytesIO(self._request("GET", path, headers={"Accept": "image/jpeg"}).content))
 
@@ -374,7 +383,7 @@ def _names(concepts: Iterable[Any]) -> list[Any]:
 
 
 def _image_bytes(image: Any) -> bytes:
-    """The encoded image to send: a file's bytes as they are, what is in memory as PNG."""
+    """The encoded image: files unchanged, images in memory as PNG."""
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if not isinstance(image, str | PathLike) and not hasattr(image, "read"):
@@ -424,7 +433,7 @@ def _error(status: int | None, problem: dict[str, Any]) -> ServiceError:
 
 
 def _retry_after(response: requests.Response) -> float | None:
-    """Seconds to wait before the next try; None: another try would not help."""
+    """Seconds to wait before a retry; None if the request should not be retried."""
     if response.status_code not in (429, 503):
         return None
     try:
@@ -434,7 +443,7 @@ def _retry_after(response: requests.Response) -> float | None:
 
 
 def _root_cause(error: BaseException) -> str:
-    """What the operating system said, if it did; the libraries between wrap it several times over."""
+    """The operating system's error in the chain of exceptions, else the text of the outermost one."""
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno is not None:
             return reason(cause)
@@ -442,7 +451,7 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _proxy_failed(url: str, proxy: Proxy | None, error: BaseException) -> str:
-    """The proxy's failure: the service itself was never asked."""
+    """The message for a failure of the proxy, in which case the service was not reached."""
     cause = _root_cause(error)
     if said := re.search(r"Tunnel connection failed: ([^'\")]+)", str(error)):
         cause = f"it answers {said[1]}"

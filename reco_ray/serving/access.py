@@ -1,4 +1,4 @@
-"""Who may call: whoever has a key, or where there are none, this machine alone; and how often."""
+"""Authentication and rate limits: API keys or, without keys, requests from this machine only."""
 
 import asyncio
 import ipaddress
@@ -12,18 +12,18 @@ from reco_ray.serving.keys import KeyRing
 from reco_ray.serving.problems import Problem
 from reco_ray.serving.rates import RateLimiter
 
-LOCAL_OWNER = "local"  # whoever calls, where there are no keys
+LOCAL_OWNER = "local"  # owner of all vocabularies if there are no keys
 _OPEN = re.compile(r"/|/page/.*|/healthz|/readyz|/openapi\.json|/v1/info|/v1/examples/[^/]*")
 
 
 async def refuse_when_draining(is_draining: Callable[[], bool], scope: Scope) -> None:
-    """Problem 503 for what is new when the server is about to stop."""
+    """Raises Problem 503 for new requests while the server shuts down; `/healthz` still answers."""
     if is_draining() and scope["path"] != "/healthz":
         raise Problem(503, "the server is shutting down", retry_after=5)
 
 
 async def require_key(keys: KeyRing, scope: Scope) -> None:
-    """Finds out whose key a request has, Problem 401 if nobody's; the paths of `_OPEN` need none."""
+    """Sets `owner` from the API key of a request; raises Problem 401 for unknown keys. `_OPEN` paths need no key."""
     if _OPEN.fullmatch(scope["path"]):
         return
     if keys.stale:
@@ -36,14 +36,14 @@ async def require_key(keys: KeyRing, scope: Scope) -> None:
 
 
 async def limit_rate(rates: RateLimiter, scope: Scope) -> None:
-    """Counts a request of the key that was found, Problem 429 if it has too many."""
+    """Counts a request of its key; raises Problem 429 above the rate limit."""
     if not _OPEN.fullmatch(scope["path"]):
         rates.take(scope["state"]["owner"])
 
 
 async def require_loopback(scope: Scope) -> None:
-    """Without keys, whoever sits at this machine may call, and nobody else: neither from another one, nor a web page
-    whose name was made to point here (DNS rebinding) or that posts forms here. Problem 403 for these."""
+    """Allows requests from this machine only, for servers without keys. Raises Problem 403 for other machines, for web
+    pages whose host name resolves to this one (DNS rebinding) and for cross-site requests."""
     headers = Headers(scope=scope)
     client = (scope.get("client") or ("",))[0]
     host = re.sub(r":\d+$", "", headers.get("host", "")).strip("[]").lower()
@@ -59,7 +59,7 @@ def _key_of(headers: Headers) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or an address is this machine's own, for itself only."""
+    """Whether a host name or an address is a loopback one."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Label maps -> what clients get: JSON with run lengths, an indexed PNG, a picture with a legend."""
+"""Label maps to responses: JSON with run-length masks, an indexed PNG, or a JPEG with a legend."""
 
 import time
 from dataclasses import dataclass
@@ -25,7 +25,13 @@ _OFFERED = (JSON, PNG, JPEG)
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a model wants: images of a short side near `short_side`, sides multiples of `stride`. model: its name."""
+    """Input format of a model.
+
+    model: its name, for answers.
+    transform: resizes and normalises.
+    stride: height and width are multiples of it, pixels.
+    short_side: approximate shorter side, pixels.
+    """
 
     model: str
     transform: ImageTransform
@@ -35,8 +41,12 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Picture:
-    """pixels: uint8 (H, W, 3) for the models. photo: at the size of the answer, if that is a picture. size: of the
-    answer, (height, width)."""
+    """A decoded upload.
+
+    pixels: uint8 (H, W, 3), at the size that the model takes.
+    photo: uint8 of shape (*size, 3), for JPEG answers, else None.
+    size: (height, width) of the answer.
+    """
 
     pixels: np.ndarray
     photo: np.ndarray | None
@@ -44,10 +54,10 @@ class Picture:
 
 
 def choose_type(accept: str) -> str:
-    """What an Accept header prefers of what we offer; JSON where it does not care.
+    """The media type that an Accept header prefers; JSON if it has no preference.
 
     Raises:
-        Problem: 406.
+        Problem: 406, none of the types that are offered is accepted.
     """
     qualities = dict.fromkeys(_OFFERED, 0.0)
     specific = dict.fromkeys(_OFFERED, -1)
@@ -72,10 +82,10 @@ def choose_type(accept: str) -> str:
 def decode(
     data: bytes, wanted: InputSpec, max_pixels: int, max_side: int | None, with_photo: bool
 ) -> Picture:
-    """An upload -> pixels.
+    """Decodes and resizes an upload.
 
     Raises:
-        Problem: 422.
+        Problem: 422, the image cannot be decoded or is too large.
     """
     longest = max_side or DEFAULT_SIDE
     try:
@@ -96,7 +106,7 @@ def decode(
 
 
 class Legend:
-    """The labels of an answer: names, colours, ids; `settings` with those of the request."""
+    """Names, colours and concept ids of the labels of an answer. `settings` must include the options of the request."""
 
     def __init__(self, bank: BankRef, settings: SegmentSettings) -> None:
         if bank.segmenter:
@@ -110,7 +120,7 @@ class Legend:
         self.colours = palette(len(self.names), background=self.background)
 
     def entry(self, label: int) -> Label:
-        """A label as clients see it."""
+        """One label as part of an answer."""
         red, green, blue = self.colours[label].tolist()
         colour = f"#{red:02x}{green:02x}{blue:02x}"
         return Label(label=label, id=self.ids[label], name=self.names[label], colour=colour)
@@ -125,7 +135,7 @@ def as_json(
     vocabulary: str | None,
     started: float,
 ) -> SegmentationResource:
-    """Every label that is present with its run lengths, the largest first; started: perf_counter() at the beginning."""
+    """All labels that are present, by decreasing area, as run lengths; started: `perf_counter()` at the start."""
     height, width = labelled.labels.shape
     runs = run_lengths(labelled.labels, [label for label, _, _ in labelled.found])
     labels = [legend.entry(label) for label in range(len(legend.names))]
@@ -153,12 +163,12 @@ def as_json(
 
 
 def as_png(labelled: LabelledImage, legend: Legend) -> bytes:
-    """Label ids with a palette."""
+    """An indexed PNG: pixel values are label ids."""
     return encode_png(labelled.labels, legend.colours)
 
 
 def as_jpeg(labelled: LabelledImage, legend: Legend, photo: np.ndarray) -> bytes:
-    """The photograph under its labels, a legend below."""
+    """A JPEG of the image with its labels drawn over it, and a legend below."""
     found = sorted(labelled.found, key=lambda each: -each[1])
     entries = [
         (legend.names[label], tuple(legend.colours[label].tolist()), area / labelled.labels.size)

@@ -1,4 +1,4 @@
-"""Options -> the Serve application: which deployments there are, and how large each may grow."""
+"""Builds the Serve application from the options: its deployments and the bounds of their autoscaling."""
 
 import os
 from typing import Any
@@ -19,7 +19,9 @@ from reco_ray.serving.vocabulary_service import VocabularyService
 
 _deployment: Any = serve.deployment
 _MOST_LANES = 4
-_LOGGING = {"enable_access_log": False}  # `middleware.log_requests` writes a line a request, which says more
+_LOGGING = {
+    "enable_access_log": False
+}  # `middleware.log_requests` writes one line per request, with more detail
 
 
 def build(options: ServeOptions) -> Application:
@@ -39,7 +41,7 @@ def build(options: ServeOptions) -> Application:
     scale = options.scale
     gpu = _on_gpu(settings.models.device)
     lanes = scale.lanes or (2 if gpu else min(_MOST_LANES, os.cpu_count() or 1))
-    # Of what labels images, by references or by a network.
+    # Options shared by the deployments that segment images.
     computing: dict[str, Any] = {
         # Logical CPUs: enough to spread replicas over nodes, few enough that all of them fit on a laptop's two cores.
         "ray_actor_options": {
@@ -90,13 +92,18 @@ def build(options: ServeOptions) -> Application:
 
 
 def _on_gpu(device: str) -> bool:
-    """Whether replicas take a GPU each: if one is asked for, or the cluster has some and nobody says CPU."""
-    there = ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1
-    return device.startswith("cuda") or (device == "auto" and there)
+    """Whether each replica takes a GPU: "cuda", or "auto" on a cluster with GPUs."""
+    available = ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1
+    return device.startswith("cuda") or (device == "auto" and available)
 
 
 def _replicas(bounds: tuple[int, int], target: int) -> dict[str, object]:
-    """A fixed number, or autoscaling between two, at `target` requests in a replica."""
+    """Options for a fixed number of replicas, or for autoscaling between two bounds.
+
+    Args:
+        bounds: least and most replicas.
+        target: ongoing requests of a replica at full load.
+    """
     least, most = bounds
     if least == most:
         return {"num_replicas": least}

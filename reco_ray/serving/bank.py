@@ -1,4 +1,4 @@
-"""Which concepts a request is about: everything that ingress and models need to know of a vocabulary."""
+"""References to a vocabulary's concepts, as sent from the ingress to the models."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,14 @@ from reco_ray.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class BankRef:
-    """Names a set of references without holding them.
+    """Identifies the references of a vocabulary, or a trained segmenter, without loading them.
 
-    key: digest of all that determines the references. ids: of the concepts, in the vocabulary's order. plan: of
-    references that are still concepts in a `ConceptStore`, else None. uri: of that store's folder, of a ReferenceBank,
-    or of a trained segmenter, which then has `labels` of its own, `background` among them or not.
+    key: digest of everything that determines the references; the name of a segmenter.
+    ids: concept ids, in the vocabulary's order.
+    uri: of the `ConceptStore` if `plan` is set, else of a ReferenceBank or a segmenter.
+    plan: for references that are read from a `ConceptStore`, else None.
+    labels: label names of a segmenter.
+    background: whether a segmenter's label 0 is the background.
     """
 
     key: str
@@ -47,7 +50,7 @@ def open_bank(ref: BankRef, model: str) -> ReferenceBank:
 
 
 def open_segmenter(name: str, uri: str) -> BankRef:
-    """What is to be known of a trained segmenter without loading it.
+    """Reads the manifest of a trained segmenter, without its weights.
 
     Raises:
         RecoError: missing, unfinished, of another kind.

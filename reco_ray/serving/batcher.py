@@ -1,7 +1,7 @@
-"""Dynamic batching: whoever becomes free takes what is waiting.
+"""Dynamic batching: a thread that becomes free takes the items that are waiting.
 
-Ray's `serve.batch` fixes a batch when its time is up, also while every worker is busy, so that under load it waits in
-batches of one; here a batch is fixed when there is a thread to compute it, and no image ever waits for another.
+Ray's `serve.batch` closes a batch after a timeout even while every worker is busy, so that under load batches hold one
+item. Here a batch is closed when a thread is free to compute it, and no item waits for a batch to fill.
 """
 
 import asyncio
@@ -18,8 +18,10 @@ class Batcher(Generic[Item, Result]):
     """Runs `compute` over batches in `lanes` threads.
 
     Args:
-        compute: items -> as many results, in order; what it raises, every item of the batch raises.
-        kind: items of one batch have the same. largest: items of a batch.
+        compute: maps items to results, in order; an exception is raised for every item of the batch.
+        kind: only items of the same kind share a batch.
+        largest: maximum number of items in a batch.
+        lanes: number of threads.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class Batcher(Generic[Item, Result]):
         self._running: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        """Items that wait."""
+        """Number of waiting items."""
         return len(self._waiting)
 
     async def __call__(self, item: Item) -> Result:
@@ -55,9 +57,9 @@ class Batcher(Generic[Item, Result]):
             task.add_done_callback(self._running.discard)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        """The item that has waited longest, and others of its kind, leaving other lanes their share.
+        """Removes the next batch from the queue: the oldest item and others of its kind, at most a lane's share.
 
-        Items that nobody waits for any more are dropped.
+        Cancelled items are dropped.
         """
         most = min(self._largest, -(-len(self._waiting) // self._lanes))
         batch: list[tuple[Item, asyncio.Future[Result]]] = []

@@ -1,4 +1,4 @@
-"""Bodies of requests -> images and fields: multipart, urlencoded, JSON."""
+"""Parses request bodies into images and fields: multipart, urlencoded and JSON."""
 
 import contextlib
 import json
@@ -16,7 +16,12 @@ from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import Problem
 
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
-_DEFAULT_KINDS = ("", URLENCODED, "text/plain", "text/json")  # what clients send who say nothing, JSON or not
+_DEFAULT_KINDS = (
+    "",
+    URLENCODED,
+    "text/plain",
+    "text/json",
+)  # default types of HTTP clients, whatever the body is
 _IMAGE_FIELDS = ("image", "images", "file", "files")
 _INDEX = re.compile(r"\[\d*\]$")  # what form libraries append to the name of a list
 _FORM_FIELDS = 16  # besides concepts
@@ -26,14 +31,14 @@ Fields = list[tuple[str, Any]]
 
 @dataclass(frozen=True)
 class Upload:
-    """id: what the client calls the image, in a batch. data: the encoded image, or why there is none."""
+    """data: the encoded image, or the reason it cannot be used. id: the client's name of the image in a batch."""
 
     data: bytes | Problem
     id: str | None = None
 
 
 def is_json(kind: str, body: bytes) -> bool:
-    """Whether a body is meant as JSON: by its type, or as an object under a type that clients send by default."""
+    """Whether a body is JSON: by its type, or because it starts an object under a client's default type."""
     if kind == "application/json" or kind.endswith("+json"):
         return True
     return kind in _DEFAULT_KINDS and body[:64].lstrip().startswith(b"{")
@@ -66,10 +71,10 @@ def split_names(text: str) -> list[Any]:
 
 
 async def read_multipart(request: Request, limits: Limits, batch: bool) -> tuple[list[Upload], Fields]:
-    """Images, as files or as text, and the other fields of a form.
+    """Reads the images (files or text) and the other fields of a form.
 
     Raises:
-        Problem: 400, 415, 422.
+        Problem: 400 malformed, 415 SVG, 422 a file in another field or an invalid image.
     """
     uploads: list[Upload] = []
     fields: Fields = []
@@ -90,15 +95,15 @@ async def read_multipart(request: Request, limits: Limits, batch: bool) -> tuple
 
 
 def read_urlencoded(body: bytes, limits: Limits, batch: bool) -> tuple[list[Upload], Fields]:
-    """The same of a form that holds no files: images are base64, data URLs, or percent-encoded bytes.
+    """Reads a form without files: images are base64, data URLs or percent-encoded bytes.
 
     Raises:
-        Problem: 400, 415, 422.
+        Problem: 400 too many fields, 415 SVG, 422 an invalid image.
     """
     uploads: list[Upload] = []
     fields: Fields = []
     try:
-        # As Latin-1, which keeps every byte: some clients send images so.
+        # Latin-1 keeps every byte: some clients send raw image bytes.
         pairs = parse_qsl(
             body.decode("latin-1"),
             keep_blank_values=True,
@@ -109,7 +114,7 @@ def read_urlencoded(body: bytes, limits: Limits, batch: bool) -> tuple[list[Uplo
         raise Problem(400, "the form has too many fields") from None
     for key, value in pairs:
         if _INDEX.sub("", key) in _IMAGE_FIELDS:
-            # A base64 whose + nobody escaped has spaces there.
+            # An unescaped + in base64 is decoded as a space.
             plus = value.replace(" ", "+")
             found = b"" if plus == value else image_bytes(plus)
             text = plus if isinstance(found, bytes) and is_image(found) else value
@@ -120,13 +125,13 @@ def read_urlencoded(body: bytes, limits: Limits, batch: bool) -> tuple[list[Uplo
 
 
 def _add_text_field(key: str, value: str, uploads: list[Upload], fields: Fields, batch: bool) -> None:
-    """Takes a field that is text: an image in base64, or an option."""
+    """Adds a text field to `uploads` if it is an image, else to `fields`."""
     if _INDEX.sub("", key) not in _IMAGE_FIELDS:
         fields.append((key, value))
         return
     data: bytes | Problem = b""
     with contextlib.suppress(UnicodeEncodeError):
-        data = value.encode("latin-1")  # the form's parser reads what is no UTF-8 as Latin-1
+        data = value.encode("latin-1")  # the form parser falls back to Latin-1 for bytes that are not UTF-8
     if not (isinstance(data, bytes) and is_image(data)):
         data = image_bytes(value)
     if isinstance(data, Problem) and not batch:
@@ -142,10 +147,10 @@ def _utf8(text: str) -> str:
 
 
 def read_json_images(body: bytes, batch: bool) -> tuple[list[Upload], Fields]:
-    """The images of a JSON object, and its other fields. In a batch, an image that cannot be read is a Problem there.
+    """Reads the images and the other fields of a JSON object. An invalid image of a batch becomes a Problem.
 
     Raises:
-        Problem: 400, 415, 422.
+        Problem: 400 malformed or without images, 415 SVG, 422 invalid values.
     """
     fields = read_json(body)
     if not batch:
@@ -169,10 +174,10 @@ def read_json_images(body: bytes, batch: bool) -> tuple[list[Upload], Fields]:
 
 
 def read_json(body: bytes) -> dict[str, Any]:
-    """A JSON object.
+    """Parses a JSON object.
 
     Raises:
-        Problem: 400.
+        Problem: 400, not valid JSON, not an object, or a repeated name.
     """
     try:
         fields = json.loads(body, object_pairs_hook=_object)
@@ -184,7 +189,7 @@ def read_json(body: bytes) -> dict[str, Any]:
 
 
 def _object(pairs: Fields) -> dict[str, Any]:
-    """An object of JSON; a repeated name would drop what was said before it."""
+    """Rejects repeated names, of which `json` would keep only the last value."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:

@@ -1,4 +1,4 @@
-"""Concepts made one by one, each once, however many requests ask for it: retrieve, load, co-segment, keep."""
+"""Builds concepts, each once however many requests ask for it: retrieve, load, co-segment, store."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,12 +22,13 @@ from reco_ray.vocabulary import Vocabulary
 
 
 class ConceptBuilder:
-    """Makes the concepts that are missing.
+    """Builds the concepts that are missing from a store.
 
     Args:
-        models: the deployment that embeds words and co-segments.
+        models: handle of the deployment that embeds words and co-segments.
         load: reads exemplars.
-        at_once: concepts made side by side.
+        dense: fingerprint of the dense models.
+        at_once: maximum number of concepts built concurrently.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class ConceptBuilder:
         self._making: dict[str, asyncio.Task[None]] = {}
 
     def plan(self, vocabulary: Vocabulary) -> ReferencePlan:
-        """The references that a vocabulary needs."""
+        """Plans the references of a vocabulary."""
         manifest = self._index.manifest
         retrieval = manifest.content["model"]
         return plan_references(
@@ -56,18 +57,18 @@ class ConceptBuilder:
 
     @property
     def being_made(self) -> set[str]:
-        """Ids of the concepts that are being made."""
+        """Ids of the concepts that are being built."""
         return set(self._making)
 
     def missing(self, plan: ReferencePlan) -> list[str]:
-        """Ids of the concepts that have to be made."""
+        """Ids of the concepts that are not in the store."""
         return [step.id for step in plan.steps if not self._store.has(step.id)]
 
     async def make(self, plan: ReferencePlan, on_progress: Callable[[int], None] = lambda done: None) -> None:
-        """Makes what is missing; `on_progress` is called with the number of concepts that are there.
+        """Builds the missing concepts; `on_progress` is called with the number of concepts done.
 
         Raises:
-            RecoError: words that the model cannot read, more exemplars than images, an exemplar that is gone.
+            RecoError: unreadable words, more exemplars than images, or an exemplar that no longer exists.
         """
         tasks: dict[str, asyncio.Task[None]] = {}
         for step in plan.steps:
@@ -78,7 +79,7 @@ class ConceptBuilder:
             on_progress(done)
 
     def _task(self, step: Step, before: list[asyncio.Task[None]]) -> asyncio.Task[None]:
-        """The one task that makes a concept: requests share it, and it goes on when they give up."""
+        """The task that builds a concept. Requests share it; it continues if they are cancelled."""
         task = self._making.get(step.id)
         if task is None:
             task = asyncio.create_task(self._make_one(step, before))
@@ -89,7 +90,7 @@ class ConceptBuilder:
     def _forget(self, concept_id: str, task: asyncio.Task[None]) -> None:
         del self._making[concept_id]
         if not task.cancelled():
-            task.exception()  # seen: whoever still waits gets it as well
+            task.exception()  # marks it as retrieved; callers that still wait get it, too
 
     async def _make_one(self, step: Step, before: list[asyncio.Task[None]]) -> None:
         if await asyncio.to_thread(self._store.has, step.id):
@@ -120,5 +121,5 @@ class ConceptBuilder:
 
 
 def client_message(error: Exception) -> str:
-    """What a client may read of an error: a user's mistake in its own words, else only that there was one."""
+    """The text of an error for clients: a RecoError's message, else no details."""
     return str(error) if isinstance(error, RecoError) else "the server failed: its log says why"

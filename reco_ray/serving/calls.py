@@ -1,4 +1,4 @@
-"""Calls between deployments: a client's errors come back as what they are, lost replicas are asked once more."""
+"""Calls between deployments: errors keep their type, and a call to a lost replica is made once more."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ Arguments = ParamSpec("Arguments")
 
 @dataclass(frozen=True)
 class ReturnedError:
-    """An error as an answer: raised through Serve, it would be a traceback in the log of the replica."""
+    """An error returned as a value: if raised through Serve, it would be logged with a traceback."""
 
     error: RecoError | Problem
 
 
 def return_errors(method: Callable[Arguments, Awaitable[Any]]) -> Callable[Arguments, Awaitable[Any]]:
-    """Has a deployment's method answer with RecoErrors and Problems, which `call` raises at the other end."""
+    """Decorator: returns a method's RecoErrors and Problems as values, which `call` raises for the caller."""
 
     @wraps(method)
     async def answered(*arguments: Arguments.args, **named: Arguments.kwargs) -> Any:
@@ -40,13 +40,13 @@ async def call(method: DeploymentHandle, *arguments: Any) -> Any:
     """Awaits an idempotent method of another deployment.
 
     Raises:
-        RecoError, Problem: as the method does.
-        Problem: 503, its queue is full or no replica lives.
+        RecoError, Problem: raised by the method.
+        Problem: 503, the queue is full or no replica is alive.
     """
     try:
         try:
             answer = await method.remote(*arguments)
-        except RayActorError:  # died or out of reach; Serve routes the next call to a living one
+        except RayActorError:  # dead or unreachable; Serve routes the next call to another replica
             answer = await method.remote(*arguments)
     except RayActorError as error:
         raise Problem(503, "a replica was lost, it is being replaced", retry_after=RETRY_SOON) from error

@@ -1,6 +1,6 @@
-"""The HTTP interface as data: what the server answers and takes, and what the client reads. Imports pydantic alone.
+"""Request and response bodies of the HTTP interface, for server and client. Imports only pydantic.
 
-The fields stand in the order in which they are sent.
+Fields are sent in the order of their definition.
 """
 
 from typing import Literal
@@ -23,7 +23,7 @@ class ProblemDetails(_Answer):
 
 
 class Label(_Answer):
-    """A label id. id: of its concept, for `/v1/concepts`; null for the background and for trained segmenters."""
+    """A label. id: concept id for `/v1/concepts`, or null for the background and for trained segmenters."""
 
     label: int
     id: str | None
@@ -32,14 +32,14 @@ class Label(_Answer):
 
 
 class RunLengths(_Answer):
-    """COCO's compressed run lengths, down the columns. size: [height, width]."""
+    """A mask in COCO's compressed run-length encoding (column-major). size: [height, width]."""
 
     size: tuple[int, int]
     counts: str
 
 
 class Region(Label):
-    """A label that is present. area: pixels. share: of the image. score: mean over its pixels."""
+    """A label that is present. area: pixels. share: fraction of the image. score: mean over its pixels."""
 
     area: int
     share: float
@@ -48,7 +48,7 @@ class Region(Label):
 
 
 class SegmentationResource(_Answer):
-    """width, height: of the mask, in pixels. concepts: those present, the largest first. legend: all labels."""
+    """width, height: of the mask, pixels. concepts: those present, by decreasing area. legend: all labels."""
 
     request_id: str
     model: str
@@ -76,21 +76,20 @@ class BatchSegmentation(SegmentationResource, _OfBatch):  # the fields of the la
 
 
 class Batch(_Answer):
-    """In the order of the request."""
+    """Results in the order of the request."""
 
     results: tuple[BatchSegmentation | BatchFailure, ...]
 
 
 class Progress(_Answer):
-    """Concepts that are made, of all that the vocabulary needs, context concepts included."""
+    """Number of concepts built, and in total, context concepts included."""
 
     done: int
     total: int
 
 
 class VocabularyResource(_Answer):
-    """serving: concepts that requests get, those before while others are built. mine: the caller may replace and
-    delete it."""
+    """serving: concepts of the served version, possibly the previous one. mine: the caller may replace and delete it."""
 
     name: str
     kind: Literal["zero-shot", "segmenter"]
@@ -104,13 +103,13 @@ class VocabularyResource(_Answer):
 
 
 class Vocabularies(_Answer):
-    """All that the caller may use."""
+    """The vocabularies and segmenters that the caller may use."""
 
     vocabularies: tuple[VocabularyResource, ...]
 
 
 class NamedConcept(BaseModel):
-    """synonyms: what the model reads instead of the name; several are averaged."""
+    """synonyms: embedded instead of the name; the embeddings of several are averaged."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -119,7 +118,7 @@ class NamedConcept(BaseModel):
 
 
 class VocabularyRequest(BaseModel):
-    """context: usual surroundings, which references avoid."""
+    """context: context concepts, whose regions are excluded from references."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -129,7 +128,7 @@ class VocabularyRequest(BaseModel):
 
 
 class SearchHit(_Answer):
-    """score: cosine similarity. uri_name: the last part of the image's URI."""
+    """An image that was found. score: cosine similarity. uri_name: the last part of its URI."""
 
     image_id: str
     score: float
@@ -138,13 +137,13 @@ class SearchHit(_Answer):
 
 
 class SearchHits(_Answer):
-    """The best first."""
+    """Search results by decreasing score."""
 
     hits: tuple[SearchHit, ...]
 
 
 class Exemplar(_Answer):
-    """seed: [row, column] in the support map, which is best there. support: its value."""
+    """seed: [row, column] of the maximum of the support map. support: its value."""
 
     rank: int
     image_id: str
@@ -155,7 +154,7 @@ class Exemplar(_Answer):
 
 
 class ConceptResource(_Answer):
-    """words: what the model reads. exemplars: the nearest images of the index, in order."""
+    """words: the texts that are embedded. exemplars: the nearest images of the index, by rank."""
 
     id: str
     name: str
@@ -164,7 +163,7 @@ class ConceptResource(_Answer):
 
 
 class ExampleResource(_Answer):
-    """A photograph to try."""
+    """An example photograph."""
 
     id: str
     name: str
@@ -172,13 +171,13 @@ class ExampleResource(_Answer):
 
 
 class Index(_Answer):
-    """The corpus."""
+    """The index of the corpus. images: their number."""
 
     images: int
 
 
 class LimitsInfo(_Answer):
-    """What a request may hold."""
+    """Limits of a request."""
 
     bytes: int
     pixels: int
@@ -190,7 +189,7 @@ class LimitsInfo(_Answer):
 
 
 class Info(_Answer):
-    """What this server has and allows."""
+    """Configuration and limits of the server."""
 
     version: str
     preset: str
@@ -204,6 +203,6 @@ class Info(_Answer):
 
 
 class ServerState(_Answer):
-    """Of the server."""
+    """State of the server."""
 
     status: str

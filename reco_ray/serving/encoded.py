@@ -1,4 +1,4 @@
-"""Images that arrive as text: base64 as the various encoders write it, and data URLs."""
+"""Decodes images sent as text: base64 in its variants, and data URLs."""
 
 import base64
 import binascii
@@ -16,11 +16,11 @@ _ADDRESS = re.compile(r"\s*(https?|ftp|s3|gs|file):", re.IGNORECASE)
 
 
 def image_bytes(text: Any) -> bytes | Problem:
-    """The encoded image that a text holds, or why there is none.
+    """The encoded image in a text, or the reason that there is none.
 
     Args:
-        text: base64 of either alphabet, in one line or many, padded or not; or a data URL, whose data may also be
-            percent-encoded.
+        text: base64 in the standard or URL-safe alphabet, with or without line breaks and padding; or a data URL, in
+            base64 or percent-encoded.
     """
     if not isinstance(text, str) or not text.strip():
         return Problem(422, "image: expected the image in base64, or as a data URL")

@@ -1,14 +1,14 @@
-"""The heap of a process that computes all day: what it keeps between passes, and when the rest goes back."""
+"""Settings of glibc's heap for long-running processes, and a thread that returns free pages to the kernel."""
 
 import ctypes
 import sys
 import threading
 import time
 
-# glibc gives large blocks back to the kernel as soon as they are free, so that every pass of a network pays for some
-# 10,000 page faults, 3 to 12 % of its time. Kept instead, in one heap for all threads; set before the process starts.
-# Blocks of 32 MB, which is the most that glibc accepts, and more still come and go: between small ones that stay, they
-# would leave gaps that nothing fits into, and the heap would grow by some 20 MB a minute.
+# glibc returns large blocks to the kernel when they are freed, which costs each network pass about 10,000 page faults,
+# 3 to 12 % of its time. These variables keep them in one heap for all threads; set before the process starts. Blocks of
+# 32 MB (glibc's maximum) and more are still returned: kept, they would fragment the heap, which then grows by about
+# 20 MB per minute.
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
@@ -18,14 +18,13 @@ _SECONDS = 60.0
 
 
 def start_heap_trimming() -> None:
-    """Starts a thread that gives the heap's free pages back, once a minute; nothing where the C library cannot.
+    """Starts a thread that returns the heap's free pages to the kernel every minute; does nothing without glibc.
 
-    Between small blocks that stay, the large ones of a network leave gaps that the next ones do not fit into: what is
-    in use stays the same while the heap grows, by 180 MB in three minutes under load (docs/results.md). The kernel
-    takes the pages of these gaps too, not only those at the end.
+    Fragmentation makes the heap grow while the memory in use is constant, by 180 MB in three minutes under load
+    (docs/results.md). Trimming also returns the pages of gaps inside the heap, not only those at its end.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is None:  # glibc's own: musl has none
+    if trim is None:  # glibc only: musl has none
         return
 
     def run() -> None:

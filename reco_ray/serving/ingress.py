@@ -1,4 +1,4 @@
-"""The deployment that talks HTTP: decodes, asks models and library, encodes; its event loop only ever waits."""
+"""The HTTP deployment: decodes images, calls the other deployments, encodes answers. The event loop never computes."""
 
 import asyncio
 import logging
@@ -34,15 +34,12 @@ from reco_ray.serving.uploads import Options, parse_vocabulary
 from reco_ray.vocabulary import Vocabulary
 
 logger = logging.getLogger("ray.serve")
-_VOCABULARY_CACHE_SECONDS = 2.0  # seconds that an ingress takes a vocabulary for what it was
+_VOCABULARY_CACHE_SECONDS = 2.0  # for which a looked-up vocabulary is cached
 _INFO_LIMITS = set(contract.LimitsInfo.model_fields)
 
 
 class Ingress:
-    """What stands behind the routes; `owner` is who calls.
-
-    library: asked by way of `ask`.
-    """
+    """Implements the routes. `owner` is the name of the caller's API key, or `LOCAL_OWNER`."""
 
     def __init__(
         self,
@@ -75,14 +72,14 @@ class Ingress:
         return add_middlewares(routes, self.limits, self._metrics, checks)
 
     async def drain(self) -> int:
-        """Takes no more requests; says how many images wait or are computed."""
+        """Stops accepting requests; returns the number of images that wait or are computed."""
         self._draining = True
         return self._images
 
     # --- state ------------------------------------------------------------------------------------------------
 
     async def begin(self) -> str | None:
-        """Opens what the first request would open; what hinders it, in a line."""
+        """Loads models and opens the index; returns the error in one line, or None."""
         try:
             await asyncio.gather(call(self._models.describe), call(self.vocabulary_service.start))
         except (RecoError, Problem) as error:
@@ -90,12 +87,12 @@ class Ingress:
         return None
 
     def require_queue_space(self, images: int) -> None:
-        """Raises Problem 503 if so many more images have no place in the queue."""
+        """Raises Problem 503 if the queue has no space for `images` more."""
         if self._images + images > self.limits.queue:
             raise Problem(503, "the queue is full", retry_after=RETRY_SOON)
 
     async def ready(self) -> bool:
-        """Whether models are loaded and the index is open."""
+        """Whether the models are loaded and the index is open."""
         try:
             await self._start()
         except Problem:
@@ -114,39 +111,39 @@ class Ingress:
 
     async def info(self) -> contract.Info:
         """What this server has and allows."""
-        there = await self._start()
+        started = await self._start()
         return contract.Info(
             version=__version__,
             preset=self._options.preset,
-            model=there["dense"],
-            index=None if there["images"] is None else contract.Index(images=there["images"]),
+            model=started["dense"],
+            index=None if started["images"] is None else contract.Index(images=started["images"]),
             refine=tuple(REFINEMENTS.names),
             refine_titles={name: REFINEMENTS.get(name).TITLE for name in REFINEMENTS.names},
-            # Unchanged: seconds may be a whole number.
+            # Without validation, which would turn whole numbers of seconds into floats.
             limits=contract.LimitsInfo.model_construct(**self.limits.model_dump(include=_INFO_LIMITS)),
             keys_required=self._keys is not None,
             examples=tuple(
                 contract.ExampleResource(id=each, name=name, url=f"/v1/examples/{each}")
-                for each, name in there["examples"]
+                for each, name in started["examples"]
             ),
         )
 
     async def ask(self, method: DeploymentHandle, *arguments: Any) -> Any:
-        """Awaits a method of another deployment, once the server has started; errors as for `call`."""
+        """Calls a method of another deployment once the server has started; raises as `call` does."""
         await self._start()
         return await call(method, *arguments)
 
     # --- vocabularies -----------------------------------------------------------------------------------------
 
     async def vocabularies(self, owner: str) -> contract.Vocabularies:
-        """All that an owner may use."""
+        """Lists the vocabularies that an owner may use."""
         found = await self.ask(self.vocabulary_service.vocabularies, owner)
         for each in found:
             self._banks.drop((owner, each["name"]))
         return contract.Vocabularies(vocabularies=found)
 
     async def vocabulary(self, owner: str, name: str) -> contract.VocabularyResource:
-        """One of them. Who hears that it is ready, is answered by it from then on."""
+        """Describes a vocabulary, and drops it from the cache, so that later requests use the reported state."""
         found = await self.ask(self.vocabulary_service.vocabulary, owner, name)
         self._banks.drop((owner, name))
         return contract.VocabularyResource(**found)
@@ -154,7 +151,7 @@ class Ingress:
     async def put(
         self, owner: str, name: str, vocabulary: Vocabulary
     ) -> tuple[contract.VocabularyResource, bool]:
-        """Begins to build one; says whether it is ready already."""
+        """Starts building a vocabulary; also returns whether it is already ready."""
         try:
             found, ready = await self.ask(self.vocabulary_service.put, owner, name, vocabulary)
         finally:
@@ -162,7 +159,7 @@ class Ingress:
         return contract.VocabularyResource(**found), ready
 
     async def delete(self, owner: str, name: str) -> None:
-        """Deletes one."""
+        """Deletes a vocabulary."""
         try:
             await self.ask(self.vocabulary_service.delete, owner, name)
         finally:
@@ -191,7 +188,7 @@ class Ingress:
     async def segment(
         self, owner: str, request_id: str, upload: Upload, options: Options, kind: str
     ) -> contract.SegmentationResource | bytes:
-        """One image, answered as `kind`."""
+        """Segments one image; `kind` is the media type of the answer."""
         with self._queued(1):
             bank = await self._bank(owner, options)
             return await self._segment(request_id, upload, options, bank, kind)
@@ -199,7 +196,7 @@ class Ingress:
     async def segment_batch(
         self, owner: str, request_id: str, uploads: list[Upload], options: Options
     ) -> contract.Batch:
-        """Several images, each with its own outcome."""
+        """Segments several images; each has a result or an error of its own."""
         if self._keys is not None:
             self._rates.take(owner, len(uploads) - 1)
         with self._queued(len(uploads)):
@@ -218,7 +215,7 @@ class Ingress:
 
     @contextmanager
     def _queued(self, images: int) -> Iterator[None]:
-        """Room for images that wait or are computed; Problem 503 if there is none."""
+        """Reserves queue space for images; raises Problem 503 if there is none."""
         self.require_queue_space(images)
         self._count(images)
         try:
@@ -231,11 +228,13 @@ class Ingress:
         self._metrics.queue(self._images)
 
     async def _model_of(self, bank: BankRef) -> tuple[DeploymentHandle, InputSpec]:
-        """What labels images with this bank, and how it wants them."""
+        """The method that labels images with this bank, and its input format."""
         if not bank.segmenter:
-            there = await self._start()
+            started = await self._start()
             size = self._settings.segment.image_size
-            return self._models.label, InputSpec(there["dense"], there["transform"], there["stride"], size)
+            return self._models.label, InputSpec(
+                started["dense"], started["transform"], started["stride"], size
+            )
         assert self._segmenters is not None
         handle = self._segmenters.options(multiplexed_model_id=bank.key)
         if bank.key not in self._input_specs:
@@ -272,7 +271,9 @@ class Ingress:
             raise Problem(409, str(error)) from None
         if isinstance(labelled, TaskFailure):
             if labelled.status == 409 and bank.plan is not None:
-                self._banks.drop(tuple(bank.vocabulary.names))  # old concepts were deleted: make them again
+                self._banks.drop(
+                    tuple(bank.vocabulary.names)
+                )  # its concepts were deleted from the cache: build them again
                 raise Problem(503, "these concepts must be built again", retry_after=RETRY_SOON)
             raise Problem(
                 labelled.status, labelled.reason, retry_after=RETRY_SOON if labelled.status == 503 else None

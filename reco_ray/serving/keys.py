@@ -1,7 +1,7 @@
-"""API keys: random, shown once, kept as SHA-256; a file of them is read again when it changes.
+"""API keys: random, shown once, stored as SHA-256 in a file that is reread while the server runs.
 
 A line is `name sha256`; `#` starts a comment. The name owns vocabularies, so a new key for an old name keeps them. Keys
-have 256 random bits, which is why a plain hash is enough: nobody can try them all, salted or not.
+have 256 random bits, so a plain hash without salt resists exhaustive search.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ _LOOK_AGAIN = 5.0  # seconds
 
 
 def new_key(name: str) -> tuple[str, str]:
-    """A key, and the line of the keys file that admits it.
+    """Creates a key; returns it with its line for the keys file.
 
     Raises:
-        RecoError: a name that cannot be a folder's.
+        RecoError: the name is invalid (owners are folder names).
     """
     if not NAME.fullmatch(name):
         raise RecoError(f"{name!r}: a key's name is made of a-z, 0-9, - and _ and has 63 characters at most")
@@ -33,7 +33,7 @@ class KeyRing:
     """The keys of a file.
 
     Raises:
-        RecoError: unreadable, malformed, or no key in it.
+        RecoError: the file cannot be read, is malformed, or has no key.
     """
 
     def __init__(self, uri: str) -> None:
@@ -42,7 +42,7 @@ class KeyRing:
         self._read_at = time.monotonic()
 
     def owner_of(self, key: str) -> str | None:
-        """The name a key belongs to; every stored hash is compared, in constant time."""
+        """The owner of a key, or None. All stored hashes are compared, each in constant time."""
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         found = None
         for stored, name in self._owners.items():
@@ -52,11 +52,11 @@ class KeyRing:
 
     @property
     def stale(self) -> bool:
-        """Whether the file should be read again."""
+        """Whether the file was last read more than 5 seconds ago."""
         return time.monotonic() - self._read_at > _LOOK_AGAIN
 
     def read_again(self) -> None:
-        """Takes over changes of the file; while it cannot be read, the keys that are known stay."""
+        """Reloads the file; keeps the current keys if it cannot be read."""
         self._read_at = time.monotonic()
         try:
             self._owners = self._read()

@@ -1,4 +1,4 @@
-"""A cache bounded in bytes."""
+"""An LRU cache bounded by the total size of its entries."""
 
 import threading
 from collections.abc import Hashable
@@ -10,10 +10,10 @@ Value = TypeVar("Value")
 
 
 class ByteLRU(Generic[Value]):
-    """Keeps the entries used last, as long as all of them together fit; threads may share it.
+    """Keeps the most recently used entries within a total size. Thread-safe.
 
     Args:
-        limit: bytes. An entry larger than that is kept alone, until the next one comes.
+        limit: bytes. A larger entry is kept alone, until the next one is added.
     """
 
     def __init__(self, limit: int) -> None:
@@ -26,17 +26,17 @@ class ByteLRU(Generic[Value]):
         return len(self._entries)
 
     def get(self, key: Hashable) -> Value | None:
-        """The entry, which counts as used now."""
+        """The entry, marked as used, or None."""
         with self._lock:
             entry = self._entries.get(key)
         return None if entry is None else entry[0]
 
     def put(self, key: Hashable, value: Value, size: int) -> None:
-        """Adds or replaces an entry of `size` bytes; those unused for longest make room."""
+        """Adds or replaces an entry of `size` bytes; evicts the least recently used ones."""
         with self._lock:
             self._entries[key] = (value, min(size, int(self._entries.maxsize)))
 
     def drop(self, key: Hashable) -> None:
-        """Removes an entry, if it is there."""
+        """Removes an entry, if it exists."""
         with self._lock:
             self._entries.pop(key, None)

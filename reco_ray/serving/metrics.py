@@ -14,7 +14,7 @@ _REQUEST_TAGS: Any = ("endpoint", "method", "code")  # Ray's annotation says one
 
 
 class ModelMetrics:
-    """Of a replica with models."""
+    """Metrics of a replica with models."""
 
     def __init__(self) -> None:
         self._batch = metrics.Histogram(
@@ -30,19 +30,19 @@ class ModelMetrics:
         )
 
     def batch(self, images: int) -> None:
-        """A batch begins."""
+        """Records the size of a batch."""
         self._batch.observe(images)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Counts what the block takes."""
+        """Records the duration of the block."""
         started = time.perf_counter()
         yield
         self._stage.observe((time.perf_counter() - started) * 1000, tags={"stage": stage})
 
 
 class IngressMetrics:
-    """Of a replica that talks HTTP."""
+    """Metrics of an ingress replica."""
 
     def __init__(self) -> None:
         self._requests = metrics.Counter(
@@ -60,21 +60,21 @@ class IngressMetrics:
         self._queue = metrics.Gauge("reco_queue_images", description="Images waiting or computed here.")
 
     def request(self, endpoint: str, method: str, code: int, seconds: float) -> None:
-        """A request has been answered. endpoint: the route's pattern, so that there are few of them."""
+        """Records an answered request. `endpoint` is the route's pattern, to limit the number of series."""
         self._requests.inc(tags={"endpoint": endpoint, "method": method, "code": str(code)})
         self._latency.observe(seconds * 1000, tags={"endpoint": endpoint})
 
     def image(self, vocabulary: str) -> None:
-        """An image has been labelled. vocabulary: its name, or "ad-hoc"."""
+        """Counts a labelled image. vocabulary: its name, or "ad-hoc"."""
         self._images.inc(tags={"vocabulary": vocabulary})
 
     def queue(self, images: int) -> None:
-        """So many are in the house."""
+        """Sets the number of images that wait or are computed."""
         self._queue.set(images)
 
 
 class VocabularyMetrics:
-    """Of the library of concepts."""
+    """Metrics of the vocabulary service."""
 
     def __init__(self) -> None:
         self._retrieval = metrics.Histogram(
@@ -84,11 +84,11 @@ class VocabularyMetrics:
 
     @contextmanager
     def search(self) -> Iterator[None]:
-        """Counts what a search takes."""
+        """Records the duration of a search."""
         started = time.perf_counter()
         yield
         self._retrieval.observe((time.perf_counter() - started) * 1000)
 
     def built(self) -> None:
-        """One more reference."""
+        """Counts a reference that was built."""
         self._built.inc()

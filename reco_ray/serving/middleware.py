@@ -1,7 +1,7 @@
-"""What every request passes before the routes, and every answer after them: ASGI middlewares, one duty each.
+"""ASGI middlewares around the routes, one duty each.
 
-Plain ASGI, so that bodies stream through: a body that is too large is refused while it comes in, whatever its
-Content-Length says or leaves out. A refusal is a Problem that is raised, which `answer_problems` answers.
+Plain ASGI, so that bodies stream through: a body that is too large is refused while it is received, whatever its
+Content-Length is. Middlewares refuse a request by raising a Problem, which `answer_problems` turns into a response.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from reco_ray.serving.problems import UNEXPECTED, Problem, problem_response
 
 Check = Callable[[Scope], Awaitable[None]]
 logger = logging.getLogger("ray.serve")
-# A refused body is still read, and thrown away, up to so many times its limit and for so long.
+# A refused body is read and discarded up to this multiple of the size limit, and for this many seconds.
 _SLACK = 4
 _SLACK_SECONDS = 5
 _SECURITY_HEADERS = {
@@ -42,10 +42,10 @@ _SECURITY_HEADERS = {
 def add_middlewares(
     app: ASGIApp, limits: Limits, metrics: IngressMetrics, checks: Sequence[Check]
 ) -> ASGIApp:
-    """The application with all middlewares.
+    """Wraps the application in all middlewares.
 
     Args:
-        checks: what a request must pass before its body is looked at, in this order.
+        checks: run in this order before the body of a request is read.
     """
     inner = run_checks(limit_bodies(limit_time(app, limits.seconds), limits), checks)
     inner = add_headers(drain_refused_bodies(answer_problems(inner), limits.bytes))
@@ -56,15 +56,15 @@ def add_middlewares(
             await http(scope, receive, send)
         elif scope["type"] == "lifespan":
             await app(scope, receive, send)
-        # WebSockets: there are none here, so they are closed.
+        # Returning without an answer closes WebSockets, which are not supported.
 
     return of_any_type
 
 
 def log_requests(app: ASGIApp, metrics: IngressMetrics) -> ASGIApp:
-    """Gives a request its id, and writes its line in the log and its figures, without any content.
+    """Assigns request ids, and logs and measures requests, without their content.
 
-    The scope's state tells the others: request_id; owner; received, bytes of the body; ended, whether that is all.
+    Sets in the scope's state: request_id; owner; received, bytes of the body; ended, whether the body is complete.
     """
 
     async def recorded(scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +86,7 @@ def log_requests(app: ASGIApp, metrics: IngressMetrics) -> ASGIApp:
         try:
             await app(scope, counted, send_and_record)
         except ClientDisconnect:
-            status = 499  # nobody is there to read an answer
+            status = 499  # the client has closed the connection
         seconds = time.perf_counter() - started
         metrics.request(getattr(scope.get("route"), "path", None) or "other", method, status, seconds)
         line = {
@@ -104,7 +104,7 @@ def log_requests(app: ASGIApp, metrics: IngressMetrics) -> ASGIApp:
 
 
 def answer_head(app: ASGIApp) -> ASGIApp:
-    """Answers HEAD as GET, without the body."""
+    """Handles HEAD as GET, without sending the body."""
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "HEAD":
@@ -120,7 +120,7 @@ def answer_head(app: ASGIApp) -> ASGIApp:
 
 
 def strip_slash(app: ASGIApp) -> ASGIApp:
-    """Answers `/v1/info/` as `/v1/info`, without a redirect, which would lose the body of a POST."""
+    """Handles `/v1/info/` as `/v1/info`. A redirect would lose the body of a POST."""
 
     async def stripped(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].rstrip("/")
@@ -132,7 +132,7 @@ def strip_slash(app: ASGIApp) -> ASGIApp:
 
 
 def add_headers(app: ASGIApp) -> ASGIApp:
-    """Adds the headers that every answer has."""
+    """Adds security headers to all answers, and `Cache-Control: no-store` to those of the API."""
 
     async def headed(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -150,7 +150,7 @@ def add_headers(app: ASGIApp) -> ASGIApp:
 
 
 def drain_refused_bodies(app: ASGIApp, limit: int) -> ASGIApp:
-    """Reads the rest of a refused body, up to a few limits or seconds: who still sends does not hear an answer."""
+    """Reads the rest of a refused body, within limits, since clients read no answer while they send."""
 
     async def drained(scope: Scope, receive: Receive, send: Send) -> None:
         state = scope["state"]
@@ -169,7 +169,7 @@ def drain_refused_bodies(app: ASGIApp, limit: int) -> ASGIApp:
 
 
 def answer_problems(app: ASGIApp) -> ASGIApp:
-    """Answers with the problem that is raised; any other error is logged, and not told."""
+    """Answers with the Problem that was raised. Other errors are logged and answered as 500 without details."""
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
         started, request_id = False, scope["state"]["request_id"]
@@ -188,14 +188,14 @@ def answer_problems(app: ASGIApp) -> ASGIApp:
         except Exception:
             logger.exception("request %s failed", request_id)
             problem = Problem(500, UNEXPECTED)
-        if not started:  # else it is too late to say anything
+        if not started:  # else the response has already begun
             await problem_response(problem, request_id)(scope, receive, send)
 
     return answered
 
 
 def run_checks(app: ASGIApp, checks: Sequence[Check]) -> ASGIApp:
-    """Has a request pass all checks, each of which may raise a Problem."""
+    """Runs all checks before a request; each may raise a Problem."""
 
     async def checked(scope: Scope, receive: Receive, send: Send) -> None:
         for check in checks:
@@ -206,8 +206,8 @@ def run_checks(app: ASGIApp, checks: Sequence[Check]) -> ASGIApp:
 
 
 def limit_bodies(app: ASGIApp, limits: Limits) -> ASGIApp:
-    """Refuses bodies that are compressed or too large, and more of them at once than memory is meant for."""
-    held = 0  # bytes of bodies that are being read or worked on
+    """Refuses compressed and too large bodies, and limits the total size of all bodies in memory."""
+    held = 0  # bytes of all bodies of unfinished requests
 
     def too_large() -> Problem:
         return Problem(413, f"the body has more than {limits.bytes} bytes", headers={"Connection": "close"})
@@ -242,7 +242,7 @@ def limit_bodies(app: ASGIApp, limits: Limits) -> ASGIApp:
 
 
 def limit_time(app: ASGIApp, seconds: float) -> ASGIApp:
-    """Ends what takes longer."""
+    """Raises Problem 503 for requests that take longer than `seconds`."""
 
     async def within(scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -255,6 +255,6 @@ def limit_time(app: ASGIApp, seconds: float) -> ASGIApp:
 
 
 def _request_id(scope: Scope) -> str:
-    """As Serve's proxy has set it, or the client, who may have written anything there."""
+    """The id from the request's header, limited to 64 safe characters, or a new one."""
     given = Headers(scope=scope).get("x-request-id", "")
     return re.sub(r"[^A-Za-z0-9._-]", "", given)[:64] or uuid.uuid4().hex

@@ -1,4 +1,4 @@
-"""The deployment with the models: one encoder pass a batch, shared by every concept and every request in it."""
+"""The deployment with the models: one encoder pass per batch, shared by all its requests and concepts."""
 
 import asyncio
 import logging
@@ -36,12 +36,12 @@ _BANK_BYTES = 256_000_000  # references kept in memory: some 90,000 concepts of 
 
 
 def _shape(task: SegmentTask) -> tuple[int, ...]:
-    """Images of one shape are one pass; padding them to one shape would change what the network sees."""
+    """Only images of one shape share a batch: padding would change the network's input."""
     return task.pixels.shape
 
 
 class Models:
-    """Labels images, embeds words, co-segments exemplars. Holds no state that another replica would miss."""
+    """Labels images, embeds words and co-segments exemplars. Stateless apart from caches."""
 
     def __init__(self, options: ServeOptions, lanes: int) -> None:
         settings = options.load()
@@ -63,17 +63,17 @@ class Models:
         )
         keep_in_memory()
         self._banks: ByteLRU[Targets] = ByteLRU(_BANK_BYTES)
-        # Building has a thread of its own: an image must not wait for a concept to be built.
+        # A separate thread, so that images do not wait for concepts to be built.
         self._builder = ThreadPoolExecutor(1, "build")
         self._metrics = ModelMetrics()
         self._batcher = Batcher(self._label_all, _shape, largest=options.scale.batch, lanes=lanes)
 
     async def label(self, task: SegmentTask) -> LabelledImage | TaskFailure:
-        """Labels an image together with those that other requests are waiting for."""
+        """Labels an image, in a batch with images of other requests."""
         return await self._batcher(task)
 
     async def describe(self) -> dict[str, Any]:
-        """Fingerprints of the `retrieval` and of the `dense` models; how the encoder wants its pixels."""
+        """Fingerprints of the `retrieval` and `dense` models, and the encoder's transform and stride."""
         return {
             "retrieval": self._retrieval.fingerprint,
             "dense": self._dense.fingerprint,
@@ -83,10 +83,10 @@ class Models:
 
     @return_errors
     async def embed_words(self, words: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
-        """m lists of a concept's words -> (m, d) unit rows of the retrieval model, (m, d') of the dense one.
+        """Embeds m lists of words: (m, d) unit rows of the retrieval model, (m, d') of the dense language model.
 
         Raises:
-            RecoError: words that the model cannot read.
+            RecoError: the model cannot read the words.
         """
         return await asyncio.get_running_loop().run_in_executor(self._builder, self._embed_words, words)
 
@@ -94,7 +94,7 @@ class Models:
     async def build(
         self, exemplars: pa.Table, text_embedding: np.ndarray, context_references: np.ndarray | None
     ) -> bytes:
-        """Loaded exemplars of one concept -> its tensors, serialised; arguments as for `build_concept`."""
+        """Builds a concept from its loaded exemplars; returns its tensors as safetensors. Args as `build_concept`."""
         return await asyncio.get_running_loop().run_in_executor(
             self._builder, self._build, exemplars, text_embedding, context_references
         )

@@ -1,4 +1,4 @@
-"""The interface's OpenAPI document, where FastAPI does not write it: errors, forms of a request, keys."""
+"""Additions to FastAPI's OpenAPI document: errors, request bodies, API keys."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ _RETRY = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"
 def responses(
     model: type[BaseModel] | None, *errors: int, secured: bool = True, vocabulary: bool = False
 ) -> dict[int | str, dict[str, Any]]:
-    """The answers of a route: 200 with `model`, and errors as problems."""
+    """The responses of a route: 200 with `model`, and the error codes."""
     codes = {*errors, 403, *((401, 429) if secured else ()), *((404,) if vocabulary else ())}
     found: dict[int | str, dict[str, Any]] = {code: _error(code) for code in sorted(codes)}
     if model is not None:
@@ -39,7 +39,7 @@ def responses(
 
 
 def segment_responses() -> dict[int | str, dict[str, Any]]:
-    """Of /v1/segment, which answers in three types."""
+    """The responses of /v1/segment, in three media types."""
     found = responses(contract.SegmentationResource, 400, 406, 409, 413, 415, 422, 503, vocabulary=True)
     found[200]["content"] = {
         "image/png": {"schema": {"type": "string", "format": "binary"}},
@@ -49,14 +49,14 @@ def segment_responses() -> dict[int | str, dict[str, Any]]:
 
 
 def put_responses() -> dict[int | str, dict[str, Any]]:
-    """Of PUT: 202 while it is built, 200 where nothing is to be done."""
+    """The responses of PUT: 202 while the vocabulary is built, 200 if it is ready."""
     found = responses(contract.VocabularyResource, 400, 409, 413, 415, 422, 503)
     found[202] = {"model": contract.VocabularyResource, "description": "is being built"}
     return found
 
 
 def picture(*errors: int, secured: bool = True) -> dict[int | str, dict[str, Any]]:
-    """A JPEG, or problems."""
+    """The responses of a route that returns a JPEG."""
     found = responses(None, *errors, secured=secured)
     schema = {"schema": {"type": "string", "format": "binary"}}
     return {200: {"description": "a picture", "content": {"image/jpeg": schema}}, **found}
@@ -123,7 +123,7 @@ def vocabulary_request(limits: Limits) -> dict[str, Any]:
 
 
 def install(app: FastAPI, keys_required: bool) -> None:
-    """Completes the document that FastAPI makes: security, and schemas that only problems use."""
+    """Adds security schemes, and the schemas that no route declares, to FastAPI's document."""
     original = app.openapi
 
     def complete() -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _error(code: int) -> dict[str, Any]:
 
 def _option_schemas(limits: Limits) -> dict[str, Any]:
     properties = Options.model_json_schema()["properties"]
-    # null means the same as leaving an option out, and only JSON could say it.
+    # null is the same as omitting an option, and exists in JSON only.
     for schema in properties.values():
         chosen = next(each for each in schema.pop("anyOf") if each.get("type") != "null")
         schema.update(chosen)

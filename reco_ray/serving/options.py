@@ -1,4 +1,4 @@
-"""What a server is started with; plain data, so that it travels to every replica."""
+"""Options of a server, as plain data that can be sent to all replicas."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class _OptionsModel(BaseModel):
 
 
 class Limits(_OptionsModel):
-    """What a request may ask for, and how many may wait."""
+    """Limits of a request and of the queue."""
 
     bytes: int = Field(default=20_000_000, ge=1_000, description="of a request's body")
     held: int = Field(
@@ -37,7 +37,7 @@ class Limits(_OptionsModel):
 
 
 class Scale(_OptionsModel):
-    """How many replicas of what size; Serve adds and removes them between these bounds."""
+    """Number and size of the replicas; Serve scales between the bounds."""
 
     ingress: tuple[int, int] = Field(default=(1, 1), description="least and most replicas that talk HTTP")
     models: tuple[int, int] = Field(default=(1, 1), description="least and most replicas with the models")
@@ -53,7 +53,7 @@ class Scale(_OptionsModel):
 
 
 class ServeOptions(_OptionsModel):
-    """`reco-ray serve`'s options, and `args` of serve/config.yaml."""
+    """Options of `reco-ray serve`, and `args` of serve/config.yaml."""
 
     preset: str = "mini"
     settings: str | None = Field(default=None, description="YAML file whose fields win over the preset's")
@@ -67,7 +67,7 @@ class ServeOptions(_OptionsModel):
     scale: Scale = Scale()
 
     def resolved(self) -> "ServeOptions":
-        """With absolute paths: replicas run in other directories."""
+        """A copy with absolute paths, since replicas run in other directories."""
         places = {
             name: absolute(value)
             for name in ("settings", "index", "state", "examples", "keys")
@@ -77,15 +77,15 @@ class ServeOptions(_OptionsModel):
         return self.model_copy(update={**places, "segmenters": segmenters})
 
     def load(self) -> Settings:
-        """The settings of models and stages; errors as for `load_settings`."""
+        """The settings of models and stages; raises as `load_settings` does."""
         return load_settings(self.preset, self.settings, self.set)
 
 
 def split_overrides(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """`--set` values -> `limits` and `scale` of a server, and what the stages' settings take.
+    """Splits `--set` values into `limits` and `scale` of a server, and overrides of the stages' settings.
 
     Raises:
-        RecoError: no such limit, or a value out of range.
+        RecoError: unknown limit, or a value out of range.
     """
     own: dict[str, dict[str, Any]] = {"limits": {}, "scale": {}}
     rest = []

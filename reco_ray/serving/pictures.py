@@ -1,4 +1,4 @@
-"""Thumbnails of the corpus, and photographs to try."""
+"""Thumbnails of corpus images, and example photographs."""
 
 import io
 import re
@@ -17,7 +17,7 @@ from reco_ray.serving.problems import Problem
 THUMBNAIL_SIDE = 256  # pixels, the longer side
 EXAMPLE_SIDE = 1280
 MOST_EXAMPLES = 12
-# Where there is no --examples, photographs of the packages of the extra `demo` serve.
+# Default examples: photographs in packages of the extra `demo`.
 _PACKAGED = {
     "skimage": ("data/chelsea.png", "data/coffee.png", "data/rocket.jpg", "data/motorcycle_left.png"),
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
@@ -26,7 +26,7 @@ _PACKAGED = {
 
 @dataclass(frozen=True)
 class ExamplePhoto:
-    """A photograph to try."""
+    """An example photograph."""
 
     id: str
     name: str
@@ -34,10 +34,10 @@ class ExamplePhoto:
 
 
 def list_examples(uri: str | None) -> dict[str, ExamplePhoto]:
-    """By id: the first images of a source, else those of the installed packages, else none.
+    """Example photographs by id: the first images of a source, or those of installed packages.
 
     Raises:
-        RecoError: the source holds no images.
+        RecoError: the source has no images.
     """
     uris = _packaged() if uri is None else sorted(list_images(uri).table["uri"].to_pylist())
     examples: dict[str, ExamplePhoto] = {}
@@ -45,17 +45,17 @@ def list_examples(uri: str | None) -> dict[str, ExamplePhoto]:
         name = each.rpartition("/")[2].rpartition(".")[0] or each.rpartition("/")[2]
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "image"
         unique = plain
-        while unique in examples:  # a photograph may be called like another one with a number
+        while unique in examples:  # until it differs from all others
             unique = f"{unique}-{len(examples)}"
         examples[unique] = ExamplePhoto(unique, name, each)
     return examples
 
 
 class PictureCache:
-    """Reads, shrinks and remembers pictures.
+    """Reads, scales and caches images.
 
     Args:
-        max_pixels: larger ones are not decoded.
+        max_pixels: larger images are not decoded.
     """
 
     def __init__(self, max_pixels: int) -> None:
@@ -63,13 +63,10 @@ class PictureCache:
         self._remembered: ByteLRU[bytes] = ByteLRU(64_000_000)
 
     def thumbnail(self, images: ImageTable, image_id: str) -> bytes:
-        """A JPEG of an image of the index.
-
-        Args:
-            images: of the index.
+        """A JPEG thumbnail of an image of the index.
 
         Raises:
-            Problem: 404.
+            Problem: 404, no such image, or its file is missing or damaged.
         """
         found = self._remembered.get(image_id)
         if found is None:
@@ -84,7 +81,7 @@ class PictureCache:
         """A JPEG of an example.
 
         Raises:
-            Problem: 404.
+            Problem: 404, its file is missing or damaged.
         """
         key = ("example", example.id)
         found = self._remembered.get(key)

@@ -1,4 +1,4 @@
-"""Errors as clients see them: RFC 9457 problem details, one clear sentence each."""
+"""HTTP errors as RFC 9457 problem details."""
 
 from http import HTTPStatus
 from typing import Any
@@ -12,9 +12,13 @@ UNEXPECTED = "the server failed: its log says why, under this request's id"
 
 
 class Problem(Exception):
-    """Why a request is not answered as asked.
+    """An error response.
 
-    status: HTTP status. detail: one sentence for the person who sent it. retry_after: seconds, with 429 and 503.
+    Args:
+        status: HTTP status.
+        detail: one sentence for the client.
+        retry_after: seconds, with 429 and 503.
+        headers: further response headers.
     """
 
     def __init__(
@@ -35,7 +39,7 @@ class Problem(Exception):
         return _rebuild, (self.status, self.detail, self.headers)
 
     def body(self, request_id: str) -> ProblemDetails:
-        """What is sent."""
+        """The response body."""
         return ProblemDetails(
             type="about:blank",
             title=HTTPStatus(self.status).phrase,
@@ -50,7 +54,7 @@ def _rebuild(status: int, detail: str, headers: dict[str, str]) -> Problem:
 
 
 def problem_response(problem: Problem, request_id: str) -> JSONResponse:
-    """The answer to a request with a problem."""
+    """The response for a problem."""
     return JSONResponse(
         problem.body(request_id).model_dump(), problem.status, headers=problem.headers, media_type=MEDIA_TYPE
     )

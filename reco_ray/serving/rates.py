@@ -1,4 +1,4 @@
-"""How much each key may ask for in a time."""
+"""Rate limits per API key."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from reco_ray.serving.problems import Problem
 
 @dataclass
 class TokenBucket:
-    """At most `burst` at once, refilled at `rate` a second."""
+    """A token bucket of capacity `burst`, refilled at `rate` tokens per second."""
 
     rate: float
     burst: int
@@ -18,9 +18,9 @@ class TokenBucket:
         self._tokens, self._filled_at = float(self.burst), time.monotonic()
 
     def take(self, count: int = 1) -> float:
-        """Takes `count`, or nothing; how many seconds to wait until they will be there, 0 if taken.
+        """Takes `count` tokens if available; returns 0, or the seconds until they will be.
 
-        More than `burst` at once are taken when the bucket is full; the next ones wait for longer.
+        More than `burst` are granted when the bucket is full, and leave it negative.
         """
         now = time.monotonic()
         self._tokens = min(self.burst, self._tokens + (now - self._filled_at) * self.rate)
@@ -33,17 +33,17 @@ class TokenBucket:
 
 
 class RateLimiter:
-    """Counts requests and images of every owner: at most `burst` at once, `rate` a second."""
+    """Limits the requests and images of each owner to `rate` per second, with bursts of `burst`."""
 
     def __init__(self, rate: float, burst: int) -> None:
         self._rate, self._burst = rate, burst
         self._buckets: dict[str, TokenBucket] = {}
 
     def take(self, owner: str, count: int = 1) -> None:
-        """Counts `count` of them.
+        """Counts `count` requests or images of an owner.
 
         Raises:
-            Problem: 429, too many in too little time.
+            Problem: 429, the limit is exceeded.
         """
         bucket = self._buckets.setdefault(owner, TokenBucket(self._rate, self._burst))
         if wait := bucket.take(count):

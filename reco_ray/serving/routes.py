@@ -1,7 +1,7 @@
-"""The HTTP interface, route by route; what is computed is computed behind the ingress.
+"""The routes of the HTTP interface.
 
-A new endpoint takes three files: its answer in `contract.py`, its route here, its computation as a method of a
-deployment, such as the library, which the route asks by `ingress.ask`.
+A new endpoint takes three files: its answer in `contract.py`, its route here, and its computation as a method of a
+deployment, such as the vocabulary service, which the route calls by `ingress.ask`.
 """
 
 from pathlib import Path as Folder
@@ -33,12 +33,12 @@ ExampleId = Annotated[str, Path(pattern="^[a-z0-9][a-z0-9-]{0,50}$")]
 
 
 def build_routes(ingress: "Ingress", keys_required: bool) -> FastAPI:
-    """The application without its middlewares."""
+    """The FastAPI application, without the middlewares."""
     app = FastAPI(
         title="reco-ray",
         version=__version__,
         description="Concept names and an image in, a semantic segmentation out.",
-        docs_url=None,  # both pages would load scripts from elsewhere
+        docs_url=None,  # both pages load scripts from another host
         redoc_url=None,
         exception_handlers=dict.fromkeys(
             (Problem, HTTPException, RequestValidationError, Exception), _error_response
@@ -212,7 +212,7 @@ def _add_state(app: FastAPI, ingress: "Ingress") -> None:
 
 
 def _answer(answer: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    # Not model_dump_json, which spells some numbers otherwise (1e-5 for 1e-05).
+    # Not model_dump_json, which formats some floats differently (1e-5 instead of 1e-05).
     return JSONResponse(answer.model_dump(), status, headers)
 
 
@@ -221,12 +221,12 @@ def _thumbnail(image: dict[str, Any]) -> str:
 
 
 def _immutable_jpeg(jpeg: bytes) -> Response:
-    """A picture that never changes under its name."""
+    """A JPEG that may be cached: its content at this path never changes."""
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
 
 async def _error_response(request: Request, error: Exception) -> Response:
-    """Any error as a problem. What is unexpected is raised again, and logged by `middleware.answer_problems`."""
+    """Turns any error into a problem. Unexpected ones are raised again, and logged by `middleware.answer_problems`."""
     if isinstance(error, Problem):
         problem = error
     elif isinstance(error, RequestValidationError):

@@ -1,4 +1,4 @@
-"""What travels between ingress and models: pixels as the models see them, label maps, nothing larger."""
+"""Data sent between the ingress and the models: scaled pixels and label maps."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,10 @@ from reco_ray.serving.bank import BankRef
 class SegmentTask:
     """One image to label.
 
-    pixels: uint8 (H, W, 3), at the size that the models see. size: (height, width) of the answer. refine, background,
-    threshold: None = as the server's settings say. deadline: time.time() after which nobody waits for the answer.
+    pixels: uint8 (H, W, 3), at the size that the model takes.
+    size: (height, width) of the answer.
+    deadline: `time.time()` after which the request has timed out.
+    refine, background, threshold: options of the request; None = the server's settings.
     """
 
     pixels: np.ndarray
@@ -28,7 +30,7 @@ class SegmentTask:
     threshold: float | None = None
 
     def applied_to(self, settings: SegmentSettings) -> SegmentSettings:
-        """The server's settings with the request's own."""
+        """The server's settings with the options of the request."""
         own = {
             "refine": self.refine,
             "background": self.background,
@@ -39,14 +41,14 @@ class SegmentTask:
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """labels: (H, W), uint8 up to 256 labels, uint16 beyond. found: (label, pixels, mean score) of those present."""
+    """labels: (H, W), uint8 up to 256 labels, else uint16. found: (label, pixels, mean score) of those present."""
 
     labels: np.ndarray
     found: list[tuple[int, int, float]]
 
     @classmethod
     def of(cls, result: SegmentedImage, labels: int) -> "LabelledImage":
-        """A segmentation with `labels` label ids, made small."""
+        """Converts a segmentation to the smallest dtype for `labels` label ids."""
         small = result.labels.to(torch.uint8 if labels <= 256 else torch.int32).cpu().numpy()
         found = statistics(small, result.scores.cpu().numpy())
         return cls(small if labels <= 256 else small.astype(np.uint16), found)
@@ -54,7 +56,7 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class TaskFailure:
-    """Why one image of a batch has no labels; the others have theirs."""
+    """HTTP status and reason for an image that could not be labelled; others of its batch may succeed."""
 
     status: int
     reason: str

@@ -1,4 +1,4 @@
-"""The deployment of trained segmenters: many of them, those used last in memory, routed to where they are loaded."""
+"""The deployment of trained segmenters, multiplexed: replicas keep the most recently used networks in memory."""
 
 import asyncio
 import logging
@@ -43,17 +43,17 @@ class Segmenters:
 
     @return_errors
     async def describe(self, name: str) -> InputSpec:
-        """How a segmenter wants its pixels."""
+        """The input format of a segmenter."""
         segmenter = await self.load(name)
         network = segmenter.network
         return InputSpec(f"segmenter {name}", network.transform, network.stride, segmenter.image_size)
 
     @return_errors
     async def label(self, task: SegmentTask) -> LabelledImage | TaskFailure:
-        """Labels an image together with those that wait for the same network.
+        """Labels an image, in a batch with others for the same network.
 
         Raises:
-            RecoError: the artifact is gone or damaged.
+            RecoError: the artifact is missing or damaged.
         """
         return await self._batcher((await self.load(task.bank.key), task))
 
@@ -107,10 +107,14 @@ def label_logits(
     *,
     background: bool,
 ) -> SegmentedImage:
-    """Logits of one image -> labels at `size`, refined and cut at the threshold as the settings say.
+    """Labels one image from its logits, with the refinement and background threshold of the settings.
 
     Args:
-        logits: (m, h, w). pixels: uint8 (H, W, 3). background: whether label 0 is one.
+        logits: float (m, h, w).
+        pixels: uint8 (H, W, 3).
+        size: (height, width) of the labels.
+        settings: of the request.
+        background: whether label 0 is the background.
     """
     threshold = settings.background_threshold if background else 0.0
     if settings.refine == "none":
@@ -126,7 +130,7 @@ def label_logits(
 
 
 def _kind(item: tuple[Segmenter, SegmentTask]) -> tuple[Any, ...]:
-    """One network, one shape: one pass."""
+    """Only images of one shape, for one network, share a batch."""
     return (item[0].uri, *item[1].pixels.shape)
 
 

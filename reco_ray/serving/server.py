@@ -1,4 +1,4 @@
-"""Starting and stopping: `reco-ray serve` from the first line on the terminal to exit status 0."""
+"""Starts and stops the server of `reco-ray serve`."""
 
 import contextlib
 import logging
@@ -25,10 +25,10 @@ _START_SECONDS = 600.0
 
 
 def require_keys(host: str, options: ServeOptions) -> None:
-    """Refuses to listen where others reach it without keys.
+    """Requires API keys on addresses other than loopback.
 
     Raises:
-        UsageError: that.
+        UsageError: the address is not a loopback one and there are no keys.
     """
     if options.keys is None and not is_loopback(host):
         raise UsageError(
@@ -38,13 +38,13 @@ def require_keys(host: str, options: ServeOptions) -> None:
 
 
 def run_server(options: ServeOptions, host: str, port: int, *, local: bool) -> None:
-    """Serves on the connected Ray cluster until SIGINT or SIGTERM, then finishes what it has begun.
+    """Serves on the connected Ray cluster until SIGINT or SIGTERM, then finishes pending requests.
 
     Args:
-        local: the cluster was started for this, on this machine.
+        local: the cluster was started by this process, so the port is checked on this machine.
 
     Raises:
-        RecoError: the port is taken, the application does not start.
+        RecoError: the port is in use, or the application does not start.
     """
     application = build(options)
     if local:
@@ -55,8 +55,8 @@ def run_server(options: ServeOptions, host: str, port: int, *, local: bool) -> N
                 handle = _run(application, host, port)
             except RayActorError:  # the cluster's Serve was still shutting down after an earlier server
                 handle = _run(application, host, port)
-            if hindrance := handle.begin.remote().result(timeout_s=_START_SECONDS):
-                raise RecoError(hindrance)
+            if error_line := handle.begin.remote().result(timeout_s=_START_SECONDS):
+                raise RecoError(error_line)
             console.print(f"serving    http://{host if ':' not in host else f'[{host}]'}:{port}")
             _wait()
             console.print("draining   no new requests; Ctrl-C again stops at once")
@@ -78,7 +78,7 @@ def _wait() -> None:
 
 
 def _drain(handle: DeploymentHandle) -> None:
-    """No new requests; returns when no image is in the house, or when the time is up."""
+    """Stops accepting requests and waits until no image is pending, for at most 30 seconds."""
     deadline = time.monotonic() + _DRAIN_SECONDS
     with contextlib.suppress(RayError, TimeoutError):  # a replica that dies now has nothing to drain
         while time.monotonic() < deadline and sum(handle.broadcast("drain").results(timeout_s=10)):
@@ -86,7 +86,7 @@ def _drain(handle: DeploymentHandle) -> None:
 
 
 def _stop() -> None:
-    """Ends the application, and Serve if it was the only one of the cluster."""
+    """Deletes the application, and shuts Serve down if it was the only one."""
     if set(serve.status().applications) <= {APPLICATION}:
         serve.shutdown()
     else:
@@ -94,7 +94,7 @@ def _stop() -> None:
 
 
 def _require_free(host: str, port: int) -> None:
-    """Raises RecoError if something listens there already: Serve would try again and again."""
+    """Raises RecoError if the port is in use: Serve would retry forever."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -107,7 +107,7 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _cause() -> str:
-    """The last line of what a deployment said when it failed."""
+    """The last line of the message of a failed deployment."""
     with contextlib.suppress(Exception):
         for deployment in serve.status().applications[APPLICATION].deployments.values():
             if deployment.status in ("DEPLOY_FAILED", "UNHEALTHY"):
@@ -117,7 +117,7 @@ def _cause() -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Serve announces every step on the terminal; its log files have it all."""
+    """Hides Serve's log lines on the terminal; its log files keep them."""
     logger = logging.getLogger("ray.serve")
     before, logger.level = logger.level, logging.ERROR
     try:
@@ -128,7 +128,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM, as service managers send it, does what Ctrl-C does."""
+    """Handles SIGTERM, as sent by service managers, like Ctrl-C."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

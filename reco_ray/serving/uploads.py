@@ -1,4 +1,4 @@
-"""Requests -> images and options, in the forms that clients send: a form, a raw body, JSON with base64."""
+"""Parses requests into images and options, from forms, raw bodies or JSON with base64."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ _OCTETS = ("application/octet-stream", "binary/octet-stream")  # the second is S
 
 
 class Options(BaseModel):
-    """How to segment; query parameters, form fields or fields of the JSON."""
+    """Options of a segmentation: query parameters, form fields or JSON fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,10 +67,10 @@ class Options(BaseModel):
 async def read_request(request: Request, limits: Limits, *, batch: bool) -> tuple[list[Upload], Options]:
     """Reads a request for one image or, with `batch`, for several.
 
-    What the body is decides where it can be told from the bytes: an image is one whatever its Content-Type says.
+    An image is recognised by its first bytes, whatever its Content-Type.
 
     Raises:
-        Problem: 400 malformed, 413 too large, 415 another type, 422 options or counts that cannot be.
+        Problem: 400 malformed, 413 too large, 415 unsupported type, 422 invalid options or too many images.
     """
     declared = request.headers.get("content-type", "")
     kind = declared.partition(";")[0].strip().lower()
@@ -105,10 +105,10 @@ async def read_request(request: Request, limits: Limits, *, batch: bool) -> tupl
 
 
 def parse_vocabulary(fields: dict[str, Any], limits: Limits) -> Vocabulary:
-    """A vocabulary as clients describe it.
+    """Parses the description of a vocabulary.
 
     Raises:
-        Problem: 422, unknown fields, empty or repeated names, too many, too long.
+        Problem: 422, unknown fields, or names that are empty, repeated, too many or too long.
     """
     try:
         request = VocabularyRequest.model_validate(fields, strict=True)
@@ -134,7 +134,7 @@ def parse_vocabulary(fields: dict[str, Any], limits: Limits) -> Vocabulary:
 
 
 def explain(error: ValidationError) -> str:
-    """A validation's first error as one sentence."""
+    """The first error of a validation, as one sentence."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":

@@ -1,7 +1,6 @@
 """The deployment with the index and the state: vocabularies, concepts, search, thumbnails.
 
-One replica, which computes little. What it keeps in memory is found again in the state directory by the replica that
-takes its place.
+One replica. A replica that replaces it restores its state from the state directory.
 """
 
 import asyncio
@@ -33,7 +32,7 @@ _BUILD_RETRY = 5  # seconds after which a client may ask again for concepts that
 
 
 class VocabularyService:
-    """Knows every concept and vocabulary; see `routes.py` for who asks what."""
+    """Manages vocabularies and concepts; its methods are called by the routes (`routes.py`)."""
 
     def __init__(self, options: ServeOptions, models: DeploymentHandle, at_once: int) -> None:
         self._options, self._models, self._at_once = options, models, at_once
@@ -54,10 +53,10 @@ class VocabularyService:
 
     @return_errors
     async def start(self) -> dict[str, Any]:
-        """Opens the index, goes on with what was being built; called until it succeeds. Says what is there.
+        """Opens the index and resumes builds; called until it succeeds. Returns the images and examples available.
 
         Raises:
-            RecoError: an index of other models.
+            RecoError: the index was made with other models.
         """
         async with self._opening:
             if self._options.index is not None and self._builder is None:
@@ -74,7 +73,7 @@ class VocabularyService:
         return {"images": images, "examples": [(each.id, each.name) for each in self._examples.values()]}
 
     async def _make_context(self) -> None:
-        """The context concepts, before anybody waits for them."""
+        """Builds the context concepts before they are requested."""
         try:
             assert self._builder is not None
             usual = Vocabulary(concepts=tuple(Concept(name=name) for name in CONTEXT_CONCEPTS))
@@ -100,10 +99,10 @@ class VocabularyService:
 
     @return_errors
     async def bank_of(self, owner: str, name: str) -> BankRef:
-        """The references of a vocabulary; of the one before it, if it is not ready and there was one.
+        """The references of a vocabulary, or of its previous version while it is built.
 
         Raises:
-            Problem: 404 no such vocabulary, 503 still building, 409 it could not be built.
+            Problem: 404 no such vocabulary, 503 still building, 409 the build failed.
         """
         if name in self._segmenters:
             return self._segmenters[name]
@@ -118,19 +117,19 @@ class VocabularyService:
 
     @return_errors
     async def bank_for(self, vocabulary: Vocabulary, seconds: float) -> BankRef:
-        """The references of concepts named in a request, made if need be; that goes on when the time is up.
+        """The references of concepts named in a request, built if needed. A build continues after the timeout.
 
         Raises:
-            Problem: 409 there is no index to find concepts in, 422 unreadable words, 503 the time is up.
+            Problem: 409 there is no index, 422 unreadable words, 503 timeout.
         """
         plan = self._plan(vocabulary)
-        missing = await asyncio.to_thread(self._builder_or_refuse().missing, plan)
+        missing = await asyncio.to_thread(self._require_builder().missing, plan)
         if missing:
-            making = asyncio.ensure_future(self._builder_or_refuse().make(plan))
+            making = asyncio.ensure_future(self._require_builder().make(plan))
             try:
                 await asyncio.wait_for(asyncio.shield(making), seconds)
             except TimeoutError:
-                making.add_done_callback(_seen)
+                making.add_done_callback(_retrieve_exception)
                 raise Problem(
                     503, "the concepts are still being built: ask again", retry_after=_BUILD_RETRY
                 ) from None
@@ -140,9 +139,9 @@ class VocabularyService:
         return BankRef(plan.key, vocabulary, plan.ids, self._concepts.folder, plan)
 
     def _plan(self, vocabulary: Vocabulary) -> ReferencePlan:
-        return self._builder_or_refuse().plan(vocabulary)
+        return self._require_builder().plan(vocabulary)
 
-    def _builder_or_refuse(self) -> ConceptBuilder:
+    def _require_builder(self) -> ConceptBuilder:
         if self._options.index is None:
             raise Problem(
                 409, "this server has no index to find concepts in: name one of its vocabularies instead"
@@ -158,28 +157,28 @@ class VocabularyService:
     # --- vocabularies -----------------------------------------------------------------------------------------
 
     async def vocabularies(self, owner: str) -> list[dict[str, Any]]:
-        """All of an owner's."""
+        """Describes the vocabularies of an owner, and the trained segmenters."""
         own = [self._resource(record) for record in self._known.values() if record.owner == owner]
-        trained = [_trained(name, bank) for name, bank in self._segmenters.items()]
+        trained = [_describe_segmenter(name, bank) for name, bank in self._segmenters.items()]
         return sorted(own, key=lambda each: str(each["name"])) + trained
 
     @return_errors
     async def vocabulary(self, owner: str, name: str) -> dict[str, Any]:
-        """One of an owner's.
+        """Describes one vocabulary or segmenter.
 
         Raises:
-            Problem: 404.
+            Problem: 404, no such vocabulary.
         """
         if name in self._segmenters:
-            return _trained(name, self._segmenters[name])
+            return _describe_segmenter(name, self._segmenters[name])
         return self._resource(self._record(owner, name))
 
     @return_errors
     async def put(self, owner: str, name: str, vocabulary: Vocabulary) -> tuple[dict[str, Any], bool]:
-        """Begins to build a vocabulary, which then replaces one of that name; says whether it is ready already.
+        """Starts building a vocabulary, which replaces one of that name; also returns whether it is already ready.
 
         Raises:
-            Problem: 409 no index, or the owner has as many as allowed.
+            Problem: 409 there is no index, or the owner has the maximum number of vocabularies.
         """
         self._refuse_segmenter(name)
         plan = self._plan(vocabulary)
@@ -206,10 +205,10 @@ class VocabularyService:
 
     @return_errors
     async def delete(self, owner: str, name: str) -> None:
-        """Forgets a vocabulary.
+        """Deletes a vocabulary.
 
         Raises:
-            Problem: 404.
+            Problem: 404 no such vocabulary, 409 it is a trained segmenter.
         """
         self._refuse_segmenter(name)
         record = self._record(owner, name)
@@ -253,7 +252,7 @@ class VocabularyService:
     async def _build(self, record: VocabularyRecord) -> None:
         place = (record.owner, record.name)
         try:
-            builder = self._builder_or_refuse()
+            builder = self._require_builder()
             plan = builder.plan(record.vocabulary)
             await builder.make(plan, lambda done: self._progress.__setitem__(place, done))
             await asyncio.to_thread(self._assemble, record, plan)
@@ -266,11 +265,11 @@ class VocabularyService:
             served = record.before or record
             await asyncio.sleep(
                 self._options.limits.seconds
-            )  # until no request that began before names another
+            )  # until requests that use the previous bank have ended
             await asyncio.to_thread(self._records.delete_banks, record, {record.key, served.key})
 
     def _assemble(self, record: VocabularyRecord, plan: ReferencePlan) -> None:
-        """The bank's artifact, as `reco-ray references` makes it."""
+        """Writes the bank as an artifact, like `reco-ray references`."""
         writer = artifacts.ArtifactWriter(self._records.bank_uri(record), KIND, plan.made_from)
         if not writer.finished():
             writer.commit(write_bank(writer, plan, self._concepts), plan.content)
@@ -280,14 +279,14 @@ class VocabularyService:
         keep = {each for record in self._known.values() for each in record.steps}
         self._concepts.prune(keep | self._builder.being_made, self._options.limits.cached_concepts)
 
-    # --- what is behind a mask --------------------------------------------------------------------------------
+    # --- concepts, search and images --------------------------------------------------------------------------
 
     @return_errors
     async def concept(self, concept_id: str) -> dict[str, Any]:
         """Words and exemplars of a concept.
 
         Raises:
-            Problem: 404.
+            Problem: 404, no such concept.
         """
         described = await asyncio.to_thread(self._concepts.describe, concept_id)
         if described is None:
@@ -318,7 +317,7 @@ class VocabularyService:
         """The contact sheet of a concept, a JPEG.
 
         Raises:
-            Problem: 404.
+            Problem: 404, no such concept.
         """
         if await asyncio.to_thread(self._concepts.describe, concept_id) is None:
             raise Problem(404, f"there is no concept {concept_id!r}")
@@ -327,12 +326,12 @@ class VocabularyService:
 
     @return_errors
     async def search(self, words: str, k: int) -> list[dict[str, Any]]:
-        """The images nearest to words.
+        """The `k` images nearest to `words`.
 
         Raises:
-            Problem: 409 no index, 422 unreadable words.
+            Problem: 409 there is no index, 422 unreadable words.
         """
-        self._builder_or_refuse()
+        self._require_builder()
         assert self._index is not None
         embedding = self._searches.get(words)
         if embedding is None:
@@ -357,21 +356,21 @@ class VocabularyService:
 
     @return_errors
     async def thumbnail(self, image_id: str) -> bytes:
-        """A small JPEG of an image of the corpus.
+        """A JPEG thumbnail of an image of the corpus.
 
         Raises:
-            Problem: 404 no such image, or its file is gone.
+            Problem: 404, no such image, or its file is missing.
         """
-        self._builder_or_refuse()
+        self._require_builder()
         assert self._index is not None
         return await asyncio.to_thread(self._pictures.thumbnail, self._index.images, image_id)
 
     @return_errors
     async def example(self, example_id: str) -> bytes:
-        """An example, a JPEG.
+        """An example photograph, a JPEG.
 
         Raises:
-            Problem: 404.
+            Problem: 404, no such example.
         """
         example = self._examples.get(example_id)
         if example is None:
@@ -380,16 +379,16 @@ class VocabularyService:
 
 
 def _last_ready(record: VocabularyRecord | None) -> VocabularyRecord | None:
-    """What is served under the record's name."""
+    """The version of a vocabulary that is served: the record itself or its previous version."""
     return record if record is None or record.status == "ready" else record.before
 
 
-def _seen(task: "asyncio.Future[None]") -> None:
+def _retrieve_exception(task: "asyncio.Future[None]") -> None:
     if not task.cancelled():
         task.exception()
 
 
-def _trained(name: str, bank: BankRef) -> dict[str, Any]:
+def _describe_segmenter(name: str, bank: BankRef) -> dict[str, Any]:
     concepts = bank.vocabulary.names
     return {
         "name": name,

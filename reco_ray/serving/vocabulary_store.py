@@ -1,4 +1,4 @@
-"""Vocabularies with their banks in the state directory, so that they are back after a restart.
+"""Vocabularies and their banks in the state directory, where they survive restarts.
 
 - `vocabularies/<owner>/<name>.json`: a VocabularyRecord; `vocabularies/<owner>/<name>/<key>/`: its ReferenceBank
 """
@@ -16,10 +16,12 @@ Status = Literal["building", "ready", "failed"]
 
 
 class VocabularyRecord(BaseModel):
-    """A vocabulary that was put: whose, what it holds, how far it is.
+    """A vocabulary and the state of its build.
 
-    key: of the bank that it asks for. before: what had this name and was ready; it is served until this one is.
-    concept_ids: in the vocabulary's order. steps: ids of all concepts that its bank is made of.
+    key: digest of the bank to build.
+    concept_ids: in the vocabulary's order.
+    steps: ids of all concepts of the bank, context concepts included.
+    before: the previous version that was ready; served until this one is.
     """
 
     owner: str
@@ -35,17 +37,17 @@ class VocabularyRecord(BaseModel):
 
 
 class VocabularyStore:
-    """The vocabularies' folder.
+    """Stores vocabularies in a folder.
 
     Args:
-        folder: URI; made when the first vocabulary is put.
+        folder: URI; created with the first vocabulary.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
     def load(self) -> list[VocabularyRecord]:
-        """All vocabularies that were put and not deleted. Files that are none are left alone."""
+        """Reads all vocabularies; other files are ignored."""
         found = []
         for owner in list_folders(self.folder):
             for name in storage.list_names(storage.join(self.folder, owner), ".json"):
@@ -68,14 +70,14 @@ class VocabularyStore:
         self.delete_banks(record, keep=set())
 
     def delete_banks(self, record: VocabularyRecord, keep: set[str]) -> None:
-        """Deletes the banks of a vocabulary but those of the keys `keep`."""
+        """Deletes the banks of a vocabulary, except those whose keys are in `keep`."""
         folder = storage.join(self.folder, record.owner, record.name)
         for key in list_folders(folder):
             if key not in keep:
                 delete_folder(storage.join(folder, key))
 
     def bank_uri(self, record: VocabularyRecord) -> str:
-        """Where a vocabulary's ReferenceBank is."""
+        """URI of a vocabulary's ReferenceBank."""
         return storage.join(self.folder, record.owner, record.name, record.key)
 
     def _record(self, record: VocabularyRecord) -> str:
