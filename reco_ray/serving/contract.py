@@ -89,7 +89,7 @@ class Progress(_Answer):
 
 
 class VocabularyResource(_Answer):
-    """serving: concepts of the served version, possibly the previous one. mine: the caller may replace and delete it."""
+    """serving: concepts of the served version, or the previous one. mine: the caller may replace and delete it."""
 
     name: str
     kind: Literal["zero-shot", "segmenter"]
