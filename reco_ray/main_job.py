@@ -1,7 +1,7 @@
-"""The main job: the four stages one after another, each into its own directory, then the report.
+"""The main job: four stages in sequence, each with a directory of its own, then the report.
 
-Run again into the same directory, every stage keeps what is still right, makes what is missing, and replaces what other
-settings or inputs make.
+When it is run again, each stage keeps valid results, computes missing ones, and replaces those of other settings or
+inputs.
 """
 
 import os
@@ -37,20 +37,20 @@ def run_all(
     """Runs embed, index, reference and segment on the connected Ray cluster and writes `report/index.html`.
 
     Yields:
-        What became of each stage's artifact, as it ends.
+        The outcome of each stage, when it ends.
 
     Raises:
-        RecoError: as the stages do; what was finished before stays. Another run writes into `out`, or it holds
-            something else.
+        RecoError: a stage failed (finished artifacts are kept), another run writes into `out`, or `out` has other
+            content.
     """
-    # Before hours of embedding: are there any at all?
+    # Fails before hours of embedding if there are no images.
     list_images(images, image_column=settings.image_column)
     mark_output(out)
     embeddings, index = join(out, "embeddings"), join(out, "index")
     references, masks = join(out, "references"), join(out, "masks")
     kinds = {embeddings: EMBEDDINGS, index: INDEX, references: REFERENCES, masks: MASKS}
     for place, kind in kinds.items():
-        ArtifactWriter(place, kind, {}).stored()  # refuses what is something else
+        ArtifactWriter(place, kind, {}).stored()  # raises for other content
     with _alone(out):
         yield Outcome("embed", embeddings, *embed_corpus(corpus, embeddings, settings, renew=True))
         yield Outcome("index", index, *build_index(embeddings, index, settings.index, renew=True))
@@ -62,9 +62,9 @@ def run_all(
 
 @contextmanager
 def _alone(out: str) -> Iterator[None]:
-    """No other run of this machine writes into a local directory meanwhile; stores have no locks.
+    """Locks a local directory against other runs on this machine; stores have no locks.
 
-    The system releases the lock of a process that is killed.
+    The operating system releases the lock of a killed process.
     """
     path = local_path(out)
     if path is None:

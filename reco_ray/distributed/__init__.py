@@ -1,1 +1,1 @@
-"""What touches Ray: the session, the workers of a stage, streaming, timing."""
+"""Code that uses Ray: the session, the workers of a stage, streaming, timing."""

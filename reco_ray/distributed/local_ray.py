@@ -1,7 +1,7 @@
-"""What Ray needs of this machine before it starts here: a folder for its files, a token and shared memory.
+"""Chooses what a local Ray needs on this machine: a folder for its files, a token and shared memory.
 
-Containers often run as a user without a home, in a read-only file system or with 64 MB of shared memory. Where Ray
-would fail in such a place, another one is chosen, and a remark says which and why. `cluster.session` starts Ray with
+Containers often run as a user without a home, in a read-only file system or with 64 MB of shared memory. Where Ray's
+default would fail, another place is chosen, and a remark says which and why. `cluster.session` starts Ray with
 what is found, `reco-ray doctor` prints it.
 """
 
@@ -20,20 +20,20 @@ _SOCKET_BYTES = 107  # the longest path of a Unix socket, on Linux
 _SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 _LONGEST_FOLDER = _SOCKET_BYTES - len(_SOCKET)
 _LEAST_FREE = 64 << 20  # bytes: below that Ray's processes cannot even write their logs
-_PROBE = 1 << 20  # bytes written to find out whether a folder takes any: quotas show in no other way
+_PROBE = 1 << 20  # bytes written as a test: quotas are not visible otherwise
 SHARED_MEMORY = "/dev/shm"
 _LITTLE_SHARED_MEMORY = 1 << 30  # bytes
 
 
 @dataclass(frozen=True)
 class LocalRay:
-    """Where a Ray that starts on this machine keeps what.
+    """Places that a local Ray uses.
 
-    folder: absolute; sessions, sockets, logs and spilled objects lie below it.
-    token: to be put into $RAY_AUTH_TOKEN; None where Ray finds or writes one of its own, or uses none.
+    folder: absolute path for sessions, sockets, logs and spilled objects.
+    token: value for $RAY_AUTH_TOKEN; None if Ray finds or writes its own, or uses none.
     objects: the folder of the object store; None for Ray's choice, which is shared memory.
-    remarks: what differs from Ray's usual places, and why; a line each.
-    notes: the same for what costs the user nothing, for `reco-ray doctor` only.
+    remarks: deviations from Ray's defaults with reasons, one per line.
+    notes: deviations without a cost to the user, shown by `reco-ray doctor` only.
     """
 
     folder: str
@@ -44,10 +44,10 @@ class LocalRay:
 
 
 def find_places() -> LocalRay:
-    """Chooses the places for a Ray that starts on this machine, as the user who runs this.
+    """Chooses the places for a local Ray of the current user.
 
     Raises:
-        RecoError: no folder can be used, or a variable names something that cannot.
+        RecoError: no usable folder, or a variable names an unusable one.
     """
     folder, moved = _folder()
     token, no_file = _token()
@@ -57,7 +57,7 @@ def find_places() -> LocalRay:
 
 
 def _folder() -> tuple[str, str]:
-    """Ray's folder, and a remark where it is not the usual one: below $RAY_TMPDIR, else $TMPDIR, else /tmp."""
+    """Ray's folder (below $RAY_TMPDIR, else $TMPDIR, else /tmp), and a remark if it is not the default one."""
     if chosen := os.environ.get("RAY_TMPDIR"):
         folder = os.path.abspath(os.path.join(chosen, "ray"))
         if why := _why_unusable(folder):
@@ -81,7 +81,7 @@ def _folder() -> tuple[str, str]:
 
 
 def _why_unusable(folder: str) -> str:
-    """Why Ray cannot keep its files there, "" if it can; makes the folder."""
+    """Creates a folder; returns the reason why Ray cannot keep its files there, or ""."""
     if len(os.fsencode(folder)) > _LONGEST_FOLDER:
         return (
             f"its path has {len(os.fsencode(folder))} bytes, and sockets allow {_LONGEST_FOLDER}: set RAY_TMPDIR "
@@ -101,13 +101,13 @@ def _why_unusable(folder: str) -> str:
 
 
 def _why_not_ours(folder: str) -> str:
-    """Why a folder that is named after this user cannot be trusted, "" if it can: anybody may have made it."""
+    """The reason not to trust a folder named after this user, which anyone may have created, or ""."""
     info = os.lstat(folder)
     return "" if info.st_uid == os.getuid() and not os.path.islink(folder) else "another user made it"
 
 
 def _token() -> tuple[str | None, str]:
-    """A token for $RAY_AUTH_TOKEN where no file can hold Ray's, and why none can."""
+    """A token for $RAY_AUTH_TOKEN if no file can hold Ray's, and the reason."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return None, ""
     if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):
@@ -124,7 +124,7 @@ def _token() -> tuple[str | None, str]:
 
 
 def _why_no_token(path: Path) -> str:
-    """Why a file has no token to read, "" if it has."""
+    """The reason why no token can be read from a file, or ""."""
     try:
         return "" if path.read_text().strip() else "the file is empty"
     except (OSError, ValueError) as error:
@@ -132,7 +132,7 @@ def _why_no_token(path: Path) -> str:
 
 
 def why_not_written(path: Path) -> str:
-    """Why a file cannot be made or changed, "" if it can; makes its folder."""
+    """The reason why a file cannot be written, or ""; creates its folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
@@ -145,7 +145,7 @@ def why_not_written(path: Path) -> str:
 
 
 def _objects(folder: str) -> tuple[str | None, str]:
-    """The object store's folder where shared memory cannot be used, and a remark where that costs speed."""
+    """A folder for the object store if shared memory cannot be used, and a remark if that is slower."""
     remedy = "docker run --shm-size=8g, or a larger tmpfs there, is faster"
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free

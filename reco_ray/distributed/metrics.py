@@ -1,4 +1,4 @@
-"""What Prometheus sees of a stage, beside Ray's own metrics: images by what became of them, and their rate."""
+"""Prometheus metrics of a stage: images by outcome, and their rate."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -7,7 +7,7 @@ from ray.util.metrics import Counter, Gauge
 
 
 def images(stage: str, count: int, duplicates: int, rejected: Mapping[str, int]) -> None:
-    """Counts a committed part, of `count` images in all; in the driver: a part that is computed again counts once."""
+    """Counts the `count` images of a committed part. Called in the driver, so that a retried part counts once."""
     outcomes = {"duplicate": duplicates, "rejected": sum(rejected.values())}
     outcomes["done"] = count - sum(outcomes.values())
     counter = _counter("reco_images", "images by stage and what became of them", ("stage", "outcome"))

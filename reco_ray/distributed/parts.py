@@ -1,7 +1,7 @@
-"""A stage's work cut into shards: loaded by tasks, computed by a pool of model workers, committed one by one.
+"""Runs a stage in shards: loaded by tasks, computed by a pool of model workers, committed one by one.
 
-What is committed together, a part, is one block all the way through, so it is computed and written by one call, and a
-retry of that call writes the same files again.
+A part, the unit of commit, is one block throughout, so that one call computes and writes it, and a retry of that call
+writes the same files.
 """
 
 import logging
@@ -26,7 +26,7 @@ from reco_ray.errors import RecoError, out_of_memory, reason
 from reco_ray.files import slow_requests
 from reco_ray.files.checksums import with_checksums
 
-# Ray Data tells the terminal of every plan and error; its log file in the session's directory has it all.
+# Ray Data logs plans and errors to the terminal; its log file in the session's directory keeps them.
 for _handler in logging.getLogger("ray.data").handlers:
     if isinstance(_handler, logging.StreamHandler):
         _handler.setLevel(logging.CRITICAL + 1)
@@ -36,9 +36,9 @@ Shard: TypeAlias = pa.Table
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker reports of a part; subclasses add fields of plain values, lists and dictionaries.
+    """A worker's report of a part; subclasses add fields of plain values, lists and dictionaries.
 
-    items: how many the part had, in the unit that the stage counts.
+    items: number of items in the part, in the stage's unit.
     """
 
     items: int
@@ -48,17 +48,17 @@ R = TypeVar("R", bound=Report)
 
 
 class Worker(ABC, Generic[R]):
-    """What a stage computes with loaded parts.
+    """Computes the loaded parts of a stage.
 
-    Made in the driver, where its constructor only keeps its arguments; sent to every process of the pool, which calls
-    `set_up` once and `work` for every part.
+    Created in the driver, where the constructor only stores its arguments, and sent to each process of the pool, which
+    calls `set_up` once and `work` for each part.
     """
 
     report: type[R]
 
     @abstractmethod
     def set_up(self, device: str) -> None:
-        """Loads models onto a device; torch's threads are set by then."""
+        """Loads models onto a device; the number of torch's threads is already set."""
 
     @abstractmethod
     def work(self, name: str, rows: pa.Table) -> R:
@@ -66,7 +66,7 @@ class Worker(ABC, Generic[R]):
 
         Args:
             name: of the part.
-            rows: as the stage's loader returned them.
+            rows: returned by the stage's loader.
         """
 
 
@@ -83,7 +83,7 @@ def run_shards(
     workers: Workers,
     meter: Meter | None = None,
 ) -> Iterator[R]:
-    """`run_parts` where what to do fits the driver: a table of rows by shard, `load` a table from each."""
+    """`run_parts` for shards whose rows are in memory, each of which is one part; `load` maps rows to loaded rows."""
     units = [
         shard.append_column(_SHARD_COLUMN, pa.array([name] * shard.num_rows))
         for name, shard in shards.items()
@@ -103,28 +103,28 @@ def run_parts(
     """Streams units of work through `load` (tasks) and `worker` (a pool of actors) over the connected cluster.
 
     Args:
-        units: what a call of `load` gets, a few rows that say what to read; nothing is done for an empty list.
-            Each is an object in the cluster's store from the start, so keep them to some thousands.
-        load: unit -> the parts that it is committed in, one after another: a part's name, and the rows that
-            the worker gets, e.g. with decoded pixels. Called again after a failure, it must give the same.
+        units: arguments of `load`, a few rows each that describe what to read. All are objects in the cluster's store
+            from the start, so there should be at most some thousands.
+        load: yields the name and the loaded rows of each part of a unit. Must be deterministic, as it is called again
+            after a failure.
         worker: computes and commits the parts.
-        workers: how many processes of the pool there are, and what each of them reserves.
-        loaders: at most so many calls of `load` at a time, over the whole cluster.
-        meter: adds up what every part took.
+        workers: number of processes and their resources.
+        loaders: maximum number of concurrent calls of `load` in the cluster.
+        meter: sums up the durations of the parts.
 
     Yields:
         The worker's reports, in the order in which parts finish.
 
     Raises:
-        RecoError: as raised by `load` or by the worker.
+        RecoError: raised by `load` or by the worker.
     """
     if not units:
         return
     context = stream_context()
-    context.target_max_block_size = 1  # every part is a block of its own: it is one row, which is never split
+    context.target_max_block_size = 1  # each part is one row, and so a block of its own
     with DataContext.current(context):
         dataset = (
-            # Not from_arrow: it has every unit's size measured by a task, 15 seconds for 2,000 units.
+            # Not from_arrow, which measures the size of each unit in a task: 15 seconds for 2,000 units.
             ray.data.from_blocks(units)
             .map_batches(
                 _LoadTask(load),
@@ -139,7 +139,7 @@ def run_parts(
                 fn_constructor_args=(worker, workers.threads, workers.device),
                 batch_size=None,
                 batch_format="pyarrow",
-                # How many parts a container has shows only when it is read: more workers than units come with them.
+                # The number of parts in a container is unknown until it is read, so the pool may grow beyond the units.
                 compute=ActorPoolStrategy(min_size=min(workers.count, len(units)), max_size=workers.count),
                 num_cpus=workers.cpus,
                 num_gpus=workers.gpus,
@@ -147,7 +147,7 @@ def run_parts(
             )
         )
         say_what_is_awaited(workers)
-        # Ray's guard comes first where it can: it is content with any block that moves, ours waits for a whole part.
+        # Twice Ray's own timeout, which any block resets, while this one waits for a whole part.
         limit = 2 * context.execution_no_progress_timeout_s
         reports = TypeAdapter(worker.report)
         with closing(with_timeout(iter(dataset.iter_rows()), limit, worker_messages.print_posted)) as rows:
@@ -177,7 +177,7 @@ def _error_message(error: Exception) -> str:
 
 
 class _OnePartPerUnit:
-    """One part a unit, with the name that stands in its rows."""
+    """Loads a unit as one part, named by its rows."""
 
     def __init__(self, load: Callable[[pa.Table], pa.Table]) -> None:
         self._load = load
@@ -188,7 +188,7 @@ class _OnePartPerUnit:
 
 
 class _LoadTask:
-    """Applies `load`. A part travels as one row, its table packed into one cell, so that nothing cuts it."""
+    """Applies `load`. A part is sent as one row with its table in one cell, so that Ray does not split it."""
 
     def __init__(self, load: Callable[[pa.Table], Iterator[tuple[str, pa.Table]]]) -> None:
         self._load = load
@@ -213,7 +213,7 @@ def _packed(name: str, rows: pa.Table, seconds: list[float]) -> pa.Table:
 
 
 def _row(name: str | None, error: str | None, cell: pa.Array, seconds: list[float]) -> pa.Table:
-    """seconds: that the part took to load, by the clock and of the processors."""
+    """seconds: wall-clock and CPU time of loading the part."""
     columns = {"name": pa.array([name], pa.string()), "error": pa.array([error], pa.string()), "rows": cell}
     return pa.table({**columns, "seconds": pa.array([seconds], _SECONDS)})
 
@@ -223,9 +223,9 @@ def _unpacked(cell: pa.LargeListArray) -> pa.Table:
 
 
 class _WorkerActor(Generic[R]):
-    """The actor: sets the stage's worker up once, then computes whole parts.
+    """The actor: sets up the stage's worker once, then computes whole parts.
 
-    A user's error, also one while a model loads, travels as a row: Ray would bring it back as text in a traceback.
+    Errors are returned as rows, also those of `set_up`: Ray would return them as text in a traceback.
     """
 
     def __init__(self, worker: Worker[R], threads: int, device: str) -> None:

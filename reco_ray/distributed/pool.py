@@ -1,4 +1,4 @@
-"""The work of a stage on the connected cluster: its pool of workers, a progress bar, and what it took."""
+"""The worker pool of a stage on the connected cluster, with a progress bar and run statistics."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from reco_ray.presentation.console import progress
 
 
 class Pool:
-    """Runs shards or parts of one stage; made by `stage_pool`."""
+    """Runs shards or parts of one stage; created by `stage_pool`."""
 
     def __init__(self, device: str, placement: StagePlacement, advance: Callable[[int], None]) -> None:
         self._device, self._placement, self._advance = device, placement, advance
@@ -33,7 +33,7 @@ class Pool:
     def run(
         self, shards: Mapping[str, pa.Table], load: Callable[[pa.Table], pa.Table], worker: Worker[R]
     ) -> None:
-        """`shards` whose reports say no more than that they are done."""
+        """Computes `shards` and discards their reports."""
         for _ in self.shards(shards, load, worker):
             pass
 
@@ -46,21 +46,21 @@ class Pool:
         readers: int,
         loaders: int | None = None,
     ) -> Iterator[R]:
-        """Computes units whose number of parts only loading tells, as `run_parts` does.
+        """Computes units whose number of parts is known only after loading, as `run_parts` does.
 
         Args:
-            units: what a call of `load` gets.
-            load: unit -> its parts.
-            worker: computes and commits them.
+            units: arguments of `load`.
+            load: yields the parts of a unit.
+            worker: computes and commits the parts.
             workers: the processes of the pool.
-            readers: how many calls of `load` there are at a time, to be noted.
-            loaders: a limit of that number, if there is one.
+            readers: expected number of concurrent calls of `load`, for the statistics.
+            loaders: limit of that number; None = no limit.
         """
         self._workers, self._readers = workers, readers
         yield from self._shown(run_parts(units, load, worker, workers, loaders, self.meter))
 
     def statistics(self) -> dict[str, Any]:
-        """What the run took until now, for `summary.json`."""
+        """Statistics of the run so far, for `summary.json`."""
         workers = self._workers or plan_workers(self._device, 1, self._placement)
         return self.meter.run(workers, self._readers or count_readers(workers))
 
@@ -74,14 +74,14 @@ class Pool:
 def stage_pool(
     label: str, device: str, placement: StagePlacement, total: int | None, done: int = 0
 ) -> Iterator[Pool]:
-    """The pool of a stage, with a progress bar while it is open.
+    """Context manager for the pool of a stage, with a progress bar.
 
     Args:
         label: of the progress bar.
         device: `models.device`.
-        placement: what the workers ask the cluster for.
-        total: items of the whole stage, None if not known yet.
-        done: items that were committed before.
+        placement: resources of the workers.
+        total: number of items of the stage; None if unknown.
+        done: number of items committed by earlier runs.
     """
     with progress(label, total, done) as advance:
         yield Pool(device, placement, advance)

@@ -1,4 +1,4 @@
-"""The cluster's own troubles, each in one line with what to do; docs/operations.md has a section for each."""
+"""One-line messages with remedies for errors of the cluster; docs/operations.md has a section for each."""
 
 import re
 
@@ -8,12 +8,12 @@ AGAIN = "the same command goes on where it stopped"
 
 
 def trouble(error: Exception) -> str | None:
-    """What a user is told of an error of Ray's; None if it is none that a user can mend."""
-    # Imported late: nearly a second, and an error is rare.
+    """The message for an error of Ray, or None if a user cannot do anything about it."""
+    # Imported late: it takes nearly a second, and errors are rare.
     from ray.data import DataContext
     from ray.data.exceptions import ExecutionTimeoutError
 
-    place = re.search(r"\bip=([\w.:]+)", str(error))  # of an error out of a task
+    place = re.search(r"\bip=([\w.:]+)", str(error))  # of an error raised in a task
     node = f"node {place[1]}" if place else "a node"
     if isinstance(error, OutOfDiskError | ObjectStoreFullError):
         return (

@@ -1,4 +1,4 @@
-"""Ray Data as all our pipelines run it: silent, without its scheduler spinning, and never stuck for ever."""
+"""Ray Data's settings for all pipelines: no progress output, no busy scheduler loop, and a timeout."""
 
 import copy
 import math
@@ -21,11 +21,11 @@ _END: Any = object()
 
 
 def stream_context() -> DataContext:
-    """A copy of the current context for one pipeline; use it as `with DataContext.current(context)`."""
+    """A copy of the current context for one pipeline, for `with DataContext.current(context)`."""
     context = copy.deepcopy(DataContext.get_current())
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
-    # A pool that has grown never shrinks: a worker that comes back loads its models again.
+    # A pool never shrinks: a new worker would have to load its models again.
     context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
     context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Unhurried]
     return context
@@ -47,18 +47,18 @@ class Unhurried(ExecutionCallback):
 def with_timeout(
     rows: Generator[Item], seconds: float, while_waiting: Callable[[], None] = lambda: None
 ) -> Generator[Item]:
-    """The same rows, pulled by a thread of their own, so that whoever waits for one does not wait for ever.
+    """Yields the same rows, read in a thread, and raises if none comes for some time.
 
-    Ray's own guard (`execution_no_progress_timeout_s`) is checked by its scheduler's loop. Where memory never suffices
-    and Ray kills workers again and again, it was seen not to speak long after its time (Ray 2.60).
+    Ray's own timeout (`execution_no_progress_timeout_s`) is checked in its scheduler's loop. When Ray kills workers
+    repeatedly for lack of memory, it was seen not to fire long after it was due (Ray 2.60).
 
     Args:
-        rows: what a pipeline yields; closed by the thread when the caller stops, to end the pipeline.
-        seconds: without any row, after which to give up; negative for never.
-        while_waiting: called every few seconds while no row comes.
+        rows: of a pipeline; closed by the thread when the caller stops, which ends the pipeline.
+        seconds: maximum time without a row; negative = no limit.
+        while_waiting: called every few seconds while there is no row.
 
     Raises:
-        ExecutionTimeoutError: no row came in time.
+        ExecutionTimeoutError: no row came within `seconds`.
     """
     found: queue.Queue[tuple[Item, BaseException | None]] = queue.Queue(maxsize=1)
     stopped = threading.Event()

@@ -1,6 +1,6 @@
-"""What a run of a stage took, noted in its artifact's summary.json, from which `reco-ray rate` tells its rate.
+"""Statistics of a run in its artifact's summary.json, from which `reco-ray rate` computes rates.
 
-Nothing is compared with a summary, so it may say where the stage ran; the manifest does not.
+Summaries are never compared, so unlike manifests they may contain where the stage ran.
 """
 
 import time
@@ -23,7 +23,7 @@ _DENSE = (
     "models.precision",
 )
 _SCORED = ("segment.image_size", "segment.use", "segment.refine", "segment.prefilter")
-# The settings on which time and bytes an item depend most: a rate holds for no others.
+# The settings that determine time and bytes per item: a rate is valid for these values only.
 _DECISIVE = {
     "embed": ("models.retrieval", "models.precision"),
     "references": (
@@ -53,7 +53,7 @@ _DECISIVE = {
 
 
 def decisive(stage: str, settings: Settings) -> dict[str, Any]:
-    """The settings that decide how fast a stage is and how much it writes, by name."""
+    """The settings that determine the time and bytes per item of a stage, by name."""
     found = {}
     for name in _DECISIVE[stage]:
         section, _, key = name.partition(".")
@@ -63,10 +63,10 @@ def decisive(stage: str, settings: Settings) -> dict[str, Any]:
 
 @dataclass
 class Meter:
-    """Sums up what the parts of a run took, over all readers and workers.
+    """Sums up the durations of a run's parts, over all readers and workers.
 
-    read_seconds, read_cpu_seconds: of the tasks that read and decode, by the clock and of their processors.
-    work_seconds: of the workers, by the clock, without waiting.
+    read_seconds, read_cpu_seconds: wall-clock and CPU time of reading and decoding.
+    work_seconds: wall-clock time of the workers, without waiting.
     """
 
     parts: int = 0
@@ -84,11 +84,11 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """By the clock, since the run began."""
+        """Wall-clock time since the start of the run."""
         return time.monotonic() - self.started
 
     def run(self, workers: Workers, readers: int) -> dict[str, Any]:
-        """What is noted of the run, which ends now."""
+        """Statistics of the run until now, for `summary.json`."""
         return {
             "seconds": round(self.seconds, 2),
             "parts": self.parts,
@@ -114,8 +114,12 @@ def write_summary(
     """Writes the summary of an artifact, before it is committed.
 
     Args:
-        counts: of what is there. run: what this run took (`Meter.run`), and how many items it made.
-        settings: those of the run, or what decides its speed. others: further entries.
+        out: URI of the artifact.
+        stage: its name.
+        counts: of the artifact.
+        run: statistics of this run (`Meter.run`) and its number of items.
+        settings: of the run; if a mapping, those that determine its speed.
+        others: further entries.
     """
     summary = {
         "stage": stage,

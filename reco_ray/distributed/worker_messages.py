@@ -1,7 +1,7 @@
-"""Lines from workers for the terminal of the run: Ray keeps what they print in files of their nodes.
+"""Sends lines from workers to the driver's terminal; Ray writes workers' output to files of their nodes.
 
-The first line starts an actor without CPUs that holds lines until the driver takes them, so that a run without any pays
-nothing but a question every few seconds.
+The first line starts an actor without CPUs that buffers lines for the driver. Without lines, the only cost is a lookup
+of that actor every few seconds.
 """
 
 import contextlib
@@ -13,9 +13,9 @@ from ray.exceptions import RayError
 from reco_ray.presentation.console import console
 
 _NAME = "reco-ray-remarks"
-_MOST = 20  # lines that wait for the driver
-_SECONDS = 10  # that the driver waits for its lines
-_START_SECONDS = 60  # that a worker waits for the actor
+_MOST = 20  # buffered lines
+_SECONDS = 10  # timeout of the driver
+_START_SECONDS = 60  # timeout of a worker, until the actor has started
 
 
 class _MessageBuffer:
@@ -35,17 +35,17 @@ _buffer: Any = None
 
 
 def post(line: str) -> None:
-    """In a worker: leaves a line for the driver; none where Ray is in trouble itself."""
+    """Sends a line from a worker to the driver; errors of Ray are ignored."""
     global _buffer
     with contextlib.suppress(RayError, ValueError):
-        # Kept: the actor ends when its maker has no handle any more.
+        # A global, as the actor ends when its creator has no handle.
         _buffer = ray.remote(num_cpus=0)(_MessageBuffer).options(name=_NAME, get_if_exists=True).remote()
         ray.get(_buffer.put.remote(f"{line} (node {ray.util.get_node_ip_address()})"), timeout=_START_SECONDS)
 
 
 def print_posted() -> None:
-    """In the driver: prints the lines that came since."""
-    with contextlib.suppress(RayError, ValueError):  # ValueError: nobody has left any
+    """Prints, in the driver, the lines sent since the last call."""
+    with contextlib.suppress(RayError, ValueError):  # ValueError: no worker has sent any
         lines: list[str] = ray.get(ray.get_actor(_NAME).take.remote(), timeout=_SECONDS)
         for line in lines:
             console.print(line)

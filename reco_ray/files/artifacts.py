@@ -1,4 +1,4 @@
-"""Artifacts: directories that count only once their manifest is written, last."""
+"""Artifacts: directories that are complete once their manifest is written, as the last file."""
 
 import json
 import time
@@ -23,12 +23,12 @@ from reco_ray.files.retries import retried
 from reco_ray.files.storage import absolute, exists, explained_errors, join, read_bytes, remove, write_bytes
 
 SCHEMA_VERSION = 1
-BEING_CLEARED: dict[str, Any] = {}  # stands for what an artifact is made from while its files are deleted
-SUMMARY = "summary.json"  # what the last run took, see `distributed/timing.py`
+BEING_CLEARED: dict[str, Any] = {}  # replaces `made_from` while an artifact's files are deleted
+SUMMARY = "summary.json"  # statistics of the last run, see `distributed/timing.py`
 
 
 class Manifest(BaseModel):
-    """What an artifact is and what made it. Written last: a directory without it is unfinished."""
+    """Kind, origin and counts of an artifact. Written last: a directory without it is unfinished."""
 
     kind: str
     schema_version: int = SCHEMA_VERSION
@@ -44,13 +44,14 @@ class Manifest(BaseModel):
 
 
 def read_manifest(uri: str, kind: str | None = None) -> Manifest:
-    """Opens an artifact.
+    """Reads the manifest of an artifact.
 
     Args:
-        kind: what it must be; None = anything.
+        uri: of the artifact.
+        kind: expected kind; None = any.
 
     Raises:
-        RecoError: nothing is there, it is unfinished, or it is of another kind or a newer schema.
+        RecoError: the artifact does not exist, is unfinished, of another kind, or of a newer schema.
     """
     try:
         manifest = Manifest.model_validate_json(read_bytes(join(uri, MANIFEST)))
@@ -78,10 +79,10 @@ def read_manifest(uri: str, kind: str | None = None) -> Manifest:
 
 
 class ArtifactWriter:
-    """One artifact being made: touches nothing else, resumes its own unfinished work, commits at the end.
+    """Creates an artifact: resumes unfinished work, commits at the end, never changes other content.
 
-    `made_from` is everything that determines the content. The same `made_from` over a finished artifact means
-    that there is nothing to do; over an unfinished one, that work goes on; any other content is left alone.
+    `made_from` is everything that determines the content. If a finished artifact has the same one, there is nothing to
+    do; if an unfinished one has it, work resumes; anything else is an error.
     """
 
     def __init__(self, uri: str, kind: str, made_from: Mapping[str, Any]) -> None:
@@ -90,10 +91,10 @@ class ArtifactWriter:
         self._started_at = time.monotonic()
 
     def finished(self) -> Manifest | None:
-        """The manifest if this very artifact is already there, else None after claiming the directory.
+        """The manifest if this artifact is finished; else claims the directory and returns None.
 
         Raises:
-            RecoError: the directory holds something else, or cannot be written.
+            RecoError: the directory has other content, or cannot be written.
         """
         if exists(join(self.uri, MANIFEST)):
             manifest = read_manifest(self.uri, self.kind)
@@ -107,10 +108,10 @@ class ArtifactWriter:
         return None
 
     def stored(self) -> dict[str, Any] | None:
-        """What the artifact that lies here was made or begun from, None if the directory is empty.
+        """`made_from` of the artifact in the directory, finished or not; None if it is empty.
 
         Raises:
-            RecoError: the directory holds something else, or cannot be read.
+            RecoError: the directory has other content, or cannot be read.
         """
         if exists(join(self.uri, MANIFEST)):
             return read_manifest(self.uri, self.kind).made_from
@@ -132,7 +133,7 @@ class ArtifactWriter:
         return None
 
     def begin(self, made_from: Mapping[str, Any] | None = None) -> None:
-        """Claims the directory: from here on what lies in it is unfinished work from `made_from`.
+        """Claims the directory: marks its content as unfinished work from `made_from`.
 
         Args:
             made_from: None = this writer's own.
@@ -142,7 +143,7 @@ class ArtifactWriter:
         write_bytes(join(self.uri, STARTED), json.dumps(started, indent=2).encode())
 
     def commit(self, counts: Mapping[str, int], content: Mapping[str, Any] | None = None) -> Manifest:
-        """Writes the checksums, then the manifest: from here on the artifact exists."""
+        """Writes the checksums, then the manifest, which completes the artifact."""
         checksums = write_checksums(self.uri)
         manifest = Manifest(
             kind=self.kind,

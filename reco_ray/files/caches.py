@@ -1,4 +1,4 @@
-"""Where what is computed or downloaded once is kept for the next run."""
+"""The directory for files that later runs can reuse."""
 
 import os
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""Checksums of an artifact: taken while workers write it, gathered at its commit, checked by `reco-ray verify`.
+"""Checksums of an artifact: computed while workers write it, collected at its commit, checked by `reco-ray verify`.
 
-- A worker notes what it writes and saves that as `checksums/<digest>.parquet`, one small file a shard.
-- The commit lists the artifact, takes the noted checksums, reads only files that nobody noted (the driver's own, and
-  those of a worker that was killed in between), and writes `checksums.parquet`: `path`, `size`, `sha256`.
-- The manifest holds the SHA-256 of that file. So it vouches for every byte, and whoever signs it signs the artifact.
+- A worker records what it writes and saves it as `checksums/<digest>.parquet`, one small file per shard.
+- The commit lists the artifact, collects these checksums, reads only files without one (those of the driver and of
+  killed workers), and writes `checksums.parquet`: `path`, `size`, `sha256`.
+- The manifest contains the SHA-256 of that file, and thus covers every byte: signing it signs the artifact.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _PIECE = 8 << 20
 
 
 class ChecksumTable(BaseModel):
-    """Of `checksums.parquet`, which lists every file of the artifact (`checksums.py`)."""
+    """Summary of `checksums.parquet`, which lists every file of the artifact."""
 
     files: int
     bytes: int
@@ -41,7 +41,7 @@ class ChecksumTable(BaseModel):
 
 
 def with_checksums(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls `work`, and saves the checksums of what it wrote beside it, in every artifact that it wrote into."""
+    """Calls `work`, and saves the checksums of the files that it wrote in each artifact concerned."""
     with recording_writes() as recording:
         result = work(*arguments)
     artifacts: dict[str, dict[str, FileChecksum]] = {}
@@ -49,7 +49,7 @@ def with_checksums(work: Callable[..., Any], *arguments: Any) -> Any:
         if root := _artifact_around(uri.rpartition("/")[0]):
             artifacts.setdefault(root, {})[uri.removeprefix(root).lstrip("/")] = noted
     for root, files in artifacts.items():
-        # A retry writes the same files, and so this one again.
+        # A retry writes the same files, and so the same name.
         storage.write_table(
             storage.join(root, FOLDER, f"{storage.digest(sorted(files))}.parquet"), _table(files)
         )
@@ -57,7 +57,7 @@ def with_checksums(work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def write_checksums(uri: str) -> ChecksumTable:
-    """Writes `checksums.parquet` of an artifact that is complete but for its manifest; for `ArtifactWriter`.
+    """Writes `checksums.parquet` of an artifact that is complete except for its manifest.
 
     Raises:
         RecoError: a file cannot be read.
@@ -75,7 +75,7 @@ def write_checksums(uri: str) -> ChecksumTable:
             stored = notes
         for row in notes.to_pylist():
             file = listed.get(row["path"])
-            # What was written again since has another size, or is younger than its note.
+            # A file that was written again has another size, or is newer than its checksum.
             if file and file.size == row["size"] and file.mtime_ns and file.mtime_ns < (info.mtime_ns or 0):
                 known[row["path"]] = FileChecksum(row["size"], row["sha256"])
     unknown = [path for path in listed if path not in known]
@@ -94,13 +94,13 @@ def write_checksums(uri: str) -> ChecksumTable:
 
 
 def delete_worker_checksums(uri: str) -> None:
-    """Deletes the workers' own checksum files, once the manifest vouches for all."""
+    """Deletes the workers' checksum files, after the commit."""
     delete_folder(storage.join(uri, FOLDER))
 
 
 @lru_cache(maxsize=4096)
 def _artifact_around(directory: str) -> str | None:
-    """The closest directory that an `ArtifactWriter` has claimed, upwards."""
+    """The closest parent directory that an `ArtifactWriter` has claimed."""
     if not directory or directory.endswith((":", "/")):
         return None
     if storage.exists(storage.join(directory, STARTED)):
@@ -120,14 +120,14 @@ def _infos(filesystem: pafs.FileSystem, path: str, recursive: bool = False) -> l
 
 
 def _checksum_files(filesystem: pafs.FileSystem, root: str) -> list[pafs.FileInfo]:
-    """The files of checksums that are there, the youngest last."""
+    """The existing checksum files, the newest last."""
     whole = retried(lambda: filesystem.get_file_info(f"{root}/{FILE}"), root)
     found = [*_infos(filesystem, f"{root}/{FOLDER}"), *([whole] if whole.type == pafs.FileType.File else [])]
     return sorted(found, key=lambda info: info.mtime_ns or 0)
 
 
 def list_files(filesystem: pafs.FileSystem, root: str) -> dict[str, pafs.FileInfo]:
-    """The artifact's files by their path inside it; artifacts that lie below it have checksums of their own."""
+    """The artifact's files by relative path, without those of artifacts below it, which have their own checksums."""
     root = root.rstrip("/")
     found = {info.path.removeprefix(f"{root}/"): info for info in _infos(filesystem, root, recursive=True)}
     inner = {p.rpartition("/")[0] for p in found if p.endswith((f"/{MANIFEST}", f"/{STARTED}"))}
@@ -137,7 +137,7 @@ def list_files(filesystem: pafs.FileSystem, root: str) -> dict[str, pafs.FileInf
 
 
 def read_sums(filesystem: pafs.FileSystem, root: str, paths: list[str]) -> Iterable[FileChecksum | str]:
-    """Size and digest of each file as it is now, or why it cannot be read."""
+    """The current size and digest of each file, or the reason why it cannot be read."""
 
     def read(path: str) -> FileChecksum:
         digest, size = hashlib.sha256(), 0

@@ -1,4 +1,4 @@
-"""In which settings and inputs two runs differ, said one by one."""
+"""Describes the differences between the settings and inputs of two runs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +13,8 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     """One phrase for every value that differs, such as "references.exemplars = 16, now 20".
 
     Args:
-        stored: JSON-able values as they were. wanted: as they are to be. Nested mappings are compared value by
-            value, lists item by item.
+        stored: JSON-able values as they were. Nested mappings are compared by value, lists by item.
+        wanted: the new values.
     """
     before, now = _flat(stored), _flat(wanted)
     return [
@@ -25,7 +25,7 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
 
 
 def describe_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The differences in one line; of very many the first ones, and how many follow."""
+    """The differences in one line: at most 8, then the number of further ones."""
     found = differences(stored, wanted)
     more = f"; and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     return "; ".join(found[:_MOST_NAMED]) + more
@@ -42,7 +42,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _phrase(key: str, before: Any, now: Any) -> str:
-    if key == "listing":  # a fingerprint: its digits say nothing
+    if key == "listing":  # a fingerprint, which means nothing to users
         return "listing: images came, went or changed"
     if isinstance(before, list) and isinstance(now, list):
         return f"{key}: {_changes(before, now)}"
@@ -66,7 +66,7 @@ def _items(items: list[str]) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as a person would write it; a concept with the words that are read instead of its name."""
+    """A value as text; a concept as its name with synonyms and alias."""
     if isinstance(value, Mapping) and "name" in value:
         others = [_text(other) for key, other in value.items() if key != "name" and other]
         return f"{value['name']} ({'; '.join(others)})" if others else str(value["name"])

@@ -1,7 +1,7 @@
-"""The stores behind URIs: their file systems, and files in them that are read in pieces.
+"""File systems behind URIs, and files that are read in pieces.
 
 Local paths, s3:// and gs:// go through pyarrow's own file systems, every other scheme (hf://, ...) through fsspec.
-Requests that a store refuses for now are made again (`retries.py`).
+Requests that fail temporarily are retried (`retries.py`).
 """
 
 import errno
@@ -44,7 +44,7 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     if scheme == "hf":
         return _hub(), rest.rstrip("/")
     try:
-        # Spaces, "#", "?" and lone percent signs belong to the names people give; escapes are escapes.
+        # Spaces, "#", "?" and single percent signs are part of file names; valid escapes are decoded.
         return pafs.FileSystem.from_uri(quote(_escaped(uri), safe="/:@%"))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass  # not one of pyarrow's own schemes
@@ -60,14 +60,14 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
 
 
 def _http_options(scheme: str, uri: str) -> dict[str, str]:
-    """What fsspec passes to aiohttp with every request; aiohttp looks for no proxy by itself."""
+    """Options that fsspec passes to aiohttp, which does not read proxy variables itself."""
     proxy = proxy_of(uri) if scheme in ("http", "https") else None
     return {"proxy": proxy.url} if proxy else {}
 
 
 @lru_cache(maxsize=64)
 def _s3(bucket: str, settings: tuple[tuple[str, str], ...], proxy: Proxy | None) -> pafs.FileSystem:
-    """A bucket's file system, kept: each has connections of its own. The AWS SDK looks for no proxy by itself."""
+    """A bucket's file system, cached for its connections. The AWS SDK does not read proxy variables itself."""
     environment = dict(settings)
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
@@ -89,7 +89,7 @@ def _s3(bucket: str, settings: tuple[tuple[str, str], ...], proxy: Proxy | None)
 
 
 def _region(bucket: str, proxy: Proxy | None) -> str:
-    """Where a bucket lies, by asking it. pyarrow's own question does not go through a proxy."""
+    """The region of a bucket, by a request to it. pyarrow's own does not use a proxy."""
     if proxy is None:
         return pafs.resolve_s3_region(bucket)
     address = f"https://{bucket}.s3.amazonaws.com"
@@ -100,17 +100,18 @@ def _region(bucket: str, proxy: Proxy | None) -> str:
         raise FileNotFoundError(errno.ENOENT, f"no bucket {bucket}, or the proxy {proxy} refuses") from None
 
 
-_PIECE = 1 << 20  # bytes a request, where nobody says
+_PIECE = 1 << 20  # default bytes per request
 _ANONYMOUS = "anonymous@"  # gs://anonymous@bucket: without looking for credentials, as pyarrow writes it
 
 
 @lru_cache(maxsize=4)
 def _gcs(anonymous: bool, emulator: str, seconds: int) -> pafs.FileSystem:
-    """Google's storage, or what stands in for it at `emulator`, which asks for no credentials.
+    """Google Cloud Storage, or an emulator of it, which needs no credentials.
 
     Args:
-        seconds: how long it repeats a refused request, e.g. a piece of an upload; by itself it would be silent for 15
-            minutes. `retried` goes on from there.
+        anonymous: access without credentials.
+        emulator: address, "" for none.
+        seconds: limit of the client's own retries, by default 15 minutes; `retried` continues after it.
     """
     scheme, _, host = emulator.rstrip("/").rpartition("://")
     return pafs.GcsFileSystem(
@@ -123,22 +124,22 @@ def _gcs(anonymous: bool, emulator: str, seconds: int) -> pafs.FileSystem:
 
 @lru_cache(maxsize=1)
 def _hub() -> pafs.FileSystem:
-    """Hugging Face's hub. One for all threads: to read a file it lists the folder, and remembers that."""
+    """Hugging Face's hub. Shared by all threads, as it caches the folder listings that reading a file needs."""
     from huggingface_hub import HfFileSystem
 
-    # It tells the terminal of every request that it repeats.
+    # It logs every retry to the terminal.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return pafs.PyFileSystem(_Handler(HfFileSystem()))
 
 
 class _Handler(pafs.FSSpecHandler):
-    """fsspec's file systems, without the questions that they answer with "not there" whatever error they met (`isfile`,
-    `isdir`, `exists`): while a store refuses, images would be missing.
+    """fsspec's file systems, without `isfile`, `isdir` and `exists`, which report any error as "not found":
+    images would be missing while a store fails temporarily.
     """
 
     def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
         with _as_os_error():
-            self.fs.invalidate_cache()  # what a listing begins with: it must see what is there now
+            self.fs.invalidate_cache()  # called first by listings, which must be current
             return super().get_file_info(paths)
 
     def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
@@ -165,9 +166,7 @@ class _Handler(pafs.FSSpecHandler):
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
-    """HTTP clients and checks of names have exceptions of their own; fsspec says "not found" in its own words, and for
-    addresses whatever the reason.
-    """
+    """Turns exceptions of HTTP clients and name checks into OSErrors; restores the cause of fsspec's "not found"."""
     try:
         yield
     except FileNotFoundError as error:
@@ -189,7 +188,7 @@ def _unescaped(path: str) -> str:
 
 
 def is_flat(filesystem: pafs.FileSystem) -> bool:
-    """Whether a listing shows only those folders that somebody made: of Google's storage pyarrow asks for no others."""
+    """Whether listings contain only folders that were created explicitly, as pyarrow's do for Google's storage."""
     return isinstance(filesystem, pafs.GcsFileSystem)
 
 
@@ -206,7 +205,7 @@ def list_folders(uri: str) -> list[str]:
 
 
 def delete_folder(uri: str) -> None:
-    """Deletes a folder, if it is there, and all that is in it."""
+    """Deletes a folder with its content, if it exists."""
     filesystem, path = resolve(uri)
     if is_flat(filesystem):
         retried(lambda: filesystem.delete_dir_contents(path, missing_dir_ok=True), uri)
@@ -215,10 +214,9 @@ def delete_folder(uri: str) -> None:
 
 
 def opened(filesystem: pafs.FileSystem, path: str) -> pa.NativeFile:
-    """`open_input_file`, with the errors of opening raised now.
+    """`open_input_file`, with errors raised at once.
 
-    For Google's storage pyarrow puts the first request off until somebody asks whether the file is closed, and then
-    takes an error for a yes.
+    For Google's storage, pyarrow delays the first request until `closed` is read, and then reports an error as True.
     """
     file = filesystem.open_input_file(path)
     if file.closed:
@@ -232,7 +230,7 @@ def read_whole(filesystem: pafs.FileSystem, path: str, limit: int | None = None)
     Raises:
         OSError: it cannot be read, or is larger than `limit` bytes.
     """
-    if isinstance(filesystem, pafs.GcsFileSystem):  # as a stream it is one request; as a file three
+    if isinstance(filesystem, pafs.GcsFileSystem):  # one request as a stream, three as a file
         with filesystem.open_input_stream(path, compression=None) as stream:
             data = bytearray()
             while piece := stream.read(_PIECE):
@@ -248,7 +246,7 @@ def read_whole(filesystem: pafs.FileSystem, path: str, limit: int | None = None)
 
 
 def open_file(uri: str, buffer: int = _PIECE) -> io.BufferedReader:
-    """A file to read and seek in, in pieces of `buffer` bytes; a refused piece is asked for again.
+    """Opens a seekable file that is read in pieces of `buffer` bytes, with retries.
 
     Raises:
         OSError, StoreUnavailable: as `read_bytes`, also while reading.

@@ -1,7 +1,7 @@
-"""The proxy that the environment names for an address, as requests reads it.
+"""Proxies from environment variables, with the rules of requests.
 
-http_proxy, https_proxy, all_proxy and no_proxy count, in upper or lower case; no_proxy takes hosts, domains, addresses
-and CIDR ranges. Loopback addresses are asked through the proxy like any other, unless no_proxy names them.
+Reads http_proxy, https_proxy, all_proxy and no_proxy, in upper or lower case; no_proxy takes hosts, domains, addresses
+and CIDR ranges. Loopback addresses use the proxy like any other, unless no_proxy names them.
 """
 
 import os
@@ -13,7 +13,7 @@ from requests.utils import get_environ_proxies, select_proxy
 
 @dataclass(frozen=True)
 class Proxy:
-    """url: with its scheme, and credentials where it has any. variable: the one that names it."""
+    """url: with scheme and any credentials. variable: environment variable that it is from."""
 
     url: str
     variable: str
@@ -25,7 +25,7 @@ class Proxy:
 
     @property
     def credentials(self) -> str | None:
-        """ "name:password"; None where the address has none."""
+        """ "name:password"; None without credentials."""
         parts = urlsplit(self.url)
         return (
             None if parts.username is None else f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -33,7 +33,7 @@ class Proxy:
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """The proxy through which an address is asked for; None = directly."""
+    """The proxy for an address; None = direct connection."""
     found = select_proxy(url, get_environ_proxies(url))
     if not found:
         return None
@@ -44,7 +44,7 @@ def proxy_for(url: str) -> Proxy | None:
 
 
 def proxy_of(uri: str) -> Proxy | None:
-    """The proxy through which the store or the host behind a URI is asked; None = directly, or no store at all."""
+    """The proxy for the store or host of a URI; None = direct connection or local path."""
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return None
@@ -52,7 +52,7 @@ def proxy_of(uri: str) -> Proxy | None:
 
 
 def _address(scheme: str, bucket: str) -> str:
-    """The address behind a store's scheme, where the environment names no other."""
+    """The HTTP address of a store, from the environment or its default."""
     environment = os.environ
     if scheme == "s3":
         named = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")

@@ -1,4 +1,4 @@
-"""Reading ahead: threads read files while something else computes, in order and with bounded memory."""
+"""Reads ahead in threads, in order and with bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 def prefetched(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int = 8, ahead: int = 16
 ) -> Iterator[Result]:
-    """`map` over threads, in order, with at most `ahead` results waiting; exceptions surface at their item."""
+    """`map` in threads, in order, with at most `ahead` results waiting; exceptions are raised at their item."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
@@ -24,7 +24,7 @@ def prefetched(
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for future in waiting:  # the caller stopped early: what has not begun never will
+            for future in waiting:  # the caller stopped early: cancel what has not started
                 future.cancel()
 
 
@@ -32,7 +32,7 @@ _END: Any = object()
 
 
 def iterated_ahead(items: Iterable[Item], ahead: int = 16) -> Iterator[Item]:
-    """The same items, made by a thread of their own, at most `ahead` of them in advance."""
+    """Yields the same items, produced in a thread at most `ahead` in advance."""
     source = iter(items)
     for item in prefetched(lambda _: next(source, _END), count(), threads=1, ahead=ahead):
         if item is _END:

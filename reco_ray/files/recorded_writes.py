@@ -1,4 +1,4 @@
-"""What this process writes, noted while it is still in memory: hashing costs 0.7 s a GB, reading back far more."""
+"""Checksums of files while they are still in memory: hashing takes 0.7 s per GB, reading back far longer."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ class FileChecksum(NamedTuple):
     sha256: str
 
 
-# Of the process, not of the thread: a worker computes one shard at a time, and its threads write for it.
+# Per process, not per thread: a worker computes one shard at a time, and its threads write for it.
 _recordings: list[dict[str, FileChecksum]] = []
 
 
 @contextmanager
 def recording_writes() -> Iterator[dict[str, FileChecksum]]:
-    """While open, the mapping fills with every file that `storage.write_bytes` writes, by URI."""
+    """Context manager; yields a mapping to which `storage.write_bytes` adds the checksum of each file, by URI."""
     recording: dict[str, FileChecksum] = {}
     _recordings.append(recording)
     try:
@@ -29,7 +29,7 @@ def recording_writes() -> Iterator[dict[str, FileChecksum]]:
 
 
 def record_write(uri: str, data: bytes) -> None:
-    """Called for every file that was written; does nothing unless someone is recording_writes."""
+    """Adds a written file to all open recordings."""
     if _recordings:
         noted = FileChecksum(len(data), hashlib.sha256(data).hexdigest())
         for recording in _recordings:

@@ -1,11 +1,11 @@
-"""Making an artifact anew in its own directory, as `reco-ray run` does when its settings or inputs have changed.
+"""Replaces an artifact in its directory, as `reco-ray run` does when its settings or inputs have changed.
 
-A directory is cleared only if a manifest or `started.json` says that it holds an artifact of the same kind, and only
-if every file in it has a name that this kind's stage gives. The steps, of which each may be the last:
+A directory is cleared only if its manifest or `started.json` is of an artifact of the same kind, and only if each file
+has a name that this kind's stage writes. The steps, each of which may be interrupted:
 
-1. the manifest goes, so that nobody reads half an artifact; `started.json` says that the directory is being cleared;
-2. all other files go; a run that finds the directory like this begins here again;
-3. `started.json` says what is made now.
+1. delete the manifest, so that the artifact is unfinished; `started.json` marks the directory as being cleared;
+2. delete all other files; a run that finds such a directory restarts here;
+3. write `started.json` of the new artifact.
 """
 
 import os
@@ -32,7 +32,7 @@ _AT_ONCE = 16
 
 
 def print_status(stage: str, what: str) -> None:
-    """A line on the terminal of what a stage is about to keep, add or replace."""
+    """Prints what a stage keeps, adds or replaces."""
     console.print(f"{stage:<10} {what}")
 
 
@@ -44,16 +44,17 @@ def clear_outdated(
     last: str | None = None,
     keep: str | None = None,
 ) -> None:
-    """Clears the writer's directory if what lies there was made from something else, and says why.
+    """Clears the writer's directory if its artifact has another `made_from`, and prints the differences.
 
     Args:
+        writer: of the artifact.
         stage: for the line on the terminal.
-        is_own: whether the stage gives a file this name, as a path from the artifact's directory.
-        last: the file that `is_own` knows the names from, which is therefore deleted after all others.
-        keep: a folder inside that stays, because its files' names say what they were made from.
+        is_own: whether the stage writes files of this name, a path relative to the artifact.
+        last: the file that `is_own` reads names from; deleted after all others.
+        keep: a folder that is kept, as its files are named by their content.
 
     Raises:
-        RecoError: the directory holds something else or files that no stage wrote; then nothing is deleted.
+        RecoError: the directory has other content or unknown files; nothing is deleted.
     """
     stored = writer.stored()
     if stored is None or stored == writer.made_from:
@@ -72,7 +73,7 @@ def clear(
     last: str | None = None,
     keep: str | None = None,
 ) -> None:
-    """Deletes all files of an artifact and begins the writer's own; arguments and errors as `clear_outdated`."""
+    """Deletes all files of an artifact and begins the writer's own. Args and errors as `clear_outdated`."""
     filesystem, root = storage.resolve(writer.uri)
     root = root.rstrip("/")
     selector = pafs.FileSelector(root, recursive=True)

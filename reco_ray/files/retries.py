@@ -1,7 +1,7 @@
-"""Trying again what a store refused for now: throttling, 5xx, resets, timeouts; nothing else.
+"""Retries requests after temporary failures of a store: throttling, 5xx, resets, timeouts.
 
-How long is `RECO_RETRY_SECONDS` (default 120) from the first refusal on, with pauses that double from a quarter of a
-second to ten, each drawn at random from its upper half, so that workers do not come back all at once.
+Retries end `RECO_RETRY_SECONDS` (default 120) after the first failure. Pauses double from a quarter of a second to ten,
+each drawn at random from its upper half, so that workers do not retry all at once.
 """
 
 import errno
@@ -35,7 +35,7 @@ _TRANSIENT_ERRNO = {
     errno.ESTALE,
 }
 _TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
-# What pyarrow's stores (the AWS SDK, google-cloud-cpp) and HTTP clients say in words only.
+# Errors that pyarrow's stores (the AWS SDK, google-cloud-cpp) and HTTP clients report as text only.
 _TRANSIENT_WORDS = re.compile(
     r"HTTP status (408|425|429|5\d\d)|curlCode|timed? ?out|connection (reset|aborted|refused|closed|broken)"
     r"|AWS Error (INTERNAL_FAILURE|SERVICE_UNAVAILABLE|THROTTLING|SLOW_DOWN|REQUEST_TIMEOUT|NETWORK_CONNECTION)"
@@ -43,16 +43,16 @@ _TRANSIENT_WORDS = re.compile(
     r"|unexpected end of stream|server disconnected|peer closed connection|name resolution|name or service not known",
     re.IGNORECASE,
 )
-# Not on Google's cloud, where credentials come from a host of this name, and none are named.
+# No credentials are configured, and outside Google's cloud the host that provides them does not exist.
 _NO_CREDENTIALS = re.compile(r"OAuth2 access token.*Could not resolve host", re.DOTALL)
 
 
 class StoreUnavailable(RecoError):
-    """A store went on refusing for as long as we tried: the run stops, and the same command goes on later."""
+    """A store failed until the retries ended. The run stops; the same command resumes it."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed later."""
+    """Whether the same request may succeed later, judged by errno, HTTP status or text."""
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return error.errno in _TRANSIENT_ERRNO
     if isinstance(error, ConnectionError | TimeoutError):
@@ -68,17 +68,17 @@ def retried(
     may_pass: Callable[[BaseException], bool] = is_transient,
     kind: str = "store",
 ) -> Result:
-    """Calls `function` until it succeeds or fails for good.
+    """Calls `function` until it succeeds, fails permanently, or the retries end.
 
     Args:
-        function: may be called again after an error.
-        what: the URI, for the messages.
-        may_pass: whether trying again may help.
-        kind: who does not answer, for the messages.
+        function: called again after an error.
+        what: the URI, for messages.
+        may_pass: whether an error is temporary.
+        kind: of the service, for messages.
 
     Raises:
-        StoreUnavailable: it failed for `RECO_RETRY_SECONDS`, each time as if it might pass.
-        Exception: the function's own, if trying again cannot help.
+        StoreUnavailable: temporary failures for `RECO_RETRY_SECONDS`.
+        Exception: raised by the function, if it is not temporary.
     """
     pause, deadline = FIRST_PAUSE, None
     with report_when_slow(what, _retry_policy) as request:
@@ -106,7 +106,7 @@ def _retry_policy() -> str:
 
 
 def _through(what: str) -> str:
-    """Says that a proxy stands between, which may be what does not answer."""
+    """Names the proxy in use, which may be the cause."""
     proxy = proxy_of(what)
     return f", through the proxy {proxy}" if proxy else ""
 

@@ -1,7 +1,7 @@
-"""Says what a process waits for, where it would be silent: a store or a host that has not answered for five seconds.
+"""Reports stores and hosts that have not answered a request for five seconds.
 
-A thread looks once a second at the requests under way. The first process of a run prints its lines; in Ray's workers
-`print_line` is replaced (`worker_messages.py`), as nobody sees what they print.
+A thread checks the pending requests once a second. The driver prints the lines; in Ray's workers, whose output is not
+visible, `print_line` is replaced (`worker_messages.py`).
 """
 
 import threading
@@ -13,16 +13,16 @@ from urllib.parse import urlsplit
 
 from reco_ray.presentation.console import console
 
-SILENCE = 5.0  # seconds before something is said
-_AGAIN = 60.0  # seconds before something is said of the same store again
-_GAP = 10.0  # seconds between two lines, whatever they are about
+SILENCE = 5.0  # seconds until a request is reported
+_AGAIN = 60.0  # seconds between two lines about the same store
+_GAP = 10.0  # seconds between any two lines
 
 print_line: Callable[[str], None] = console.print
 
 
 @dataclass
 class PendingRequest:
-    """One request, with its repetitions. error: why the last try failed, "" while none has."""
+    """A request with its retries. error: of the last try, "" if none has failed."""
 
     what: str
     retry_policy: Callable[[], str]
@@ -37,14 +37,14 @@ class PendingRequest:
 
 @contextmanager
 def report_when_slow(what: str, retry_policy: Callable[[], str]) -> Iterator[PendingRequest]:
-    """Around a request: says so if it takes long, unless data of a store that answers is under way.
+    """Context manager for a request; reports it if it is slow, unless the store is known to answer.
 
     Args:
         what: the URI.
-        retry_policy: how long it will be tried and what changes that, for the line.
+        retry_policy: describes how long the request is retried, for the line.
 
     Yields:
-        The request, whose `error` is to be set when a try fails.
+        The request; the caller sets its `error` when a try fails.
     """
     request = PendingRequest(what, retry_policy)
     key = id(request)
@@ -58,7 +58,7 @@ def report_when_slow(what: str, retry_policy: Callable[[], str]) -> Iterator[Pen
 
 
 _requests: dict[int, PendingRequest] = {}
-_responsive = {""}  # stores; local files are slow only because they are large
+_responsive = {""}  # stores that have answered; local files count as one
 _last_reported: dict[str, float] = {}
 _thread: threading.Thread | None = None
 

@@ -1,4 +1,4 @@
-"""Files behind URIs: paths here, objects in stores. Every request that a store refuses for now is made again."""
+"""Files behind URIs: local paths and objects in stores. Requests that fail temporarily are retried."""
 
 import hashlib
 import json
@@ -27,25 +27,26 @@ def join(uri: str, *parts: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """Local paths made absolute, so that workers in another directory find them; URIs as they are."""
+    """Makes local paths absolute, as workers run in other directories; URIs are unchanged."""
     return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or a directory is there."""
+    """Whether a file or a directory exists."""
     filesystem, path = resolve(uri)
     with explained_errors(uri):
         return retried(lambda: filesystem.get_file_info(path), uri).type != pafs.FileType.NotFound
 
 
 def read_bytes(uri: str, limit: int | None = None) -> bytes:
-    """The whole file.
+    """Reads a whole file.
 
     Args:
-        limit: larger files are refused, bytes.
+        uri: of the file.
+        limit: maximum size, bytes.
 
     Raises:
-        FileNotFoundError, OSError: as the file system says; callers decide whether that is fatal.
+        FileNotFoundError, OSError: it is missing, larger than the limit, or cannot be read.
         StoreUnavailable: as `retried`.
     """
     filesystem, path = resolve(uri)
@@ -53,14 +54,13 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Writes a file atomically: readers see the old content or the new, never half of it.
+    """Writes a file atomically: readers see either the old or the new content.
 
     Raises:
-        RecoError: the place cannot be written.
+        RecoError: it cannot be written.
     """
-    if uri.startswith(
-        "hf://"
-    ):  # every file would be a commit of its own, of which the hub allows some a minute
+    # Each file would be a commit, of which the hub allows a few per minute.
+    if uri.startswith("hf://"):
         raise RecoError(f"{uri}: cannot be written: hf:// is only read: choose another --out")
     filesystem, path = resolve(uri)
     parent = path.rpartition("/")[0]
@@ -93,7 +93,7 @@ def write_json(uri: str, value: Any) -> None:
 
 
 def remove(uri: str) -> None:
-    """Deletes a file, if it is there."""
+    """Deletes a file, if it exists."""
     filesystem, path = resolve(uri)
     with explained_errors(uri, "cannot be deleted"):
         if retried(lambda: filesystem.get_file_info(path), uri).type == pafs.FileType.File:
@@ -108,7 +108,7 @@ def write_table(uri: str, table: pa.Table) -> None:
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """Reads one Parquet file, or all those directly inside a directory in the order of their names."""
+    """Reads one Parquet file, or all files directly inside a directory, ordered by name."""
     filesystem, path = resolve(uri)
     if retried(lambda: filesystem.get_file_info(path), uri).type == pafs.FileType.Directory:
         return pa.concat_tables(read_table(join(uri, name), columns) for name in list_names(uri, ".parquet"))
@@ -116,13 +116,10 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_footers(uri: str) -> dict[str, pq.FileMetaData]:
-    """Of every Parquet file directly inside a directory, by name in order: its row count and metadata."""
+    """The metadata of all Parquet files directly inside a directory, ordered by name."""
     filesystem, path = resolve(uri)
     names = list_names(uri, ".parquet")
-    with (
-        explained_errors(uri),
-        ThreadPoolExecutor(16) as pool,
-    ):  # an object store answers each after some milliseconds
+    with explained_errors(uri), ThreadPoolExecutor(16) as pool:
         read = pool.map(
             lambda name: retried(lambda: pq.read_metadata(f"{path}/{name}", filesystem=filesystem), uri),
             names,
@@ -138,10 +135,10 @@ def count_rows(uri: str, remedy: str | None = None) -> int:
 
 
 class ParquetReader:
-    """An open Parquet file, read in row groups; a refused request is made again.
+    """An open Parquet file, read in row groups with retries.
 
     Raises:
-        OSError, pa.ArrowInvalid: missing, or no Parquet file.
+        OSError, pa.ArrowInvalid: the file is missing, or is not Parquet.
     """
 
     def __init__(self, uri: str) -> None:
@@ -173,10 +170,10 @@ class ParquetReader:
 
 
 def download(uri: str, target: str) -> None:
-    """Copies a file to this machine, atomically: of several processes that download it, the last wins.
+    """Copies a file to this machine, atomically, also if several processes download it.
 
     Raises:
-        OSError: it cannot be read, or the target cannot be written.
+        OSError: the file cannot be read, or the target cannot be written.
         StoreUnavailable: as `retried`.
     """
     filesystem, path = resolve(uri)
@@ -196,13 +193,13 @@ def download(uri: str, target: str) -> None:
 
 
 def local_path(uri: str) -> str | None:
-    """The path of a file on this machine; None if it is in a store."""
+    """The path of a local file; None if it is in a store."""
     filesystem, path = resolve(uri)
     return path if isinstance(filesystem, pafs.LocalFileSystem) else None
 
 
 def file_size(uri: str) -> int | None:
-    """Bytes of a file; None if it is not there or its store does not say."""
+    """Size of a file in bytes; None if it does not exist or the store does not report it."""
     filesystem, path = resolve(uri)
     with explained_errors(uri):
         return retried(lambda: filesystem.get_file_info(path), uri).size
@@ -256,5 +253,5 @@ class explained_errors:
 
 
 def digest(*parts: Any) -> str:
-    """A short, stable digest of JSON-able values: names what a file was made from."""
+    """A short, stable digest of JSON-able values, 16 hex digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from reco_ray.files.recorded_writes import FileChecksum
 
 
 class Difference(NamedTuple):
-    """A file that is not as it was committed."""
+    """A file that differs from its committed state."""
 
     path: str
     what: str
@@ -20,7 +20,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Verified:
-    """What `verify` looked at and found."""
+    """Result of `verify`."""
 
     manifest: Manifest
     files: int
@@ -29,12 +29,12 @@ class Verified:
 
 
 def verify(uri: str) -> Verified:
-    """Reads every file of a finished artifact and compares it with what the manifest vouches for.
+    """Compares all files of a finished artifact with its checksums.
 
-    Files that were added count as differences, too: readers take every table of a folder.
+    Added files count as differences, since readers read all tables of a folder.
 
     Raises:
-        RecoError: no finished artifact, or one that was made before checksums were kept.
+        RecoError: the artifact is unfinished, or was made before checksums were kept.
     """
     manifest = read_manifest(uri)
     checksums = manifest.checksums

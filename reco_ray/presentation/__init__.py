@@ -1,1 +1,1 @@
-"""What people read: the terminal, and pages made of templates."""
+"""Output for people: the terminal, and HTML pages from templates."""

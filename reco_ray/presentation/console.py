@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: a progress bar while it works, one line when a stage ends."""
+"""Terminal output on standard error: lines, progress bars and a status while waiting."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -18,21 +18,21 @@ from rich.progress import (
 )
 from rich.text import Text
 
-# Paths are printed as they are: none of their characters means anything, and none is broken over two lines.
+# Paths are printed unchanged: without markup, and not wrapped.
 console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @lru_cache(maxsize=256)
 def say_once(line: str) -> None:
-    """A line on standard error, however many stages of a run have it to say."""
+    """Prints a line, once per process."""
     console.print(line)
 
 
-_LATELY = 600  # seconds over which the rate is taken: a part may well need a minute
+_LATELY = 600  # seconds over which the rate is averaged: a part may take a minute
 
 
 class _Rate(ProgressColumn):
-    """Images a second, lately."""
+    """Recent rate, images per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -40,7 +40,7 @@ class _Rate(ProgressColumn):
 
 
 class _Left(TimeRemainingColumn):
-    """The time that is left, once the rate is known."""
+    """Remaining time, once the rate is known."""
 
     def render(self, task: Task) -> Text:
         known = task.total is not None and task.time_remaining is not None
@@ -49,7 +49,7 @@ class _Left(TimeRemainingColumn):
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Says on standard error what is being done, as long as it takes; nothing where that is no terminal."""
+    """Shows a status on the terminal while the block runs; nothing without a terminal."""
     if not sys.stderr.isatty():
         yield
         return
@@ -59,10 +59,9 @@ def waiting(what: str) -> Iterator[None]:
 
 @contextmanager
 def progress(label: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error with rate and remaining time; yields a function that advances it.
+    """A progress bar with rate and remaining time; yields a function that advances it.
 
-    Without a `total` it moves, and tells no remaining time.
-    In a log file there is no bar, only the closing line of the stage.
+    Without `total`, it shows no remaining time. Without a terminal, nothing is shown.
     """
     columns = (
         TextColumn("{task.description:<10}"),

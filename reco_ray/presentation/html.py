@@ -1,4 +1,4 @@
-"""HTML pages that are one file: style and pictures inside, no links out."""
+"""Self-contained HTML pages, with embedded style and images."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ _ENVIRONMENT = Environment(loader=PackageLoader("reco_ray"), autoescape=True)
 
 
 def render_page(template: str, **values: object) -> bytes:
-    """A page from `templates/`, UTF-8."""
+    """Renders a page from `templates/`, UTF-8."""
     return _ENVIRONMENT.get_template(template).render(**values).encode()
 
 
@@ -21,7 +21,7 @@ def css_colour(rgb: np.ndarray) -> str:
 
 
 def jpeg_uri(image: Image.Image) -> str:
-    """A picture as a data URI."""
+    """An image as a data URI, JPEG."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return data_uri(buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Concepts and vocabularies: what to look for, in whose words, and what tends to stand around it."""
+"""Concepts and vocabularies: names, synonyms and context concepts."""
 
 import codecs
 import re
@@ -14,16 +14,17 @@ from reco_ray.vocabulary.files import SUFFIXES, parse_names, read_fields
 # Built first, in this order, each with those before it as its own context (ReCo, section 3.3).
 CONTEXT_CONCEPTS = ("tree", "sky", "building", "road", "person")
 MAX_NAME_LENGTH = 100
-_NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # what copying from a web page leaves
+_NO_WIDTH = dict.fromkeys((0x200B, 0x2060, 0xFEFF))  # left by copying from web pages
 MAX_BYTES = 1 << 26  # of a file: COCO's annotations of 5,000 images are 20 MB
 _SHOWN, _SHOWN_WORDS = 10, 3  # concepts, and synonyms of each, in a line
 
 
 class Concept(BaseModel):
-    """One thing to segment.
+    """One concept to segment.
 
-    name: shown in legends and reports, any script. synonyms: what the language model reads instead of it,
-    several are averaged. alias: a context concept whose reference this one shares (vegetation -> tree).
+    name: shown in legends and reports, any script.
+    synonyms: embedded instead of the name; the embeddings of several are averaged.
+    alias: a context concept whose reference this one reuses (vegetation -> tree).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,7 +36,7 @@ class Concept(BaseModel):
     @field_validator("name", "synonyms", mode="before")
     @classmethod
     def _tidy(cls, value: Any) -> Any:
-        """One spelling of every word: composed characters, single spaces, nothing of no width."""
+        """Normalises words: composed characters (NFC), single spaces, no zero-width characters."""
         if isinstance(value, list | tuple):
             return [cls._tidy(part) for part in value]
         return (
@@ -46,7 +47,7 @@ class Concept(BaseModel):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What is embedded: the synonyms, or the name itself."""
+        """The texts that are embedded: the synonyms, or the name."""
         return self.synonyms or (self.name,)
 
 
@@ -88,10 +89,10 @@ class Vocabulary(BaseModel):
 
 
 def parse_concepts(text: str) -> Vocabulary:
-    """ "cat, dog" from a command line -> a vocabulary. Quotes keep a comma inside a name.
+    """Parses a list such as "cat, dog" from the command line. Quoted names may contain commas.
 
     Raises:
-        RecoError: empty list, duplicates, over-long names, a file's name.
+        RecoError: empty list, duplicates, too long names, or a file name.
     """
     if text.strip().lower().endswith(SUFFIXES):
         raise RecoError(f"--concepts: {text.strip()} looks like a file: give it with --vocabulary")
@@ -99,10 +100,10 @@ def parse_concepts(text: str) -> Vocabulary:
 
 
 def load_vocabulary(uri: str) -> Vocabulary:
-    """Reads a vocabulary file, in any of the forms of docs/vocabularies.md.
+    """Reads a vocabulary file, in any format of docs/vocabularies.md.
 
     Raises:
-        RecoError: the file is missing or malformed; names the line or field.
+        RecoError: the file is missing or malformed.
     """
     try:
         text = decode_text(storage.read_bytes(uri, MAX_BYTES))
@@ -119,10 +120,10 @@ def load_vocabulary(uri: str) -> Vocabulary:
 
 
 def decode_text(data: bytes) -> str:
-    """UTF-8, or UTF-16 as Windows' programs save it; a byte order mark is no text.
+    """Decodes UTF-8 or UTF-16, with or without a byte order mark.
 
     Raises:
-        UnicodeDecodeError: neither.
+        UnicodeDecodeError: the data is neither.
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16")
@@ -132,7 +133,7 @@ def decode_text(data: bytes) -> str:
 
 
 def summarize(vocabulary: Vocabulary) -> str:
-    """What was read, in a line: `20 concepts: aeroplane, sofa (couch, settee), ...`."""
+    """A summary in one line: `20 concepts: aeroplane, sofa (couch, settee), ...`."""
     shown = [
         f"{concept.name} ({', '.join(concept.synonyms[:_SHOWN_WORDS])})" if concept.synonyms else concept.name
         for concept in vocabulary.concepts[:_SHOWN]
@@ -143,14 +144,14 @@ def summarize(vocabulary: Vocabulary) -> str:
 
 
 def unreadable_words(vocabulary: Vocabulary) -> list[str]:
-    """Words that say nothing to a model: those without a letter or a digit."""
+    """Warnings for words without a letter or a digit, which models cannot interpret."""
     words = [word for concept in vocabulary.concepts for word in concept.words]
     empty = [word for word in words if not any(character.isalnum() for character in word)]
     return [f"{word!r} has neither a letter nor a digit: it says nothing to the models" for word in empty]
 
 
 def slug(index: int, name: str) -> str:
-    """A file name for a concept: its id, and what is left of its name in lower-case ASCII, at most 100 characters."""
+    """A file name for a concept: its index and its name in lower-case ASCII, at most 100 characters."""
     ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     plain = re.sub(r"[^a-z0-9]+", "-", ascii_name.lower()).strip("-")[:MAX_NAME_LENGTH]
     return f"{index:03d}-{plain}".rstrip("-")

@@ -1,4 +1,4 @@
-"""The texts that people have lists of concepts in -> fields of a `Vocabulary`. Text only: knows no files.
+"""Parses the text of vocabulary files into fields of a `Vocabulary`.
 
 Lines (`.txt` and all others), CSV, YAML and JSON; docs/vocabularies.md shows each of them.
 """
@@ -30,7 +30,7 @@ _LIST_KEYS = (
 _NAME_KEYS = ("name", "label", "value", "class", "class_name", "category", "concept", "title", "display_name")
 _ID_KEYS = ("id", "index", "class_id", "label_id", "category_id", "ids")
 _OWN_KEYS = ("name", "synonyms", "alias")
-# Beside a name, in lists that tools write; other keys are mistakes, such as "synonim".
+# Further keys in lists of other tools. Unknown keys are errors, such as "synonim".
 _IGNORED = {
     *_ID_KEYS,
     "color",
@@ -42,7 +42,7 @@ _IGNORED = {
     "hotkey",
     "keypoints",
 }
-_ABOUT = {"name", "description", "version"}  # of a file of ours
+_ABOUT = {"name", "description", "version"}  # of our own format
 _NO_CONCEPTS = {"context", "background", "alias", "synonyms", "name", "path", "train", "val", "test", "nc"}
 
 _SEPARATORS = ",;\t，、；"
@@ -57,13 +57,14 @@ _NUMBER = re.compile(r"(\d+)(\s*[:=,;\t]\s*|\s+)(?=\S)")
 
 
 def read_fields(text: str, suffix: str) -> dict[str, Any]:
-    """The text of a vocabulary file -> `concepts`, a list of fields of `Concept`, and what else it says.
+    """Parses a vocabulary file: `concepts`, a list of fields of `Concept`, and other fields of a `Vocabulary`.
 
     Args:
+        text: of the file.
         suffix: of the file's name, lower-case.
 
     Raises:
-        RecoError: it cannot be understood; without the file's name.
+        RecoError: malformed; the message does not contain the file's name.
     """
     if suffix == ".json":
         return _structure(_json(text))
@@ -72,9 +73,7 @@ def read_fields(text: str, suffix: str) -> dict[str, Any]:
         return {"concepts": parse_lines(text)} if found and isinstance(found, str) else _structure(found)
     if suffix in (".csv", ".tsv") or _is_table(text):
         return {"concepts": _table(text)}
-    if text.lstrip().startswith(
-        ("[", "{")
-    ):  # a list as Python or JSON writes it, whatever the file is called
+    if text.lstrip().startswith(("[", "{")):  # a Python or JSON list, whatever the suffix
         try:
             found = _yaml(text)
         except RecoError:
@@ -88,25 +87,24 @@ def read_fields(text: str, suffix: str) -> dict[str, Any]:
 
 
 def parse_lines(text: str) -> list[Entry]:
-    """A concept a line, or several with commas between, or `name: synonym, synonym`.
+    """Parses lines of one concept, several separated by commas, or `name: synonym, synonym`.
 
-    `#` at the start of a line or after a blank starts a comment. Bullets, numbers of lines and quotes are dropped.
+    `#` at the start of a line or after a space starts a comment. Bullets, line numbers and quotes are removed.
     """
-    lines = [
-        re.split(r"(?:^|\s)#", line)[0].strip() for line in text.splitlines()
-    ]  # "C# logo" has no comment
+    # "C# logo" has no comment.
+    lines = [re.split(r"(?:^|\s)#", line)[0].strip() for line in text.splitlines()]
     lines = [_BULLET.sub("", line, count=1) if _BULLET.match(line) else line for line in lines if line]
     return [entry for line in _without_numbers(lines) for entry in _parse_line(line)]
 
 
 def parse_names(text: str) -> list[Entry]:
-    """Names with commas between, as on a command line, where a colon means nothing."""
+    """Parses names separated by commas; colons have no meaning."""
     parts = (part for line in text.splitlines() for part, _ in _parts(line, _SEPARATORS))
     return [{"name": part} for part in parts if part]
 
 
 def _without_numbers(lines: list[str]) -> list[str]:
-    """Without what counts the lines: `1. cat`, `2) dog`; or ids that go up by one, `0: cat`, `1 dog`."""
+    """Removes line numbers (`1. cat`, `2) dog`) and consecutive ids (`0: cat`, `1 dog`)."""
     if all(_ORDINAL.match(line) for line in lines):
         return [_ORDINAL.sub("", line, count=1) for line in lines]
     ids = [int(match[1]) for line in lines if (match := _NUMBER.match(line))]
@@ -132,7 +130,7 @@ def _parse_line(line: str) -> list[Entry]:
 
 
 def _parts(line: str, separators: str) -> Iterable[tuple[str, str]]:
-    """What stands between separators outside quotes, and the separator after it, "" at the end."""
+    """Yields the parts between separators outside quotes, each with the separator after it, "" at the end."""
     plain = re.compile(f"[^{separators}]*")
     position = 0
     while position < len(line):
@@ -148,7 +146,7 @@ def _parts(line: str, separators: str) -> Iterable[tuple[str, str]]:
 
 
 def _rows(text: str) -> list[list[str]]:
-    """Cells of a CSV file, whatever separates them; without comments, blank lines and separators at the end."""
+    """The cells of a CSV file with any separator, without comments, blank lines and trailing separators."""
     lines = [line.rstrip(" \t,;") for line in text.splitlines() if not line.lstrip().startswith("#")]
     separator = max(",;\t", key=next(filter(None, lines), "").count)
     try:
@@ -159,14 +157,14 @@ def _rows(text: str) -> list[list[str]]:
 
 
 def _is_table(text: str) -> bool:
-    """Whether a text begins with a header of ids and names."""
+    """Whether the first line is a header with ids and names."""
     first = next((line for line in text.splitlines() if line.strip()), "")
     header = {cell.strip().lower() for cell in re.split("[,;\t]", first)}
     return bool(header & set(_ID_KEYS)) and bool(header & set(_NAME_KEYS))
 
 
 def _table(text: str) -> list[Entry]:
-    """A CSV file: a column of names, perhaps one of ids, which then order them, and one of synonyms."""
+    """Parses a CSV file: a column of names, and optional columns of synonyms and of ids, which define the order."""
     rows = _rows(text)
     if not rows:
         return []
@@ -213,7 +211,7 @@ def _json(text: str) -> Any:
 
 
 def _yaml(text: str) -> Any:
-    """Every scalar as the string that it is written as: `no`, `7`, `null` and dates are names, too."""
+    """Parses YAML with all scalars as strings: `no`, `7`, `null` and dates are valid names."""
     try:
         return yaml.load(text, Loader=yaml.BaseLoader)  # builds strings, lists and dicts only
     except (yaml.YAMLError, RecursionError) as error:
@@ -221,7 +219,7 @@ def _yaml(text: str) -> Any:
 
 
 def _structure(found: Any) -> dict[str, Any]:
-    """What YAML or JSON holds: a list, ours with `concepts`, another tool's with one of `_LIST_KEYS`, or a mapping."""
+    """Converts a list, our own format (`concepts`), other tools' formats (`_LIST_KEYS`), or a mapping."""
     if isinstance(found, list):
         return {"concepts": [_entry(value) for value in found]}
     if not isinstance(found, dict):
@@ -253,7 +251,7 @@ def _list_of(value: Any, key: str) -> list[Entry]:
 
 
 def _mapping(found: dict[Any, Any]) -> list[Entry]:
-    """{id: name}, {name: id} or {name: synonyms}."""
+    """Converts {id: name}, {name: id} or {name: synonyms}."""
     if found and all(str(key).isdecimal() for key in found):
         return [_entry(found[key]) for key in sorted(found, key=lambda key: int(str(key)))]
     if found and all(isinstance(v, str | int) and str(v).isdecimal() for v in found.values()):
@@ -267,10 +265,11 @@ def _mapping(found: dict[Any, Any]) -> list[Entry]:
 
 
 def _entry(value: Any, strict: bool = True) -> Entry:
-    """One concept of a list.
+    """Converts one entry of a list.
 
     Args:
-        strict: keys that mean nothing are kept, for the model to refuse.
+        value: the entry.
+        strict: keep unknown keys, which `Concept` then rejects.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"name": str(value)}
@@ -287,7 +286,7 @@ def _entry(value: Any, strict: bool = True) -> Entry:
         kept["name"] = str(value[key]) if isinstance(value[key], int | float) else value[key]
     if "synonyms" in kept:
         kept["synonyms"] = _words(kept["synonyms"])
-    if kept.get("alias") in ("", "null", "~"):  # how YAML writes that there is none
+    if kept.get("alias") in ("", "null", "~"):  # null in YAML
         kept["alias"] = None
     return kept
 
@@ -297,7 +296,7 @@ def _is_words(value: Any) -> bool:
 
 
 def _words(value: Any) -> Any:
-    """Synonyms as a list, from one or from words with commas between."""
+    """Synonyms as a list; a string is split at commas."""
     if value is None:
         return []
     return [entry["name"] for entry in parse_names(value)] if isinstance(value, str) else value
