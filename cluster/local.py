@@ -11,6 +11,9 @@ A claimed GPU is a number to the scheduler: run stages with `--device cpu` on it
 import os
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 from types import FrameType
 from typing import Annotated, Any
@@ -19,8 +22,6 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported
 
 import typer
-from ray._common.utils import get_default_ray_temp_dir
-from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
 from ray.cluster_utils import Cluster
 
 HOST = "127.0.0.1"
@@ -51,17 +52,33 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def make_token() -> None:
+    """Has Ray write a token to its file, unless there is one.
+
+    Raises:
+        SystemExit: it cannot be written.
+    """
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"]
+    done = subprocess.run(ray, capture_output=True, text=True)
+    if done.returncode:
+        why = (done.stderr.strip() or "no reason given").splitlines()[-1]
+        sys.exit(
+            f"error: Ray cannot write its token ({why}): set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file"
+        )
+
+
 def start(nodes: list[dict[str, float]], memory_mb: int, dashboard_port: int | None) -> Cluster:
     """Starts the raylets; the caller shuts the cluster down."""
     dashboard: dict[str, Any] = {"include_dashboard": False}
     if dashboard_port is not None:
         dashboard = {"include_dashboard": True, "dashboard_host": HOST, "dashboard_port": dashboard_port}
-    ensure_token_if_auth_enabled(None, create_token_if_missing=True)
+    if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN"):
+        make_token()
     cluster = Cluster()
     try:
         for number, claimed in enumerate(nodes):
             # A folder each, as machines have: in one of all, a node unpacks a job's code over that which others run.
-            folder = {"temp_dir": f"{get_default_ray_temp_dir()}/node{number}"}
+            folder = {"temp_dir": f"{tempfile.gettempdir()}/ray/node{number}"}
             cluster.add_node(
                 num_cpus=claimed.get("CPU", 0),
                 num_gpus=claimed.get("GPU", 0),

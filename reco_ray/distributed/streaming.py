@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from ray._private import auto_init_hook
 from ray.data import DataContext
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.exceptions import ExecutionTimeoutError
+
+from reco_ray.distributed import ray_private
 
 Item = TypeVar("Item")
 
+# Between steps of Ray Data's scheduler. Each handles all that is ready, so that this delays nothing that takes longer.
 STEP_SECONDS = 0.02
 POLL_SECONDS = 5.0
 _END: Any = object()
@@ -27,21 +28,8 @@ def stream_context() -> DataContext:
     context.enable_operator_progress_bars = False
     # A pool never shrinks: a new worker would have to load its models again.
     context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
-    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, Unhurried]
+    ray_private.slow_down_scheduler(context, STEP_SECONDS)
     return context
-
-
-class Unhurried(ExecutionCallback):
-    """Lets the scheduler sleep between its steps.
-
-    While the consumer is slower than the producers, Ray 2.60's loop finds tasks that are ready but may not be read yet,
-    and turns at once: half a core, in the process that is to compute. Every step handles all that is ready, so that
-    steps 20 ms apart delay nothing that takes longer.
-    """
-
-    def on_execution_step(self, executor: Any) -> None:
-        """Called by Ray after each step of the scheduler."""
-        time.sleep(STEP_SECONDS)
 
 
 def with_timeout(
@@ -95,7 +83,7 @@ def with_timeout(
                     while_waiting()
                     continue
                 # What still stands there when the session has ended would start a Ray of its own with its next call.
-                auto_init_hook.enable_auto_connect = False
+                ray_private.forbid_new_session()
                 raise ExecutionTimeoutError(f"no row in {seconds:.0f} seconds") from None
             if error is not None:
                 raise error

@@ -17,9 +17,9 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 
 import ray
-import ray._private.worker as ray_worker
 
 from reco_ray.config import Settings, StagePlacement
+from reco_ray.distributed import ray_private
 from reco_ray.distributed.local_ray import find_places
 from reco_ray.distributed.ray_errors import trouble
 from reco_ray.distributed.reachability import require_listener
@@ -41,17 +41,17 @@ def session(address: str | None = None) -> Iterator[None]:
             yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    options = {} if address else _local_options()
-    setattr(ray_worker, "print_to_stdstream", _Remarks())  # noqa: B010 - it is declared as that very function
+    places = {} if address else _local_places()
+    ray_private.print_remarks_with(_Remarks())
     try:
         require_listener(address or "")
         with waiting(f"connecting to {address}" if address else "starting Ray"), _silent_descriptor():
-            ray.init(
+            ray_private.init(
+                places,
                 address=address or "local",
                 include_dashboard=None if address else False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                **options,
             )
     except Exception as error:  # a bare one, where Ray's own processes take more than 30 seconds to start
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
@@ -64,15 +64,15 @@ def session(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _local_options() -> dict[str, Any]:
-    """Options of `ray.init` for a Ray that starts here; sets $RAY_AUTH_TOKEN where Ray could not keep a token."""
+def _local_places() -> dict[str, str]:
+    """The folders of a Ray that starts here; sets $RAY_AUTH_TOKEN where Ray could not keep a token."""
     places = find_places()
     for remark in places.remarks:
         console.print(f"remark     {remark}")
     if places.token is not None:
         os.environ["RAY_AUTH_TOKEN"] = places.token  # Ray's own processes and workers inherit it
-    options = {"_temp_dir": places.folder, "_plasma_directory": places.objects}
-    return {name: value for name, value in options.items() if value is not None}
+    objects = {"plasma_directory": places.objects} if places.objects else {}
+    return {"temp_dir": places.folder, **objects}
 
 
 class _Remarks:

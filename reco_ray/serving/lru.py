@@ -36,6 +36,14 @@ class ByteLRU(Generic[Value]):
         with self._lock:
             self._entries[key] = (value, min(size, int(self._entries.maxsize)))
 
+    def make_room(self, size: int) -> list[Hashable]:
+        """Removes the entries unused for longest until `size` bytes fit beside the others -> their keys."""
+        removed = []
+        with self._lock:
+            while self._entries and self._entries.currsize + size > self._entries.maxsize:
+                removed.append(self._entries.popitem()[0])
+        return removed
+
     def drop(self, key: Hashable) -> None:
         """Removes an entry, if it exists."""
         with self._lock:

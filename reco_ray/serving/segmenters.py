@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from ray import serve
 
 from reco_ray.config import SegmentSettings
+from reco_ray.distributed import ray_private
 from reco_ray.files import storage
 from reco_ray.models.runtime import resolve_runtime
 from reco_ray.segmentation.segment import BACKGROUND, SegmentedImage, Targets, label_scores
@@ -19,6 +20,7 @@ from reco_ray.serving.answers import InputSpec
 from reco_ray.serving.batcher import Batcher
 from reco_ray.serving.calls import return_errors
 from reco_ray.serving.heap import start_heap_trimming
+from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.metrics import ModelMetrics
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.segment_task import DEADLINE_EXCEEDED, LabelledImage, SegmentTask, TaskFailure
@@ -37,7 +39,8 @@ class Segmenters:
         self._device = str(resolve_runtime(settings.models.device).device)
         torch.set_num_threads(options.scale.threads)
         start_heap_trimming()
-        self._limit = options.scale.segmenter_bytes
+        self._loaded: ByteLRU[Segmenter] = ByteLRU(options.scale.segmenter_bytes)
+        self._loading = asyncio.Lock()
         self._metrics = ModelMetrics()
         self._batcher = Batcher(self._label_all, _kind, largest=options.scale.batch, lanes=lanes)
 
@@ -57,17 +60,26 @@ class Segmenters:
         """
         return await self._batcher((await self.load(task.bank.key), task))
 
-    @serve.multiplexed(max_num_models_per_replica=-1)
     async def load(self, name: str) -> Segmenter:
-        """Serve keeps what this returns, and tells the routers which replica has it; room is made here, in bytes."""
-        uri = self._uris[name]
-        size = await asyncio.to_thread(_weights_size, uri)
-        loaded = getattr(self, "__serve_multiplex_wrapper")
-        while loaded.models and size + sum(each.bytes for each in loaded.models.values()) > self._limit:
-            await loaded.unload_model_lru()
-        return await asyncio.to_thread(
-            Segmenter.from_artifact, uri, device=self._device, precision=self._precision
-        )
+        """A segmenter, from memory where it is loaded; room is made for it, in bytes, before it is."""
+        await self._announce(name)
+        if (found := self._loaded.get(name)) is not None:
+            return found
+        async with self._loading:
+            if (found := self._loaded.get(name)) is None:
+                uri = self._uris[name]
+                for unloaded in self._loaded.make_room(await asyncio.to_thread(_weights_size, uri)):
+                    await ray_private.unload_multiplexed(self, str(unloaded))
+                found = await asyncio.to_thread(
+                    Segmenter.from_artifact, uri, device=self._device, precision=self._precision
+                )
+                self._loaded.put(name, found, found.bytes)
+        return found
+
+    @serve.multiplexed(max_num_models_per_replica=-1)
+    async def _announce(self, name: str) -> str:
+        """Serve remembers the name, and tells the routers that this replica has the segmenter."""
+        return name
 
     def _label_all(self, items: list[tuple[Segmenter, SegmentTask]]) -> list[LabelledImage | TaskFailure]:
         now = time.time()

@@ -99,3 +99,14 @@ def test_a_cache_bound_in_bytes_forgets_what_was_unused_for_longest() -> None:
     cache.drop("nothing")
     cache.put("a", "A", 90)
     assert (cache.get("huge"), cache.get("a")) == ("h", "A")
+
+
+def test_room_is_made_before_an_entry_comes() -> None:
+    cache: ByteLRU[str] = ByteLRU(100)
+    for name in "abc":
+        cache.put(name, name, 30)
+    assert cache.make_room(10) == []
+    assert cache.get("a") == "a"
+    assert cache.make_room(50) == ["b", "c"]
+    assert cache.make_room(1000) == ["a"]  # it comes alone
+    assert len(cache) == 0
