@@ -24,13 +24,12 @@ def _is_tried() -> bool:
     return ray.__version__.startswith(TRIED)
 
 
-def _lose(what: str) -> None:
-    """Says once what is done without."""
+def lose(what: str) -> None:
+    """Says once what is done without where Ray lacks a part."""
     if what not in _lost:
         _lost.add(what)
-        console.print(
-            f"remark     Ray {ray.__version__} is not as {TRIED}x, which reco-ray was tried with: {what}"
-        )
+        found = f"Ray {ray.__version__} differs from what reco-ray was tried with ({TRIED}x)"
+        console.print(f"remark     {found}: {what}")
 
 
 def print_remarks_with(printer: Callable[..., None]) -> None:
@@ -47,10 +46,10 @@ def print_remarks_with(printer: Callable[..., None]) -> None:
     if _is_tried() and known:
         setattr(worker, "print_to_stdstream", printer)  # noqa: B010 - it is declared as that very function
     else:
-        _lose("its remarks may stand between these lines")
+        lose("its remarks may stand between these lines")
 
 
-def init(places: Mapping[str, str], **options: Any) -> None:
+def init(places: Mapping[str, str], **options: Any) -> bool:
     """`ray.init`, with the folders of a Ray that starts here, which it takes under names that may change.
 
     Without: Ray keeps its files and objects where it likes.
@@ -58,6 +57,9 @@ def init(places: Mapping[str, str], **options: Any) -> None:
     Args:
         places: "temp_dir" and "plasma_directory", as far as they are to be chosen.
         options: public ones of `ray.init`.
+
+    Returns:
+        Whether Ray took the folders. Nothing is said here, as a caller may have standard error closed meanwhile.
     """
     private: dict[str, Any] = {f"_{name}": folder for name, folder in places.items()}
     try:
@@ -65,8 +67,9 @@ def init(places: Mapping[str, str], **options: Any) -> None:
     except (RuntimeError, TypeError) as error:
         if not (private and any(name in str(error) for name in private)):
             raise
-        _lose(f"it keeps its files where it likes, not in {', '.join(places.values())}")
         ray.init(**options)
+        return False
+    return True
 
 
 def forbid_new_session() -> None:
@@ -83,7 +86,7 @@ def forbid_new_session() -> None:
     if _is_tried() and known:
         auto_init_hook.enable_auto_connect = False
     else:
-        _lose("what stands still may start another Ray as this run ends")
+        lose("what stands still may start another Ray as this run ends")
 
 
 def slow_down_scheduler(context: DataContext, seconds: float) -> None:
@@ -97,10 +100,10 @@ def slow_down_scheduler(context: DataContext, seconds: float) -> None:
 
         classes = list(context.custom_execution_callback_classes)
     except (ImportError, AttributeError):
-        _lose("its scheduler takes half a core of the process that starts the run")
+        lose("its scheduler takes half a core of the process that starts the run")
         return
     if not _is_tried():
-        _lose("its scheduler takes half a core of the process that starts the run")
+        lose("its scheduler takes half a core of the process that starts the run")
         return
 
     class Pause(ExecutionCallback):
@@ -127,4 +130,4 @@ async def unload_multiplexed(owner: object, name: str) -> None:
             loaded.models.move_to_end(name, last=False)
             await loaded.unload_model_lru()
     except AttributeError:
-        _lose("requests for segmenters that were unloaded are not sent elsewhere")
+        lose("requests for segmenters that were unloaded are not sent elsewhere")

@@ -46,7 +46,7 @@ def session(address: str | None = None) -> Iterator[None]:
     try:
         require_listener(address or "")
         with waiting(f"connecting to {address}" if address else "starting Ray"), _silent_descriptor():
-            ray_private.init(
+            taken = ray_private.init(
                 places,
                 address=address or "local",
                 include_dashboard=None if address else False,
@@ -57,6 +57,8 @@ def session(address: str | None = None) -> Iterator[None]:
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
         path = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
         raise RecoError(f"{where}: {reason(error)}{path}") from error
+    if not taken:
+        ray_private.lose(f"it keeps its files where it likes, not in {', '.join(places.values())}")
     try:
         with _troubles():
             yield

@@ -25,7 +25,8 @@ PARTS = {parts!r}
 def hide(module, name):
     class Without(types.ModuleType):
         def __getattribute__(self, asked):
-            importer = sys._getframe(1).f_globals.get("__name__", "")
+            caller = sys._getframe().f_back  # None: Ray's C code
+            importer = caller.f_globals.get("__name__", "") if caller else ""
             if asked == name and importer.partition(".")[0] == "reco_ray":
                 raise AttributeError(f"no {{name}} here")
             return super().__getattribute__(asked)
@@ -114,7 +115,7 @@ def test_the_main_job_runs_without(parts: dict[str, str], tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "out" / "masks" / "manifest.json").read_text())
     assert manifest["counts"]["segmented"] == 1
-    for key in [*parts, *parts.values()]:
-        assert done.stderr.count(SAID.get(key, "")) == 1 or key not in SAID, done.stderr
+    for said in [SAID[key] for key in [*parts, *parts.values()] if key in SAID]:
+        assert done.stderr.count(said) == 1, done.stderr
     if parts == {"ray": "__version__"}:
-        assert "Ray 2.99.0 is not as 2.60.x, which reco-ray was tried with" in done.stderr
+        assert "Ray 2.99.0 differs from what reco-ray was tried with (2.60.x)" in done.stderr
