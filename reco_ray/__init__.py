@@ -6,7 +6,8 @@
     print(made.report)
 
 Every stage is a function whose parameters are the options of the command of its name; all return what became of their
-artifacts and raise `RecoError` with one line for bad input.
+artifacts and raise a `RecoError` with one line for bad input, whose subclass says what kind of trouble it is
+(`MissingError`, `OtherModelError`, ...).
 """
 
 from importlib import import_module
@@ -16,7 +17,18 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from reco_ray.client import Client
-    from reco_ray.errors import RecoError
+    from reco_ray.errors import (
+        MissingError,
+        MissingPackageError,
+        NoRoomError,
+        OtherModelError,
+        RecoError,
+        SettingError,
+        UnfinishedError,
+        UnreadableError,
+        UsageError,
+    )
+    from reco_ray.files.retries import StoreUnavailable
     from reco_ray.stages import (
         embed,
         evaluate,
@@ -36,8 +48,15 @@ if TYPE_CHECKING:
 # What `import reco_ray` offers -> the module that has it, imported when it is first used.
 _MODULES = {
     "Client": "reco_ray.client",
-    "RecoError": "reco_ray.errors",
     "Segmenter": "reco_ray.training",
+    "StoreUnavailable": "reco_ray.files.retries",
+    **dict.fromkeys(
+        (
+            "RecoError", "UsageError", "SettingError", "MissingError", "UnfinishedError", "OtherModelError",
+            "UnreadableError", "NoRoomError", "MissingPackageError",
+        ),
+        "reco_ray.errors",
+    ),
     **dict.fromkeys(
         (
             "run", "embed", "index", "references", "segment", "label", "train", "export", "evaluate",
@@ -49,8 +68,17 @@ _MODULES = {
 
 __all__ = [
     "Client",
+    "MissingError",
+    "MissingPackageError",
+    "NoRoomError",
+    "OtherModelError",
     "RecoError",
     "Segmenter",
+    "SettingError",
+    "StoreUnavailable",
+    "UnfinishedError",
+    "UnreadableError",
+    "UsageError",
     "embed",
     "evaluate",
     "export",

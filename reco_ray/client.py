@@ -29,7 +29,7 @@ from pydantic import BaseModel, RootModel, ValidationError
 
 from reco_ray.corpus.arrays import picture_of
 from reco_ray.corpus.decode import DecodeError, decode_image
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import RecoError, SettingError, UnreadableError, file_error, reason
 from reco_ray.files.proxies import Proxy, proxy_for
 from reco_ray.serving import contract
 
@@ -114,7 +114,7 @@ class Segmentation:
         try:
             picture, _, _ = decode_image(self.image, max_pixels=Image.MAX_IMAGE_PIXELS or 178_956_970)
         except DecodeError as error:
-            raise RecoError(f"the photograph that was sent cannot be shown: {error}") from error
+            raise UnreadableError(f"the photograph that was sent cannot be shown: {error}") from error
         photo = picture.resize((self.width, self.height))
         mixed = np.asarray(photo).astype(np.float32)
         for concept in self.concepts:
@@ -175,7 +175,7 @@ class Client:
 
     def __init__(self, url: str, key: str | None = None, *, timeout: float = 120.0, patience: float = 300.0):
         if not url.startswith(("http://", "https://")):
-            raise RecoError(f"{url!r} is no address of a service: it begins with http:// or https://")
+            raise SettingError(f"{url!r} is no address of a service: it begins with http:// or https://")
         self.url = url.rstrip("/")
         self.timeout = timeout
         self.patience = patience
@@ -363,7 +363,7 @@ class Client:
 
 def _vocabulary_path(name: str) -> str:
     if not name:
-        raise RecoError("the name of a vocabulary is empty")
+        raise SettingError("the name of a vocabulary is empty")
     return f"/v1/vocabularies/{quote(name, safe='')}"
 
 
@@ -371,14 +371,14 @@ def _options(
     concepts: Iterable[str] | None, vocabulary: str | None, **others: str | float | None
 ) -> dict[str, Any]:
     if (concepts is None) == (vocabulary is None):
-        raise RecoError("give either concepts or a vocabulary")
+        raise SettingError("give either concepts or a vocabulary")
     options = {"concepts": None if concepts is None else _names(concepts), "vocabulary": vocabulary, **others}
     return {name: value for name, value in options.items() if value is not None}
 
 
 def _names(concepts: Iterable[Any]) -> list[Any]:
     if isinstance(concepts, str):
-        raise RecoError('concepts is one string: give a list, as ["cat", "dog"]')
+        raise SettingError('concepts is one string: give a list, as ["cat", "dog"]')
     return list(concepts)
 
 
@@ -393,7 +393,7 @@ def _image_bytes(image: Any) -> bytes:
     try:
         return Path(image).read_bytes() if isinstance(image, str | PathLike) else image.read()
     except OSError as error:
-        raise RecoError(f"{image}: the image cannot be read: {reason(error)}") from error
+        raise file_error(f"{image}: the image cannot be read: {reason(error)}", error) from error
 
 
 def _segmentation(answer: contract.SegmentationResource, image: bytes) -> Segmentation:

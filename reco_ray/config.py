@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import SettingError, file_error, reason
 from reco_ray.files import storage
 from reco_ray.registry import REFINEMENTS
 
@@ -302,31 +302,33 @@ def load_settings(
         RecoError: unknown preset, unreadable file, unknown field or a value out of range; names the field.
     """
     if preset not in preset_names():
-        raise RecoError(f"unknown preset {preset!r}: choose one of {', '.join(preset_names())}")
+        raise SettingError(f"unknown preset {preset!r}: choose one of {', '.join(preset_names())}")
     values = yaml.safe_load((_presets() / f"{preset}.yaml").read_text())
     if file:
         try:
             chosen = yaml.safe_load(storage.read_bytes(file))
         except (OSError, yaml.YAMLError) as error:
-            raise RecoError(f"{file}: the settings cannot be read: {reason(error)}") from error
+            raise file_error(f"{file}: the settings cannot be read: {reason(error)}", error) from error
         if not isinstance(chosen, dict):
-            raise RecoError(f"{file}: expected a mapping such as 'references: {{exemplars: 20}}'")
+            raise SettingError(f"{file}: expected a mapping such as 'references: {{exemplars: 20}}'")
         _merge(values, chosen)
     for override in overrides or []:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise RecoError(
+            raise SettingError(
                 f"--set {override!r}: expected section.field=value, such as references.exemplars=20"
             )
         try:
             nested: Any = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise RecoError(f"--set {override!r}: the value is not valid YAML") from error
+            raise SettingError(f"--set {override!r}: the value is not valid YAML") from error
         for part in reversed(key.split(".")):
             nested = {part: nested}
         _merge(values, nested)
     if "preset" in values:
-        raise RecoError("setting preset: choose it with --preset, its models cannot be swapped by name here")
+        raise SettingError(
+            "setting preset: choose it with --preset, its models cannot be swapped by name here"
+        )
     try:
         return Settings.model_validate({"preset": preset, **values})
     except ValidationError as error:
@@ -336,7 +338,7 @@ def load_settings(
         message = (
             "there is no such setting" if unknown else first["msg"].removeprefix("Value error, ").lower()
         )
-        raise RecoError(f"setting {place}: {message}") from error
+        raise SettingError(f"setting {place}: {message}") from error
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from reco_ray.config import Settings, load_settings
-from reco_ray.errors import RecoError
+from reco_ray.errors import MissingPackageError
 from reco_ray.files import storage
 from reco_ray.vocabulary import Vocabulary, parse_concepts
 
@@ -62,7 +62,7 @@ def prepare_demo(folder: str) -> Demo:
         for pattern in patterns:
             found = sorted(_package(package).glob(pattern))
             if not found:
-                raise RecoError(
+                raise MissingPackageError(
                     f"package {package} no longer carries {pattern}: install reco-ray[demo] of this version"
                 )
             for file in found:
@@ -81,7 +81,9 @@ def _package(name: str) -> Path:
     """Where a package lies; it is not imported, its files are all we want."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
-        raise RecoError('the photographs of the demo are not installed: pip install "reco-ray[demo]"')
+        raise MissingPackageError(
+            'the photographs of the demo are not installed: pip install "reco-ray[demo]"'
+        )
     return Path(spec.origin).parent
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import MissingPackageError, SettingError, reason
 
 
 def load_faiss() -> ModuleType:
@@ -17,7 +17,7 @@ def load_faiss() -> ModuleType:
     try:
         import faiss
     except ImportError as error:
-        raise RecoError(
+        raise MissingPackageError(
             'FAISS is not installed: pip install "reco-ray[cpu]", or "reco-ray[gpu]" on a GPU machine'
         ) from error
     return faiss
@@ -39,11 +39,11 @@ def empty_index(factory: str, dim: int) -> Any:
         # A flat index stores no ids itself.
         made = faiss.index_factory(dim, "IDMap,Flat" if flat else factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
-        raise RecoError(
+        raise SettingError(
             f"setting index.factory: FAISS cannot create {factory!r} with {dim} dimensions ({_last(error)})"
         ) from error
     if not flat and inverted_file(made) is None:
-        raise RecoError(
+        raise SettingError(
             f"setting index.factory: {factory!r} is neither Flat nor an inverted file such as IVF4096,SQ8"
         )
     return made

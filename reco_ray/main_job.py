@@ -19,7 +19,7 @@ from reco_ray.corpus.stage import KIND as EMBEDDINGS
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.cosegmentation.bank import KIND as REFERENCES
 from reco_ray.cosegmentation.stage import STAGE, build_references
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import RecoError, file_error, reason
 from reco_ray.files.artifacts import ArtifactWriter
 from reco_ray.files.storage import join, local_path
 from reco_ray.outcome import Outcome
@@ -82,7 +82,7 @@ def _alone(out: str) -> Iterator[None]:
         yield
         return
     except OSError as error:
-        raise RecoError(f"{out}: cannot be written: {reason(error)}") from error
+        raise file_error(f"{out}: cannot be written: {reason(error)}", error, RecoError) from error
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from reco_ray.errors import RecoError
 from reco_ray.files.artifacts import Manifest
 
 
@@ -11,7 +12,7 @@ class Outcome:
 
     stage: that was asked for it. uri: of the artifact. manifest: None if it failed. new: whether there was anything to
     do. name: of its vocabulary, where a stage makes several artifacts; one that fails stops no other. error: why it
-    failed, one line.
+    failed.
     """
 
     stage: str
@@ -19,4 +20,4 @@ class Outcome:
     manifest: Manifest | None = None
     new: bool = True
     name: str = ""
-    error: str | None = None
+    error: RecoError | None = None

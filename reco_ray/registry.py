@@ -16,7 +16,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from reco_ray.errors import RecoError
+from reco_ray.errors import MissingPackageError, SettingError
 
 
 class Registry:
@@ -51,7 +51,7 @@ class Registry:
         if name not in self._others:
             close = difflib.get_close_matches(name, self.names, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise RecoError(
+            raise SettingError(
                 f"unknown {self._kind} {(spec or name)!r}: known are {', '.join(self.names)}{hint}"
             )
         entry = self._others[name]
@@ -59,7 +59,7 @@ class Registry:
             return entry.load()
         except Exception as error:  # whatever another package's import raises
             source = entry.dist.name if entry.dist else entry.value
-            raise RecoError(
+            raise MissingPackageError(
                 f"{self._kind} {name!r} of package {source} cannot be imported: {error}"
             ) from error
 

@@ -249,7 +249,8 @@ def _train(request: TrainRequest, listener: Listener) -> list[Outcome]:
     failed = [outcome for outcome in done if outcome.manifest is None]
     if failed:
         count = len(vocabularies) or len(request.labels)
-        raise RecoError(f"{len(failed)} of {count} vocabularies failed: {failed[0].error}")
+        kind = type(failed[0].error or RecoError())
+        raise kind(f"{len(failed)} of {count} vocabularies failed: {failed[0].error}")
     return done
 
 

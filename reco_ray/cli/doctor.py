@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from reco_ray import __version__
-from reco_ray.errors import RecoError
+from reco_ray.errors import MissingPackageError, RecoError
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _preset(name: str) -> Check:
     def find() -> str:  # and not load them: they are large
         missing = [spec for spec in from_hub if not is_here(spec, models.weights)]
         if missing:
-            raise RecoError(
+            raise MissingPackageError(
                 f"needs weights {', '.join(missing)}: reco-ray weights pull --preset {name} --weights DIR"
             )
         return f"ready: weights of {', '.join(from_hub)}"

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from reco_ray.cli.app import app, weights_app
 from reco_ray.config import load_settings
-from reco_ray.errors import RecoError, UsageError
+from reco_ray.errors import MissingPackageError, RecoError, UnreadableError, UsageError
 from reco_ray.files.storage import absolute, join
 from reco_ray.presentation.console import console
 
@@ -42,7 +42,7 @@ def list_weights(
 
     found = list_local(weights)
     if not found:
-        raise RecoError(f"{weights}: no weights in it: fill it with `reco-ray weights pull`")
+        raise MissingPackageError(f"{weights}: no weights in it: fill it with `reco-ray weights pull`")
     for each in found:
         print(each)
 
@@ -65,7 +65,7 @@ def verify(
             print(f"{absolute(uri)}: {found.files:,} files, {found.bytes:,} bytes as committed")
         differing += len(found.differences)
     if differing:
-        raise RecoError(
+        raise UnreadableError(
             f"{differing:,} files are not what was committed: make the artifact again, or fetch it again"
         )
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from reco_ray.corpus.colour import NoPixels, to_rgb, white
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import UnreadableError, reason
 
 _CHANNELS = (1, 2, 3, 4)  # grey, grey and alpha, RGB, RGBA
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -32,7 +32,7 @@ def picture_of(image: Any) -> Image.Image:
     """
     if isinstance(image, Image.Image):
         if not image.width or not image.height:
-            raise RecoError(f"image: {image.width} x {image.height} pixels: there are none")
+            raise UnreadableError(f"image: {image.width} x {image.height} pixels: there are none")
         return _as_rgb(image)
     array, channels_first = _array(image)
     said = f"image: shape {tuple(array.shape)}, dtype {array.dtype}"
@@ -42,12 +42,12 @@ def picture_of(image: Any) -> Image.Image:
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or not pixels.size:
-        raise RecoError(f"{said}: {_EXPECTED}, one image at a time")
+        raise UnreadableError(f"{said}: {_EXPECTED}, one image at a time")
     first, last = pixels.shape[0] in _CHANNELS, pixels.shape[2] in _CHANNELS
     if first and (channels_first or not last):
         pixels = pixels.transpose(1, 2, 0)
     elif not last:
-        raise RecoError(f"{said}: {_EXPECTED}")
+        raise UnreadableError(f"{said}: {_EXPECTED}")
     eight = np.ascontiguousarray(_eight_bits(pixels, said))
     mode = _MODES[eight.shape[2]]
     return _as_rgb(Image.fromarray(eight[..., 0] if mode == "L" else eight, mode))
@@ -59,7 +59,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     try:
         return to_rgb(image.copy(), b"")  # a copy is of no file, in which more bits could be looked for
     except NoPixels as error:
-        raise RecoError(f"image: mode {image.mode}, {image.width} x {image.height}: {error}") from error
+        raise UnreadableError(f"image: mode {image.mode}, {image.width} x {image.height}: {error}") from error
 
 
 def _array(image: Any) -> tuple[np.ndarray, bool]:
@@ -72,7 +72,7 @@ def _array(image: Any) -> tuple[np.ndarray, bool]:
     try:
         return np.asarray(image), is_tensor
     except Exception as error:  # ragged lists, and whatever an __array__ raises
-        raise RecoError(
+        raise UnreadableError(
             f"image: no array can be made of a {type(image).__name__}: {reason(error)}"
         ) from error
 
@@ -84,15 +84,17 @@ def _eight_bits(pixels: np.ndarray, said: str) -> np.ndarray:
     if pixels.dtype == np.bool_:
         return pixels * np.uint8(255)
     if pixels.dtype.kind not in "iuf":
-        raise RecoError(f"{said}: {_EXPECTED}")
+        raise UnreadableError(f"{said}: {_EXPECTED}")
     low, high = float(pixels.min()), float(pixels.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise RecoError(f"{said}: some values are no finite numbers")
+        raise UnreadableError(f"{said}: some values are no finite numbers")
     if pixels.dtype.kind == "f":
         top = 1.0 if high <= 1 + _OVERSHOOT else 255.0
         slack = _OVERSHOOT * top
     else:
         top, slack = float(white(int(min(high, 65_535)))), 0.0
     if low < -slack or high > top + slack:
-        raise RecoError(f"{said}: values from {low:g} to {high:g}: {_EXPECTED}; undo a normalisation first")
+        raise UnreadableError(
+            f"{said}: values from {low:g} to {high:g}: {_EXPECTED}; undo a normalisation first"
+        )
     return (pixels.astype(np.float32) * (255.0 / top)).round().clip(0, 255).astype(np.uint8)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from reco_ray.errors import RecoError
+from reco_ray.errors import UnreadableError
 
 _JUDGED_FROM = 1000  # images; a share of fewer says little while it is not known how many there will be
 
@@ -36,7 +36,7 @@ class RejectBudget:
             return
         of = f" of {self._total:,}" if self._total is not None else ""
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in self._rejected.most_common(4))
-        raise RecoError(
+        raise UnreadableError(
             f"{corpus}: {count:,}{of} images were rejected ({reasons}), more than the setting "
             f"embed.max_rejected={self._allowed} allows: see {out}/rejected; with a larger one the run goes on"
         )

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from reco_ray.errors import RecoError
+from reco_ray.errors import UnreadableError
 
 # In order of preference. Case, underscores and spaces do not matter: "Image URL" is `image_url`.
 IMAGE_COLUMNS = (
@@ -21,7 +21,7 @@ _NAMED_IMAGES = ("image", "img", "photo", "picture")  # which as text are paths 
 _MOST_NAMED = 30  # columns in a message
 
 
-class NoImageColumn(RecoError):
+class NoImageColumn(UnreadableError):
     """A table in which no column holds or names images."""
 
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from reco_ray.corpus.kinds import CONTAINER_PATTERN, is_container
 from reco_ray.corpus.listing import SCHEMA, UNKNOWN, Listing
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import UnreadableError, reason
 from reco_ray.files import artifacts, storage
 
 GONE_SCHEMA = SCHEMA.append(pa.field("shard", pa.int64()))  # shard: that the row was recorded in
@@ -72,7 +72,7 @@ def read_generations(out: str) -> list[Generation]:
         try:
             found.append(Generation(**json.loads(storage.read_bytes(file))))
         except (OSError, ValueError, TypeError) as error:
-            raise RecoError(f"{file}: damaged: delete {out} and run again") from error
+            raise UnreadableError(f"{file}: damaged: delete {out} and run again") from error
     return found
 
 
@@ -205,7 +205,7 @@ def _open(uri: str, key: tuple[str | int, ...]) -> storage.ParquetReader:
     try:
         return storage.ParquetReader(uri)
     except pa.ArrowInvalid as error:
-        raise RecoError(f"{uri}: damaged: {reason(error)}") from error
+        raise UnreadableError(f"{uri}: damaged: {reason(error)}") from error
 
 
 # --- parts: what is committed together ----------------------------------------------------------------------
@@ -231,7 +231,7 @@ def embedding_files(uri: str, manifest: artifacts.Manifest) -> list[str]:
         RecoError: an earlier version made it, whose files were laid out otherwise.
     """
     if "shards" not in manifest.content:
-        raise RecoError(
+        raise UnreadableError(
             f"{uri}: was made by an earlier version ({manifest.made_by}): delete it and embed the corpus again"
         )
     folder = storage.join(uri, "embeddings")

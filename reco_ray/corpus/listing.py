@@ -26,7 +26,7 @@ from reco_ray.corpus.left_out import Kind, LeftOut
 from reco_ray.corpus.lists import read_list
 from reco_ray.corpus.opened import open_tables
 from reco_ray.corpus.walk import escaped_name
-from reco_ray.errors import RecoError
+from reco_ray.errors import MissingError, MissingPackageError, UnreadableError
 from reco_ray.files import storage
 from reco_ray.presentation.console import say_once
 
@@ -68,7 +68,7 @@ def list_files(uri: str, image_column: str | None = None) -> Listing:
     """
     uri = storage.absolute(uri)
     if not _is_utf8(uri):
-        raise RecoError(f"{escaped_name(uri)}: the path is not UTF-8: rename it")
+        raise UnreadableError(f"{escaped_name(uri)}: the path is not UTF-8: rename it")
     root, left_out = uri, LeftOut()
     if uri.lower().endswith(LIST_SUFFIXES):
         root, table = uri.rpartition("/")[0], _table((name, -1) for name in read_list(uri, image_column))
@@ -91,9 +91,9 @@ def list_files(uri: str, image_column: str | None = None) -> Listing:
         table = _opened(table, left_out, image_column, strict=is_file)
     said = left_out.sentence(root)
     if not pc.any(pc.not_equal(table["images"], 0)).as_py():
-        raise RecoError(_nothing(uri) + (f"; {said}" if said else ""))
+        raise MissingError(_nothing(uri) + (f"; {said}" if said else ""))
     if not heic.available() and pc.all(pc.match_substring_regex(table["uri"], heic.PATTERN)).as_py():
-        raise RecoError(f"{uri}: all {table.num_rows:,} images are HEIC. {heic.MISSING}")
+        raise MissingPackageError(f"{uri}: all {table.num_rows:,} images are HEIC. {heic.MISSING}")
     if pc.any(pc.match_substring_regex(table["uri"], video.PATTERN)).as_py():
         video.require_av()
     if said:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from reco_ray.corpus import tables, web
 from reco_ray.corpus.columns import NoImageColumn, find_column
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import UnreadableError, file_error, reason
 from reco_ray.files import storage
 
 _BYTE_ORDER_MARKS = (  # UTF-32's little-endian one begins as UTF-16's does
@@ -35,7 +35,7 @@ def read_list(uri: str, image_column: str | None = None) -> Iterator[str]:
     try:
         text = _decoded(storage.read_bytes(uri))
     except (OSError, UnicodeError) as error:
-        raise RecoError(f"{uri}: the list of images cannot be read: {reason(error)}") from error
+        raise file_error(f"{uri}: the list of images cannot be read: {reason(error)}", error) from error
     lower = uri.lower()
     if lower.endswith((".csv", ".tsv")):
         names = _cells(uri, text, lower.endswith(".tsv"), image_column)
@@ -79,7 +79,7 @@ def _cells(uri: str, text: str, tabs: bool, named: str | None) -> Iterator[str]:
             if len(row) > place and (cell := row[place].strip()):
                 yield cell
     except csv.Error as error:
-        raise RecoError(f"{uri}: line {rows.line_num}: not CSV: {error}") from error
+        raise UnreadableError(f"{uri}: line {rows.line_num}: not CSV: {error}") from error
 
 
 def _records(uri: str, text: str, named: str | None) -> Iterator[str]:
@@ -94,10 +94,10 @@ def _records(uri: str, text: str, named: str | None) -> Iterator[str]:
         except NoImageColumn as error:
             raise NoImageColumn(f"{uri}: line {number}: {error}") from error
         except (ValueError, RecursionError) as error:
-            raise RecoError(f"{uri}: line {number}: not JSON: {error}") from error
+            raise UnreadableError(f"{uri}: line {number}: not JSON: {error}") from error
         if not isinstance(record, str | None):
             shown = json.dumps(record)[:80]
-            raise RecoError(f"{uri}: line {number}: {shown} is no path or address: expected text")
+            raise UnreadableError(f"{uri}: line {number}: {shown} is no path or address: expected text")
         if record:
             yield record
 

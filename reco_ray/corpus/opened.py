@@ -9,7 +9,7 @@ from reco_ray.corpus import tables
 from reco_ray.corpus.columns import NoImageColumn
 from reco_ray.corpus.left_out import Kind, LeftOut
 from reco_ray.corpus.walk import require_file
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import RecoError, file_error, reason
 from reco_ray.files.read_ahead import prefetched
 from reco_ray.files.retries import StoreUnavailable
 
@@ -71,7 +71,7 @@ def _count_rows(uri: str, image_column: str | None) -> int | RecoError | None:
     except RecoError as error:
         return error
     except OSError as error:
-        return RecoError(f"{uri}: {reason(error)}")
+        return file_error(f"{uri}: {reason(error)}", error)
 
 
 def _described(files: pa.Table, addresses: list[str]) -> set[str]:

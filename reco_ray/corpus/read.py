@@ -8,7 +8,7 @@ from reco_ray.corpus import tables, tars, video, web
 from reco_ray.corpus.kinds import IMAGE_SUFFIXES, is_container
 from reco_ray.corpus.listing import Listing, list_files
 from reco_ray.corpus.walk import require_file
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import MissingError, RecoError, reason
 from reco_ray.files import filesystems as stores
 from reco_ray.files import storage
 from reco_ray.files.retries import StoreUnavailable
@@ -37,7 +37,7 @@ def list_images(uri: str, frames_per_second: float = 1.0, image_column: str | No
         known += [size] * len(inside)
         names += inside
     if not names:
-        raise RecoError(f"{uri}: no images here")
+        raise MissingError(f"{uri}: no images here")
     table = pa.table({"uri": pa.array(names, pa.string()), "size": pa.array(known, pa.int64())})
     return Listing(table, listing.root, listing.fingerprint, listing.left_out)
 

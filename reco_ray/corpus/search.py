@@ -13,7 +13,7 @@ from reco_ray.corpus.embed import embed_pixels
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.corpus.load import load_images, pixels_of
 from reco_ray.corpus.read import read_image_bytes
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import MissingError, SettingError, UnreadableError, reason
 from reco_ray.models import LanguageImageModel, load_language_image_model
 from reco_ray.models.prompts import encode_prompts
 
@@ -56,11 +56,11 @@ def search_corpus(
     if k is None:
         k = min(DEFAULT_K, len(index))
     elif k > len(index):
-        raise RecoError(f"--k {k}: {index_uri} has {len(index):,} images")
+        raise SettingError(f"--k {k}: {index_uri} has {len(index):,} images")
     if prefix is not None:
         matching = index.count(prefix)
         if not matching:
-            raise RecoError(f"--prefix {prefix}: no image of {index_uri} has a URI that begins so")
+            raise MissingError(f"--prefix {prefix}: no image of {index_uri} has a URI that begins so")
         k = min(k, matching)
     query = (
         embed_words(model, str(words), models.templates)
@@ -88,9 +88,9 @@ def _embed_image(model: LanguageImageModel, uri: str, settings: Settings) -> np.
             read_image_bytes(uri), max_pixels=settings.embed.max_pixels, short_side=model.transform.size
         )
     except OSError as error:
-        raise RecoError(f"--image {uri}: cannot be read: {reason(error)}") from error
+        raise UnreadableError(f"--image {uri}: cannot be read: {reason(error)}") from error
     except DecodeError as error:
-        raise RecoError(f"--image {uri}: {error}") from error
+        raise UnreadableError(f"--image {uri}: {error}") from error
     with torch.inference_mode():
         return embed_pixels(model, [model.transform.crop(picture)], 1)[0].astype(np.float32)
 

@@ -48,7 +48,7 @@ from reco_ray.distributed.parts import Report, Worker
 from reco_ray.distributed.pool import stage_pool
 from reco_ray.distributed.timing import write_summary
 from reco_ray.distributed.workers import count_readers, plan_workers
-from reco_ray.errors import RecoError
+from reco_ray.errors import OtherModelError, UnfinishedError, UnreadableError
 from reco_ray.files import artifacts, storage
 from reco_ray.models import load_language_image_model
 from reco_ray.models.description import ModelDescription, describe_retrieval_model
@@ -136,7 +136,7 @@ def embed_corpus(
             advice = (
                 "--follow embeds what is new" if new.num_rows else "--follow keeps the rows of what is gone"
             )
-            raise RecoError(
+            raise OtherModelError(
                 f"{out}: {corpus} has changed since ({new.num_rows:,} new, {gone.num_rows:,} gone): {advice}, "
                 "another --out embeds it anew"
             )
@@ -199,7 +199,7 @@ def _embed_pending(
             metrics.rate("embed", images / pool.meter.seconds)
             budget.add(report.items, report.rejected, corpus, out)
     if pending_units(generations, _committed(out), options.shard_size, without):
-        raise RecoError(f"{out}: not all of {corpus} was committed: run the command again")
+        raise UnfinishedError(f"{out}: not all of {corpus} was committed: run the command again")
     first_new = manifest.content["shards"] if manifest else 0
     counts = finish_embeddings(out, first_new)
     numbers = {
@@ -210,9 +210,13 @@ def _embed_pending(
     }
     listed = counts.images if total is None or counts.containers else total
     if not listed == counts.images == counts.embedded + counts.rejected + counts.duplicates:
-        raise RecoError(f"{out}: the rows do not add up to the corpus ({numbers}): delete it and run again")
+        raise UnreadableError(
+            f"{out}: the rows do not add up to the corpus ({numbers}): delete it and run again"
+        )
     if not counts.embedded:
-        raise RecoError(f"{corpus}: none of the {counts.images} images can be used ({_first_reason(out)})")
+        raise UnreadableError(
+            f"{corpus}: none of the {counts.images} images can be used ({_first_reason(out)})"
+        )
     RejectBudget(options.max_rejected, counts.images, Counter()).add(0, counts.reasons, corpus, out)
     run = pool.statistics()
     speed = {"images": images, "images_per_second": round(images / max(run["seconds"], 0.01), 2)}

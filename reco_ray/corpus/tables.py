@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from reco_ray.corpus import web
 from reco_ray.corpus.columns import Column, NoImageColumn, find_column
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import RecoError, file_error, reason
 from reco_ray.files import storage
 from reco_ray.files.read_ahead import prefetched
 from reco_ray.files.retries import StoreUnavailable
@@ -133,7 +133,7 @@ def _open(uri: str) -> storage.ParquetReader:
     try:
         return storage.ParquetReader(uri)
     except (OSError, pa.ArrowInvalid) as error:
-        raise RecoError(f"{uri}: not a readable Parquet file: {reason(error)}") from error
+        raise file_error(f"{uri}: not a readable Parquet file: {reason(error)}", error) from error
 
 
 def _column(file: storage.ParquetReader, uri: str, named: str | None) -> Column:

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import MissingPackageError, reason
 from reco_ray.files import filesystems as stores
 from reco_ray.files.retries import StoreUnavailable
 
@@ -25,7 +25,7 @@ def require_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise RecoError('videos need PyAV: pip install "reco-ray[video]"') from error
+        raise MissingPackageError('videos need PyAV: pip install "reco-ray[video]"') from error
     return av
 
 

@@ -15,7 +15,7 @@ import pyarrow.fs as pafs
 
 from reco_ray.corpus.kinds import is_junk, is_junk_folder
 from reco_ray.corpus.own_output import MARK, is_artifact, is_marked
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import MissingError, UnreadableError, file_error, reason
 from reco_ray.files import artifacts, storage
 from reco_ray.files import filesystems as stores
 from reco_ray.files.retries import is_transient, retried
@@ -56,7 +56,7 @@ def walk(uri: str, *, all_names: bool = False, artifacts: bool = False) -> Itera
         if info.type == pafs.FileType.NotFound:
             private = ", or a private one and no HF_TOKEN" if uri.startswith("hf://") else ""
             link = " (a link to what is not there)" if place.local and os.path.islink(path) else ""
-            raise RecoError(f"{uri}: no such file or folder{link}{private}")
+            raise MissingError(f"{uri}: no such file or folder{link}{private}")
         if info.type != pafs.FileType.Directory:
             kind = Found.FILE if info.type == pafs.FileType.File else Found.SPECIAL
             yield place.uri_of(info.path), -1 if info.size is None else info.size, kind
@@ -65,7 +65,7 @@ def walk(uri: str, *, all_names: bool = False, artifacts: bool = False) -> Itera
         else:
             yield from _store(place, all_names, artifacts)
     except OSError as error:
-        raise RecoError(f"{uri}: cannot be listed: {reason(error)}") from error
+        raise file_error(f"{uri}: cannot be listed: {reason(error)}", error) from error
 
 
 class _Place:
@@ -92,7 +92,7 @@ class _Place:
         if folder != self.path:
             return is_marked(names) or is_artifact(self.uri_of(folder), names)
         if not artifacts and is_artifact(self.uri, names):
-            raise RecoError(
+            raise UnreadableError(
                 f"{self.uri}: reco-ray wrote this itself, it is no source of images: name the folder of the "
                 f"photographs; pictures inside can be named, e.g. {self.uri.rstrip('/')}/overlays"
             )

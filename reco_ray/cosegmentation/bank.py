@@ -22,7 +22,7 @@ from safetensors.torch import save as save_tensors
 
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan
-from reco_ray.errors import RecoError
+from reco_ray.errors import OtherModelError, UnreadableError
 from reco_ray.files import artifacts, storage
 from reco_ray.vocabulary import Vocabulary, slug
 
@@ -85,14 +85,16 @@ class ReferenceBank:
         manifest = artifacts.read_manifest(uri, KIND)
         made_with = manifest.content["model"]
         if model is not None and made_with != model:
-            raise RecoError(
+            raise OtherModelError(
                 f"{uri}: made with models {made_with}, but this run uses {model}: build the references anew"
             )
         try:
             data = storage.read_bytes(storage.join(uri, "references.safetensors"))
             tensors = load_tensors(data)
         except Exception as error:  # safetensors has no common base for its errors
-            raise RecoError(f"{uri}: damaged ({error}): delete it and build the references again") from error
+            raise UnreadableError(
+                f"{uri}: damaged ({error}): delete it and build the references again"
+            ) from error
         return cls(
             storage.absolute(uri),
             Vocabulary(**manifest.content["vocabulary"]),

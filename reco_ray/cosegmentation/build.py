@@ -15,7 +15,7 @@ from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.cosegmentation.prototypes import prototypes
 from reco_ray.cosegmentation.references import reference_from_pixels
 from reco_ray.cosegmentation.retrieve import retrieve
-from reco_ray.errors import RecoError
+from reco_ray.errors import RecoError, UnreadableError
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.image import ImageTransform
 from reco_ray.models.prompts import encode_prompts
@@ -89,7 +89,7 @@ def require_readable(exemplars: pa.Table) -> None:
 
 def unreadable_exemplar(uri: str, reason: str) -> RecoError:
     """The error for an image of the index that is no longer readable."""
-    return RecoError(
+    return UnreadableError(
         f"{uri}: {reason}, though it is in the index: `reco-ray run` again takes out what is gone; else embed the "
         "corpus into another --out"
     )

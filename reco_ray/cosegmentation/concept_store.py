@@ -14,7 +14,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from reco_ray.cosegmentation.plan import Step
-from reco_ray.errors import RecoError
+from reco_ray.errors import UnreadableError
 from reco_ray.files import storage
 
 _SUFFIX = ".safetensors"
@@ -82,7 +82,7 @@ class ConceptStore:
         """
         described = self.describe(concept_id)
         if described is None:
-            raise RecoError(f"{self._json(concept_id)}: missing or damaged: run the same command again")
+            raise UnreadableError(f"{self._json(concept_id)}: missing or damaged: run the same command again")
         return described["exemplars"]
 
     def read(self, concept_id: str) -> dict[str, torch.Tensor]:
@@ -95,7 +95,7 @@ class ConceptStore:
         try:
             return load_tensors(storage.read_bytes(uri))
         except Exception as error:  # safetensors has no common base for its errors
-            raise RecoError(f"{uri}: missing or damaged ({error}): delete it and run again") from error
+            raise UnreadableError(f"{uri}: missing or damaged ({error}): delete it and run again") from error
 
     def prune(self, keep: set[str], max_others: int) -> int:
         """Deletes the oldest concepts not in `keep` until `max_others` of them remain; returns the number deleted."""

@@ -24,7 +24,7 @@ from reco_ray.cosegmentation.plan import ReferencePlan, Step, plan_references, s
 from reco_ray.distributed.parts import Report, Worker
 from reco_ray.distributed.pool import Pool, stage_pool
 from reco_ray.distributed.timing import write_summary
-from reco_ray.errors import RecoError
+from reco_ray.errors import RecoError, pack, unpack
 from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import clear_outdated
 from reco_ray.models import load_language_image_model
@@ -60,7 +60,7 @@ def build_references(
     concepts = storage.join(out, _CONCEPTS)
     (built,) = build_many_references(index, {"": vocabulary}, {"": out}, settings, concepts, renew)
     if built.manifest is None:
-        raise RecoError(built.error or "")
+        raise built.error or RecoError("")
     return built.manifest, built.new
 
 
@@ -116,7 +116,7 @@ def build_many_references(
                 continue
             found = prepare_inputs(plan, index, retrieval, dense.language, settings)
         except RecoError as error:
-            outcomes[name] = Outcome(STAGE, outs[name], name=name, error=str(error))
+            outcomes[name] = Outcome(STAGE, outs[name], name=name, error=error)
             continue
         plans[name] = plan, writer
         # A concept that several vocabularies share is built from what was found for the first of them.
@@ -129,7 +129,7 @@ def build_many_references(
     for name, (plan, writer) in plans.items():
         reasons = [failed[step.id] for step in plan.steps if step.id in failed]
         if reasons:
-            outcomes[name] = Outcome(STAGE, outs[name], name=name, error=reasons[0])
+            outcomes[name] = Outcome(STAGE, outs[name], name=name, error=unpack(reasons[0]))
             continue
         counts = write_bank(writer, plan, store)
         if renew:
@@ -142,7 +142,7 @@ def build_many_references(
 
 @dataclass(frozen=True)
 class ReferenceReport(Report):
-    """failed: by id of the concept, why it could not be built."""
+    """failed: by id of the concept, why it could not be built, an error as `errors.pack` writes it."""
 
     failed: dict[str, str]
 
@@ -231,14 +231,14 @@ class ReferenceWorker(Worker[ReferenceReport]):
             try:
                 known = [failed[each] for each in step.context if each in failed]
                 if known:
-                    raise RecoError(known[0])
+                    raise unpack(known[0])
                 text = torch.from_numpy(self._texts[concept_id]).to(self._device)
                 exemplars = rows.filter(pc.equal(rows["concept"], concept_id))
                 context = self._context(step.context) if step.context else None
                 tensors = build_concept(self._models, exemplars, text, context, self._settings.references)
                 self._store.write(step, exemplars, tensors)
             except RecoError as error:
-                failed[concept_id] = str(error)
+                failed[concept_id] = pack(error)
         return ReferenceReport(len(concepts), failed)
 
     def _read_context(self, ids: tuple[str, ...]) -> torch.Tensor:

@@ -22,7 +22,7 @@ from reco_ray.distributed import worker_messages
 from reco_ray.distributed.streaming import stream_context, with_timeout
 from reco_ray.distributed.timing import Meter
 from reco_ray.distributed.workers import READER_CPUS, Workers, say_what_is_awaited
-from reco_ray.errors import RecoError, out_of_memory, reason
+from reco_ray.errors import NoRoomError, RecoError, out_of_memory, pack, reason, unpack
 from reco_ray.files import slow_requests
 from reco_ray.files.checksums import with_checksums
 
@@ -153,7 +153,7 @@ def run_parts(
         with closing(with_timeout(iter(dataset.iter_rows()), limit, worker_messages.print_posted)) as rows:
             for row in rows:
                 if row["error"] is not None:
-                    raise RecoError(row["error"])
+                    raise unpack(row["error"])
                 if meter is not None:
                     meter.add(*row["seconds"])
                 yield reports.validate_json(row["result"])
@@ -165,14 +165,15 @@ _RESULT_SCHEMA = pa.schema([("result", pa.string()), ("error", pa.string()), ("s
 
 
 def _error_message(error: Exception) -> str:
-    """An error that its user can mend, in one line; any other is raised again."""
+    """An error that its user can mend, packed; any other is raised again."""
     if isinstance(error, RecoError):
-        return str(error)
+        return pack(error)
     if out_of_memory(error):
-        return (
+        line = (
             f"out of memory on node {ray.util.get_node_ip_address()} ({reason(error)}): fewer workers a node or GPU "
             "(placement), smaller batches or images; the same command goes on"
         )
+        return pack(NoRoomError(line))
     raise error
 
 

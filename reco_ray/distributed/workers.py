@@ -23,7 +23,7 @@ from reco_ray.distributed import ray_private
 from reco_ray.distributed.local_ray import find_places
 from reco_ray.distributed.ray_errors import trouble
 from reco_ray.distributed.reachability import require_listener
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import NoRoomError, RecoError, reason
 from reco_ray.presentation.console import console, waiting
 
 
@@ -104,7 +104,7 @@ def _troubles() -> Iterator[None]:
     except Exception as error:
         if (line := trouble(error)) is None:
             raise
-        raise RecoError(line) from error
+        raise NoRoomError(line) from error
 
 
 @contextmanager
@@ -170,7 +170,7 @@ def plan_workers(
     gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1)
     awaited = placement.workers is not None and placement.gpus_per_worker is not None
     if device.startswith("cuda") and not gpus and not awaited:
-        raise RecoError(
+        raise NoRoomError(
             f"device {device!r} was asked for, but the cluster has no GPU: use --device cpu or auto"
         )
     if device != "cpu" and (gpus or awaited):
@@ -188,7 +188,7 @@ def plan_workers(
             room = min(room, int(resources.get(name, 0.0) / amount + 1e-9))
         for name in placement.worker_resources | placement.reader_resources:
             if name not in resources:
-                raise RecoError(
+                raise NoRoomError(
                     f"placement asks for the resource {name!r}, which no node has: start one with it, or name the "
                     "number of workers if an autoscaler is to start it"
                 )
@@ -254,11 +254,11 @@ def plan_runs(
     on_gpus = gpus > 0 and settings.models.device != "cpu"
     if count > (gpus if on_gpus else cores):
         has = f"{gpus} GPUs" if on_gpus else f"{cores} CPUs"
-        raise RecoError(f"train.workers={count}: the cluster has only {has}: lower it, or add nodes")
+        raise NoRoomError(f"train.workers={count}: the cluster has only {has}: lower it, or add nodes")
     if on_gpus:
         return Workers(count, 1.0, 1.0, 1, "cuda"), max(1, gpus // count)
     if settings.models.device.startswith("cuda"):
-        raise RecoError("device 'cuda' was asked for, but the cluster has no GPU: use --device cpu or auto")
+        raise NoRoomError("device 'cuda' was asked for, but the cluster has no GPU: use --device cpu or auto")
     threads = max(1, min(largest, cores // (min(runs, cores) * count)))
     workers = Workers(count, threads * _WORKER_SHARE, 0.0, threads, "cpu")
     return workers, max(1, cores // (threads * count))

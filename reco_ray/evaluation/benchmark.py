@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from reco_ray.errors import RecoError
+from reco_ray.errors import MissingError, SettingError, UnreadableError
 from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.dataset import Dataset, Sample
 from reco_ray.evaluation.layout import Layout, Pair, find_pairs
@@ -93,7 +93,7 @@ def load_benchmark(name: str) -> Benchmark:
         RecoError: If there is no such benchmark.
     """
     if name not in benchmark_names():
-        raise RecoError(f"unknown benchmark {name!r}: choose one of {', '.join(benchmark_names())}")
+        raise SettingError(f"unknown benchmark {name!r}: choose one of {', '.join(benchmark_names())}")
     return Benchmark.model_validate(_fields(name))
 
 
@@ -136,7 +136,7 @@ def benchmark_vocabulary(name: str) -> Vocabulary:
     """
     benchmark = load_benchmark(name)
     if isinstance(benchmark.classes, str):
-        raise RecoError(
+        raise SettingError(
             f"benchmark {name}: its classes are those of {benchmark.classes} in the data: give that file"
         )
     return _vocabulary(list(benchmark.classes), benchmark.background)
@@ -158,7 +158,7 @@ def _where(benchmark: Benchmark, name: str, data: str) -> tuple[str, Layout]:
     root = next((root for root in roots if storage.exists(root)), data)
     missing = [layout.missing(root) for layout in benchmark.layouts]
     if None not in missing:
-        raise RecoError(f"{missing[0]}: does not exist, but {name} has its files there: check --data")
+        raise MissingError(f"{missing[0]}: does not exist, but {name} has its files there: check --data")
     return root, benchmark.layouts[missing.index(None)]
 
 
@@ -172,7 +172,9 @@ def _classes(benchmark: Benchmark, root: str) -> tuple[list[BenchmarkClass], Ids
     classes = [BenchmarkClass.model_validate({**c.model_dump(), "ids": n}) for n, c in enumerate(concepts)]
     classes = classes[len(background) :]
     if not classes or len(concepts) > IGNORE:
-        raise RecoError(f"{uri}: {len(classes)} classes beside the background: 1 to {IGNORE} can be counted")
+        raise UnreadableError(
+            f"{uri}: {len(classes)} classes beside the background: 1 to {IGNORE} can be counted"
+        )
     return classes, background
 
 
@@ -182,7 +184,7 @@ def _samples(pairs: list[Pair], folders: tuple[str, ...], pattern: str) -> list[
     there = {pair.fields["class"] for pair in pairs}
     for folder in set(folders) ^ there:
         problem = "belongs to no class" if folder in there else "no such files"
-        raise RecoError(
+        raise UnreadableError(
             f"{pattern.replace('{class}', folder)}: {problem}, the classes are {', '.join(folders)}"
         )
     return [Sample(pair.image, pair.label, folders.index(pair.fields["class"])) for pair in pairs]

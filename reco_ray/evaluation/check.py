@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from reco_ray.corpus.decode import DecodeError, decode_image
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import UnreadableError, reason
 from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.dataset import Dataset, Sample
 from reco_ray.files import storage
@@ -60,15 +60,15 @@ def remarks(dataset: Dataset, pixels: np.ndarray) -> list[str]:
     files = f"{dataset.name}: its label files ({len(dataset.samples):,})"
     ids = "bright pixels show the class" if _binary(dataset) else f"their ids: {dataset.ids_in_words}"
     if not there:
-        raise RecoError(f"{files} have no pixel that counts ({ids}): there is nothing to measure")
+        raise UnreadableError(f"{files} have no pixel that counts ({ids}): there is nothing to measure")
     if not absent and len(there) == 1:
-        raise RecoError(
+        raise UnreadableError(
             f"{dataset.name}: {there[0]} is the only class, so every answer is right: give a second one, or name "
             "'background' first"
         )
     if len(there) == 1:
         ignored = f", {pixels[IGNORE]:,} pixels do not count" if pixels[IGNORE] else ""
-        raise RecoError(
+        raise UnreadableError(
             f"{files} show {there[0]} and no other class{ignored} ({ids}): the mean over a single class is meaningless"
         )
     if not absent:
@@ -90,7 +90,9 @@ def _size(sample: Sample, max_pixels: int) -> tuple[int, int]:
             storage.read_bytes(sample.image), max_pixels=max_pixels, short_side=_SMALL
         )
     except DecodeError as error:
-        raise RecoError(f"{sample.image}: {error}: every image of a benchmark is needed") from error
+        raise UnreadableError(f"{sample.image}: {error}: every image of a benchmark is needed") from error
     except OSError as error:
-        raise RecoError(f"{sample.image}: {reason(error)}: every image of a benchmark is needed") from error
+        raise UnreadableError(
+            f"{sample.image}: {reason(error)}: every image of a benchmark is needed"
+        ) from error
     return height, width

@@ -13,7 +13,7 @@ from PIL import Image
 from reco_ray.config import SegmentSettings, Settings
 from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.cosegmentation.bank import ReferenceBank
-from reco_ray.errors import RecoError
+from reco_ray.errors import UnreadableError
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.evaluation_protocol import Protocol
 from reco_ray.models.dense import CachedDenseModels, DenseModels
@@ -126,7 +126,7 @@ class Comparer:
 
     def _truth(self, entry: dict[str, Any]) -> np.ndarray:
         if entry["reason"] is not None:
-            raise RecoError(f"{entry['uri']}: {entry['reason']}: every image of a benchmark is needed")
+            raise UnreadableError(f"{entry['uri']}: {entry['reason']}: every image of a benchmark is needed")
         size = (entry["height"], entry["width"])
         return self._dataset.truth(self._dataset.samples[entry["number"]], size)
 

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import RecoError, UnreadableError, file_error, reason
 from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.label_file import read_ids, read_mask
 from reco_ray.files import storage
@@ -70,18 +70,20 @@ class Dataset:
             data = storage.read_bytes(sample.label)
             ids = read_mask(data) if sample.binary_of is not None else read_ids(data, self.first_channel)
         except OSError as error:
-            raise RecoError(f"{sample.label}: the label file cannot be read: {reason(error)}") from error
+            raise file_error(
+                f"{sample.label}: the label file cannot be read: {reason(error)}", error
+            ) from error
         except RecoError as error:
-            raise RecoError(f"{sample.label}: {error}") from error
+            raise UnreadableError(f"{sample.label}: {error}") from error
         if ids.shape != size:
             found = f"{ids.shape[1]} x {ids.shape[0]}"
-            raise RecoError(f"{sample.label}: {found} pixels, but its image has {size[1]} x {size[0]}")
+            raise UnreadableError(f"{sample.label}: {found} pixels, but its image has {size[1]} x {size[0]}")
         if sample.binary_of is not None:
             return np.where(ids, sample.binary_of, IGNORE).astype(np.uint8)
         inside = (ids >= 0) & (ids < len(self._table))
         truth = np.where(inside, self._table[ids.clip(0, len(self._table) - 1)], -1)
         if (truth < 0).any():
-            raise RecoError(
+            raise UnreadableError(
                 f"{sample.label}: label id {int(ids[truth < 0].min())} is none of {self.name} ({self.ids_in_words})"
             )
         return truth.astype(np.uint8)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from reco_ray.config import SegmentSettings
-from reco_ray.errors import RecoError
+from reco_ray.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def choose_protocol(name: str, short_side: int | None, settings: SegmentSettings
         RecoError: If there is no such protocol or `short_side` is below 32.
     """
     if short_side is not None and short_side < 32:
-        raise RecoError(f"short side {short_side}: at least 32 pixels are needed")
+        raise SettingError(f"short side {short_side}: at least 32 pixels are needed")
     if name == "whole":
         return Protocol(name, short_side or settings.image_size)
     if name == "reco":
         return Protocol(name, short_side or 320, crop=True)
     if name == "mmseg":
         return Protocol(name, short_side or 448, window=224, step=112)
-    raise RecoError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOL_NAMES)}")
+    raise SettingError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOL_NAMES)}")
 
 
 def _centre(image: Image.Image, side: int) -> Image.Image:

@@ -17,7 +17,7 @@ from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.references import reference_from_pixels
 from reco_ray.distributed.parts import Report, Worker
 from reco_ray.distributed.pool import stage_pool
-from reco_ray.errors import RecoError
+from reco_ray.errors import UnreadableError
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.description import describe_dense_models
@@ -101,7 +101,7 @@ class CosegmentWorker(Worker[CosegmentReport]):
         """Measures one class."""
         unusable = rows.filter(rows["reason"].is_valid()).select(["uri", "reason"]).to_pylist()
         if unusable:
-            raise RecoError(
+            raise UnreadableError(
                 f"{unusable[0]['uri']}: {unusable[0]['reason']}: every image of a benchmark is needed"
             )
         squares = torch.from_numpy(np.stack([pixels_of(rows, row) for row in range(rows.num_rows)]))

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import RecoError, UnreadableError, reason
 
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF")  # lossless formats
 _LOSSY = ("JPEG", "WEBP")
@@ -42,7 +42,7 @@ def read_ids(data: bytes, first_channel: bool = False) -> np.ndarray:
     image, stored = _open(data, _FORMATS)
     if image.mode in _WITH_ALPHA:
         if np.asarray(image.getchannel("A")).min() < 255:
-            raise RecoError(
+            raise UnreadableError(
                 f"has transparent pixels ({image.mode}), which have no class: save it without an alpha channel"
             )
         channels = [image.getchannel(band) for band in image.getbands()[:-1]]
@@ -51,18 +51,20 @@ def read_ids(data: bytes, first_channel: bool = False) -> np.ndarray:
     elif image.mode == "RGB":
         channels = list(image.split())
     else:
-        raise RecoError(f"is of mode {image.mode}: label files hold one integer per pixel")
+        raise UnreadableError(f"is of mode {image.mode}: label files hold one integer per pixel")
     if stored.endswith(";16B") and image.mode not in _PLAIN:
-        raise RecoError(
+        raise UnreadableError(
             f"has 16 bits per channel and {len(image.getbands())} channels: save it as 16-bit grey"
         )
     values = [np.asarray(channel) for channel in channels]
     if first_channel:
         if len(values) != 3:
-            raise RecoError(f"{len(values)} channel, but its ids are expected in the red channel of three")
+            raise UnreadableError(
+                f"{len(values)} channel, but its ids are expected in the red channel of three"
+            )
         return values[0]
     if any((value != values[0]).any() for value in values[1:]):
-        raise RecoError(
+        raise UnreadableError(
             f"{len(values)} channels of colours ({image.mode}): label files hold one class number per pixel, "
             "as 8-bit or 16-bit grey or with a palette"
         )
@@ -73,11 +75,11 @@ def read_ids(data: bytes, first_channel: bool = False) -> np.ndarray:
 def _open(data: bytes, formats: tuple[str, ...]) -> tuple[Image.Image, str]:
     """The decoded image, and Pillow's raw mode of the file, such as `L;4`."""
     if not data:
-        raise RecoError("the label file is empty")
+        raise UnreadableError("the label file is empty")
     try:
         image = Image.open(io.BytesIO(data), formats=(*_FORMATS, *_LOSSY))
         if image.format not in formats:
-            raise RecoError(
+            raise UnreadableError(
                 f"the label file is {image.format}, a lossy format that changes label ids: save it as PNG"
             )
         stored = image.tile[0].args if image.tile else ""  # the raw mode, or a tuple that begins with it
@@ -86,4 +88,4 @@ def _open(data: bytes, formats: tuple[str, ...]) -> tuple[Image.Image, str]:
     except RecoError:
         raise
     except Exception as error:  # Pillow's plugins raise many types
-        raise RecoError(f"the label file cannot be read: {reason(error)}") from error
+        raise UnreadableError(f"the label file cannot be read: {reason(error)}") from error

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from reco_ray.corpus.kinds import IMAGE_SUFFIXES, is_junk
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import MissingError, UnreadableError, file_error, reason
 from reco_ray.files import storage
 from reco_ray.files.storage import join
 
@@ -63,12 +63,12 @@ def find_pairs(data: str, layout: Layout) -> list[Pair]:
         wanted = {} if layout.extra == "images" else dict(images)
         wanted |= {} if layout.extra == "labels" else labels
     if not wanted:
-        raise RecoError(f"{join(data, layout.images)}: no such files: check --data")
+        raise MissingError(f"{join(data, layout.images)}: no such files: check --data")
     for fields, because in wanted.items():
         for found, pattern in ((images, layout.images), (labels, layout.labels)):
             if fields not in found:
                 missing = join(data, pattern.format(**dict(fields)))
-                raise RecoError(f"{missing}: missing, but {because} requires it")
+                raise MissingError(f"{missing}: missing, but {because} requires it")
     return [Pair(images[fields], labels[fields], dict(fields)) for fields in sorted(wanted)]
 
 
@@ -84,7 +84,7 @@ def _files(data: str, pattern: str) -> dict[Fields, str]:
             continue
         fields = tuple(sorted(match.groupdict().items()))
         if fields in found:
-            raise RecoError(
+            raise UnreadableError(
                 f"{join(folder, relative)}: {found[fields]} has the same name: remove one of them"
             )
         found[fields] = join(folder, relative)
@@ -106,5 +106,5 @@ def _lines(uri: str) -> list[str]:
     try:
         text = storage.read_bytes(uri).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise RecoError(f"{uri}: the list of images cannot be read: {reason(error)}") from error
+        raise file_error(f"{uri}: the list of images cannot be read: {reason(error)}", error) from error
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -17,7 +17,7 @@ from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.stage import build_references
 from reco_ray.distributed.parts import Report, Worker, cut
 from reco_ray.distributed.pool import stage_pool
-from reco_ray.errors import RecoError
+from reco_ray.errors import OtherModelError
 from reco_ray.evaluation.compare import Comparer, Trained, Variant, sample_loader
 from reco_ray.evaluation.confusion import confusion_matrix, scores
 from reco_ray.evaluation.dataset import Dataset
@@ -130,7 +130,7 @@ def trained_for(segmenter: str, dataset: Dataset) -> Trained:
     names = dataset.vocabulary.names
     expected = ["background", *names] if dataset.vocabulary.background else names
     if labels != expected:
-        raise RecoError(
+        raise OtherModelError(
             f"{segmenter}: was trained for {', '.join(labels[:5])}, ..., but {dataset.name} has "
             f"{', '.join(expected[:5])}, ...: train it with --vocabulary benchmark:{dataset.name}"
         )

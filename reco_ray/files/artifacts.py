@@ -9,7 +9,15 @@ import pyarrow.fs as pafs
 from pydantic import BaseModel, Field, ValidationError
 
 from reco_ray import __version__
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import (
+    MissingError,
+    OtherModelError,
+    RecoError,
+    UnfinishedError,
+    UnreadableError,
+    file_error,
+    reason,
+)
 from reco_ray.files.checksums import (
     MANIFEST,
     STARTED,
@@ -56,23 +64,21 @@ def read_manifest(uri: str, kind: str | None = None) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(read_bytes(join(uri, MANIFEST)))
     except FileNotFoundError as error:
-        state = (
-            "is unfinished: run the command that makes it again"
-            if exists(join(uri, STARTED))
-            else "is not there"
-        )
+        begun = exists(join(uri, STARTED))
+        state = "is unfinished: run the command that makes it again" if begun else "is not there"
+        missing = UnfinishedError if begun else MissingError
         what = f"this {kind} artifact" if kind else "this artifact"
-        raise RecoError(f"{uri}: {what} {state} (no {MANIFEST})") from error
+        raise missing(f"{uri}: {what} {state} (no {MANIFEST})") from error
     except ValidationError as error:
-        raise RecoError(
+        raise UnreadableError(
             f"{uri}/{MANIFEST}: not a manifest: delete the directory and make it again"
         ) from error
     except OSError as error:
-        raise RecoError(f"{uri}: cannot be read: {reason(error)}") from error
+        raise file_error(f"{uri}: cannot be read: {reason(error)}", error) from error
     if kind and manifest.kind != kind:
-        raise RecoError(f"{uri}: holds {manifest.kind}, but {kind} is needed here")
+        raise UnreadableError(f"{uri}: holds {manifest.kind}, but {kind} is needed here")
     if manifest.schema_version > SCHEMA_VERSION:
-        raise RecoError(
+        raise UnreadableError(
             f"{uri}: schema {manifest.schema_version} was made by a newer version ({manifest.made_by})"
         )
     return manifest
@@ -120,9 +126,9 @@ class ArtifactWriter:
                 started = json.loads(read_bytes(join(self.uri, STARTED)))
                 kind, made_from = started["kind"], dict(started["made_from"])
             except (ValueError, KeyError, TypeError) as error:
-                raise RecoError(f"{self.uri}/{STARTED}: damaged: delete the directory") from error
+                raise UnreadableError(f"{self.uri}/{STARTED}: damaged: delete the directory") from error
             if kind != self.kind:
-                raise RecoError(f"{self.uri}: holds unfinished {kind}, choose another --out")
+                raise UnfinishedError(f"{self.uri}: holds unfinished {kind}, choose another --out")
             return made_from
         filesystem, path = resolve(self.uri)
         with explained_errors(self.uri, "cannot be written"):
@@ -159,11 +165,11 @@ class ArtifactWriter:
 
     def _require_same(self, stored: dict[str, Any], verb: str) -> None:
         if stored == BEING_CLEARED:
-            raise RecoError(
+            raise UnfinishedError(
                 f"{self.uri}: a reco-ray run that replaces it was stopped half-way: run it again, or delete it"
             )
         if stored != self.made_from:
-            raise RecoError(
+            raise OtherModelError(
                 f"{self.uri}: {verb} with {describe_differences(stored, self.made_from)}: choose another --out, "
                 "or delete it to make it anew"
             )

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from pydantic import BaseModel, Field
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import UnreadableError, reason
 from reco_ray.files import storage
 from reco_ray.files.filesystems import delete_folder
 from reco_ray.files.read_ahead import prefetched
@@ -81,7 +81,7 @@ def write_checksums(uri: str) -> ChecksumTable:
     unknown = [path for path in listed if path not in known]
     for path, noted in zip(unknown, read_sums(filesystem, root, unknown), strict=True):
         if isinstance(noted, str):
-            raise RecoError(f"{storage.join(uri, path)}: cannot be read back: {noted}")
+            raise UnreadableError(f"{storage.join(uri, path)}: cannot be read back: {noted}")
         known[path] = noted
     table = _table(known)
     if stored is None or not table.equals(stored):

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import requests
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import MissingPackageError, RecoError, UnreadableError, reason
 from reco_ray.files.proxies import Proxy, proxy_of
 from reco_ray.files.retries import is_transient, retried, retry_seconds
 
@@ -55,7 +55,8 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
 
         filesystem, path = fsspec.core.url_to_fs(uri, **_http_options(scheme, uri))
     except (ImportError, ValueError) as error:
-        raise RecoError(f"{uri}: cannot open this kind of URI ({error})") from error
+        kind = MissingPackageError if isinstance(error, ImportError) else UnreadableError
+        raise kind(f"{uri}: cannot open this kind of URI ({error})") from error
     return pafs.PyFileSystem(_Handler(filesystem)), path
 
 

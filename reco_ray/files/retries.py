@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from reco_ray.errors import RecoError, http_status, reason
+from reco_ray.errors import RecoError, SettingError, http_status, reason
 from reco_ray.files.proxies import proxy_of
 from reco_ray.files.slow_requests import report_when_slow
 
@@ -121,4 +121,4 @@ def retry_seconds() -> float:
     try:
         return float(value)
     except ValueError as error:
-        raise RecoError(f"RECO_RETRY_SECONDS={value}: expected a number of seconds") from error
+        raise SettingError(f"RECO_RETRY_SECONDS={value}: expected a number of seconds") from error

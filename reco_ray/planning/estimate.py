@@ -19,7 +19,7 @@ from reco_ray.corpus.index.index_plan import MAX_SHARDS, SHARD_SIZE, IndexPlan, 
 from reco_ray.corpus.index.vectors import Part
 from reco_ray.distributed.timing import decisive
 from reco_ray.distributed.workers import READER_CPUS, Workers, count_readers, plan_runs, plan_workers
-from reco_ray.errors import RecoError
+from reco_ray.errors import NoRoomError, RecoError
 from reco_ray.planning.nodes import Nodes, list_nodes, place
 from reco_ray.planning.rates import ITEMS, Rate
 from reco_ray.planning.workload import Workload
@@ -63,7 +63,7 @@ def estimate(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], imag
             return _train(work, rates, nodes)
         return _pool(work, rates, nodes, images)
     except RecoError as error:
-        raise RecoError(f"stage {work.name}: {error}") from error
+        raise type(error)(f"stage {work.name}: {error}") from error
 
 
 def _pool(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images: int) -> Estimate:
@@ -78,7 +78,7 @@ def _pool(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images:
     readers = count_readers(workers, free)
     if not readers:
         asked = {"CPU": READER_CPUS, **workers.reader_resources}
-        raise RecoError(f"no node has room for a reader, which needs {_named(asked)}, beside the workers")
+        raise NoRoomError(f"no node has room for a reader, which needs {_named(asked)}, beside the workers")
     rate, sized, missing = _find(work.stage, decisive(work.stage, settings), workers.device, rates)
     size = None if sized is None else (sized.fixed_bytes + items * sized.bytes_per_item) / 1e9
     if rate is None:
@@ -114,7 +114,7 @@ def _index(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images
     rate, _, missing = _find("index", wanted, "cpu", rates)
     cpus = sum(each.count * each.resources.get("CPU", 0.0) for each in nodes)
     if cpus < 1:
-        raise RecoError("a task needs CPU=1, which no node has")
+        raise NoRoomError("a task needs CPU=1, which no node has")
     tasks = min(len(plan.shards), int(cpus)) if plan.needs_cluster else 1
     bytes_ = _index_bytes(plan, rates)
     # Training of the lists does not depend on the kind of index.
@@ -170,7 +170,7 @@ def _place_workers(workers: Workers, nodes: Sequence[Nodes]) -> tuple[int, list[
     asked = {"CPU": workers.cpus, "GPU": workers.gpus, **workers.resources}
     count, free = place(nodes, asked, workers.count)
     if not count:
-        raise RecoError(f"no node has room for a worker, which needs {_named(asked)}")
+        raise NoRoomError(f"no node has room for a worker, which needs {_named(asked)}")
     return count, free
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from reco_ray.errors import RecoError
+from reco_ray.errors import UnreadableError
 from reco_ray.files import artifacts, checksums, storage
 from reco_ray.files.artifacts import SUMMARY
 from reco_ray.planning.rates import ITEMS, Rate
@@ -139,7 +139,7 @@ def _read(artifact: str) -> _MeasuredRun:
     manifest = artifacts.read_manifest(artifact)
     stage = _STAGES.get(manifest.kind)
     if stage is None:
-        raise RecoError(
+        raise UnreadableError(
             f"{artifact}: holds {manifest.kind}: rates exist for {', '.join(_STAGES.values())} only"
         )
     again = "make the artifact again with this version"
@@ -149,15 +149,17 @@ def _read(artifact: str) -> _MeasuredRun:
         run = _Run.model_validate({**summary["this_run"], "items": summary["this_run"][items]})
         total = summary["counts"][items]
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise RecoError(f"{artifact}: has no {SUMMARY} with the time of its run: {again}") from error
+        raise UnreadableError(f"{artifact}: has no {SUMMARY} with the time of its run: {again}") from error
     if run.items < 1 or total < 1 or run.workers < 1 or run.work_seconds <= 0:
-        raise RecoError(
+        raise UnreadableError(
             f"{artifact}: its last run only finished an interrupted one: measure a run that was not interrupted"
         )
     if run.sets > 1:
-        raise RecoError(f"{artifact}: was labelled together with others: measure a run with one --references")
+        raise UnreadableError(
+            f"{artifact}: was labelled together with others: measure a run with one --references"
+        )
     if manifest.checksums is None:
-        raise RecoError(f"{artifact}: has no checksums, from which its size is computed: {again}")
+        raise UnreadableError(f"{artifact}: has no checksums, from which its size is computed: {again}")
     workers = f"{_counted(run.workers, 'worker')} of {_counted(run.threads, 'thread')}"
     took = f"{run.items:,} {items} in {_counted(run.parts, 'part')}, {run.seconds} s by {workers}"
     return _MeasuredRun(

@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import UnreadableError, file_error, reason
 from reco_ray.files import storage
 
 # The items of each stage.
@@ -52,13 +52,14 @@ def read_rates(file: str) -> list[Rate]:
     try:
         return TypeAdapter(list[Rate]).validate_python(yaml.safe_load(storage.read_bytes(file)))
     except (OSError, yaml.YAMLError) as error:
-        raise RecoError(
-            f"{file}: the rates cannot be read: {reason(error)}: name a file that `reco-ray rate` made with --rates"
+        raise file_error(
+            f"{file}: the rates cannot be read: {reason(error)}: name a file that `reco-ray rate` made with --rates",
+            error,
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise RecoError(f"{file}: rate{place and ' '}{place}: {first['msg'].lower()}") from error
+        raise UnreadableError(f"{file}: rate{place and ' '}{place}: {first['msg'].lower()}") from error
 
 
 def as_yaml(rates: list[Rate]) -> str:

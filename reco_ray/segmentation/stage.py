@@ -16,7 +16,7 @@ from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.distributed.parts import Report, Worker
 from reco_ray.distributed.pool import stage_pool
 from reco_ray.distributed.timing import write_summary
-from reco_ray.errors import RecoError
+from reco_ray.errors import UnreadableError
 from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import clear_outdated, print_status
 from reco_ray.models.dense import DenseModels
@@ -102,7 +102,7 @@ def segment_images(
     if table.num_rows < listing.table.num_rows:  # a list may name an image several times
         counts["listed again"] = listing.table.num_rows - table.num_rows
     if not counts["segmented"]:
-        raise RecoError(
+        raise UnreadableError(
             f"{images}: none of the {len(rejected)} images can be used (the first: {rejected[0]['reason']})"
         )
     write_summary(writer.uri, "segment", counts, run, settings, {"left_out": listing.left_out})

@@ -7,7 +7,7 @@ import ray
 from ray import serve
 from ray.serve import Application
 
-from reco_ray.errors import RecoError
+from reco_ray.errors import SettingError
 from reco_ray.serving.bank import open_segmenter
 from reco_ray.serving.heap import KEEP_MEMORY
 from reco_ray.serving.ingress import Ingress
@@ -33,7 +33,9 @@ def build(options: ServeOptions) -> Application:
     options = options.resolved()
     for name, uri in options.segmenters.items():
         if not NAME.fullmatch(name):
-            raise RecoError(f"segmenter {name!r}: names are made of a-z, 0-9, - and _, 63 characters at most")
+            raise SettingError(
+                f"segmenter {name!r}: names are made of a-z, 0-9, - and _, 63 characters at most"
+            )
         open_segmenter(name, uri)
     if options.keys:
         KeyRing(options.keys)

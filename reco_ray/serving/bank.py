@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from reco_ray.cosegmentation.bank import ReferenceBank, assemble_bank
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.plan import ReferencePlan
-from reco_ray.errors import RecoError
+from reco_ray.errors import MissingError, RecoError
 from reco_ray.files import artifacts
 from reco_ray.vocabulary import Vocabulary
 
@@ -46,7 +46,7 @@ def open_bank(ref: BankRef, model: str) -> ReferenceBank:
             ref.plan, {each: store.read(each) for each in (*ref.plan.ids, *ref.plan.context_ids)}
         )
     except RecoError as error:
-        raise RecoError("references of these concepts are gone") from error
+        raise MissingError("references of these concepts are gone") from error
 
 
 def open_segmenter(name: str, uri: str) -> BankRef:

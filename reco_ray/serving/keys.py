@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import MissingError, RecoError, SettingError, UnreadableError, file_error, reason
 from reco_ray.files import storage
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -24,7 +24,9 @@ def new_key(name: str) -> tuple[str, str]:
         RecoError: the name is invalid (owners are folder names).
     """
     if not NAME.fullmatch(name):
-        raise RecoError(f"{name!r}: a key's name is made of a-z, 0-9, - and _ and has 63 characters at most")
+        raise SettingError(
+            f"{name!r}: a key's name is made of a-z, 0-9, - and _ and has 63 characters at most"
+        )
     key = f"reco_{secrets.token_urlsafe(32)}"
     return key, f"{name} {hashlib.sha256(key.encode()).hexdigest()}"
 
@@ -67,17 +69,17 @@ class KeyRing:
         try:
             lines = storage.read_bytes(self._uri).decode().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise RecoError(f"{self._uri}: the keys cannot be read: {reason(error)}") from error
+            raise file_error(f"{self._uri}: the keys cannot be read: {reason(error)}", error) from error
         owners = {}
         for number, line in enumerate(lines, 1):
             words = line.partition("#")[0].split()
             if not words:
                 continue
             if len(words) != 2 or not NAME.fullmatch(words[0]) or not re.fullmatch("[0-9a-f]{64}", words[1]):
-                raise RecoError(
+                raise UnreadableError(
                     f"{self._uri}: line {number} is not `name sha256`: make one with `reco-ray serve-key NAME`"
                 )
             owners[words[1]] = words[0]
         if not owners:
-            raise RecoError(f"{self._uri}: no key in it: make one with `reco-ray serve-key NAME`")
+            raise MissingError(f"{self._uri}: no key in it: make one with `reco-ray serve-key NAME`")
         return owners

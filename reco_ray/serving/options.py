@@ -6,7 +6,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reco_ray.config import Settings, load_settings
-from reco_ray.errors import RecoError
+from reco_ray.errors import SettingError
 from reco_ray.files.storage import absolute
 
 
@@ -100,4 +100,4 @@ def split_overrides(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
         return {"limits": Limits(**own["limits"]), "scale": Scale(**own["scale"])}, rest
     except ValidationError as error:
         first = error.errors()[0]
-        raise RecoError(f"--set {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
+        raise SettingError(f"--set {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error

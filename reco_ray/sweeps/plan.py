@@ -12,7 +12,7 @@ from reco_ray.config import Settings, load_settings
 from reco_ray.corpus.index import KIND as INDEX_KIND
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.read import list_images
-from reco_ray.errors import RecoError
+from reco_ray.errors import RecoError, SettingError
 from reco_ray.evaluation.benchmark import open_benchmark
 from reco_ray.evaluation.check import require_countable
 from reco_ray.evaluation.dataset import Dataset
@@ -151,7 +151,7 @@ def open_plan(uri: str) -> SweepPlan:
     sweep = read_sweep(uri)
     try:
         for problem in problems(sweep):
-            raise RecoError(problem)
+            raise SettingError(problem)
         base = _settings(sweep, folder, {})
         _require_settings(sweep, folder)
         dataset = None
@@ -163,7 +163,7 @@ def open_plan(uri: str) -> SweepPlan:
             require_countable(dataset, base.segment.max_pixels)
         source = [*images, *_corpus(sweep, folder, base.image_column)]
     except RecoError as error:
-        raise RecoError(f"{uri}: {error}") from error
+        raise type(error)(f"{uri}: {error}") from error
     return SweepPlan(sweep, folder, base, vocabularies, images, dataset, storage.digest(source))
 
 
@@ -188,7 +188,7 @@ def _vocabularies(sweep: Sweep, folder: str, dataset: Dataset | None) -> dict[st
     for name, vocabulary in found.items():
         # The labels' classes are counted by position, so only words, context and aliases may differ.
         if vocabulary.names != dataset.vocabulary.names:
-            raise RecoError(
+            raise SettingError(
                 f"{name}: its concepts must be those of {dataset.name}, in the same order: "
                 f"{', '.join(dataset.vocabulary.names[:4])}, ..."
             )

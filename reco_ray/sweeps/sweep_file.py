@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import SettingError, file_error, reason
 from reco_ray.files import storage
 
 Score = Literal["miou", "seed_agreement", "support_margin", "prediction_entropy", "augmentation_agreement"]
@@ -69,16 +69,16 @@ def read_sweep(uri: str) -> Sweep:
     try:
         fields = yaml.safe_load(storage.read_bytes(uri))
     except (OSError, yaml.YAMLError) as error:
-        raise RecoError(f"{uri}: the sweep cannot be read: {reason(error)}") from error
+        raise file_error(f"{uri}: the sweep cannot be read: {reason(error)}", error) from error
     if not isinstance(fields, dict):
-        raise RecoError(f"{uri}: expected a mapping such as 'vary: {{references.exemplars: [8, 16]}}'")
+        raise SettingError(f"{uri}: expected a mapping such as 'vary: {{references.exemplars: [8, 16]}}'")
     try:
         return Sweep.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         unknown = first["type"] == "extra_forbidden"
-        raise RecoError(
+        raise SettingError(
             f"{uri}: {place}: {'there is no such field' if unknown else first['msg'].lower()}"
         ) from error
 

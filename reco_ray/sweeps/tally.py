@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from reco_ray.config import SegmentSettings, Settings
-from reco_ray.errors import RecoError
+from reco_ray.errors import UnreadableError
 from reco_ray.evaluation.confusion import confusion_matrix, scores
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.models.dense import DenseFeatures
@@ -76,7 +76,7 @@ def tally(
     for number, image in enumerate(images):
         if image.reason is not None or image.pixels is None:
             if labels is not None:
-                raise RecoError(f"{image.uri}: {image.reason}: every image of a benchmark is needed")
+                raise UnreadableError(f"{image.uri}: {image.reason}: every image of a benchmark is needed")
             continue
         truth = None
         if labels is not None:

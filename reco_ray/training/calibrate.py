@@ -12,7 +12,7 @@ from reco_ray.config import Settings
 from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.distributed.parts import Report, Worker, cut
 from reco_ray.distributed.pool import stage_pool
-from reco_ray.errors import RecoError
+from reco_ray.errors import UnreadableError
 from reco_ray.files import storage
 from reco_ray.models.dense import CachedDenseModels, DenseModels
 from reco_ray.segmentation.calibration import Calibration, calibration, moments
@@ -55,7 +55,7 @@ def _measure(
     ordered = [reports[name] for name in sorted(reports)]
     measured = [report.moments for report in ordered if report.usable]
     if not measured:
-        raise RecoError(f"none of {count} images can be used (the first: {ordered[0].reason})")
+        raise UnreadableError(f"none of {count} images can be used (the first: {ordered[0].reason})")
     return {name: np.sum([np.array(each[name]) for each in measured], axis=0) for name in sets}
 
 

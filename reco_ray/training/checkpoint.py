@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from reco_ray.errors import RecoError
+from reco_ray.errors import OtherModelError
 
 
 @dataclass
@@ -57,13 +57,13 @@ def load(
     """
     numbers = json.loads((folder / "state.json").read_text())
     if numbers["architecture"] != architecture:
-        raise RecoError(
+        raise OtherModelError(
             f"the checkpoint holds a {numbers['architecture']}, not a {architecture}: choose another --out"
         )
     try:
         module.load_state_dict(load_file(folder / "last.safetensors"))
     except RuntimeError as error:
-        raise RecoError("the checkpoint has another number of labels: choose another --out") from error
+        raise OtherModelError("the checkpoint has another number of labels: choose another --out") from error
     moments: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
     for name, tensor in load_file(folder / "optimizer.safetensors").items():
         number, _, key = name.partition(".")

@@ -23,7 +23,7 @@ from timm.layers import Conv2dSame
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import MissingPackageError, RecoError, reason
 from reco_ray.files import artifacts, storage
 from reco_ray.training.network import Network
 from reco_ray.training.segmenter import KIND as SEGMENTER_KIND
@@ -94,7 +94,7 @@ def export_segmenter(uri: str, out: str, form: Format) -> tuple[artifacts.Manife
     """
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if form == "onnx" and missing:
-        raise RecoError(f'ONNX needs {", ".join(missing)}: pip install "reco-ray[export]"')
+        raise MissingPackageError(f'ONNX needs {", ".join(missing)}: pip install "reco-ray[export]"')
     made_at = artifacts.read_manifest(uri, SEGMENTER_KIND).made_at
     segmenter = Segmenter.from_artifact(uri, precision="fp32")
     made_from = {"segmenter": segmenter.uri, "segmenter_made_at": made_at, "format": form}

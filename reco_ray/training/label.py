@@ -16,7 +16,7 @@ from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.distributed.parts import cut
 from reco_ray.distributed.pool import stage_pool
 from reco_ray.distributed.timing import write_summary
-from reco_ray.errors import RecoError
+from reco_ray.errors import SettingError, UnreadableError
 from reco_ray.files import artifacts, storage
 from reco_ray.models.description import describe_dense_models
 from reco_ray.segmentation.calibration import Calibration
@@ -68,7 +68,9 @@ def label_images(
     }
     for name, bank in banks.items():
         if len(label_names(bank, settings.segment)) > MAX_LABELS:
-            raise RecoError(f"{name}: pseudo-labels hold at most {MAX_LABELS} labels: split the vocabulary")
+            raise SettingError(
+                f"{name}: pseudo-labels hold at most {MAX_LABELS} labels: split the vocabulary"
+            )
     frames_writer.finished()
     finished = {name: writer.finished() for name, writer in writers.items()}
     pending_sets = {name: sets[name] for name, manifest in finished.items() if manifest is None}
@@ -83,7 +85,7 @@ def label_images(
         footers = storage.read_footers(storage.join(frames_writer.uri, "frames"))
         kept = sum(footer.num_rows for footer in footers.values())
         if not kept:
-            raise RecoError(f"{images}: none of the {total} images can be used")
+            raise UnreadableError(f"{images}: none of the {total} images can be used")
         frames_writer.commit({"images": total, "frames": kept, "rejected": total - kept})
     return {
         name: (manifest, False)

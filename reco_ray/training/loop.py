@@ -4,7 +4,6 @@ All random numbers (crops, dropout) depend on the seed and the step only, so tha
 Checkpoints are selected by their agreement with held-out pseudo-labels; ground truth is never read.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reco_ray.config import Settings
-from reco_ray.errors import RecoError, out_of_memory, reason
+from reco_ray.errors import NoRoomError, RecoError, out_of_memory, pack, reason
 from reco_ray.files import storage
 from reco_ray.models.runtime import resolve_runtime
 from reco_ray.training import checkpoint
@@ -85,17 +84,19 @@ def train_worker(config: dict[str, Any]) -> None:
     except Exception as error:
         if (why := permanent_failure(error)) is None:
             raise
-        storage.write_bytes(failed, json.dumps({"reason": f"{job.name}: {why}"}).encode())
+        storage.write_bytes(failed, pack(type(why)(f"{job.name}: {why}")).encode())
         if ray.train.get_context().get_world_size() > 1:
             raise  # other workers may be waiting for this one's gradients
 
 
-def permanent_failure(error: Exception) -> str | None:
-    """Returns why a retry would fail again, in one line, or None if it might succeed."""
+def permanent_failure(error: Exception) -> RecoError | None:
+    """Returns the error with which a retry would fail again, or None if it might succeed."""
     if isinstance(error, RecoError):
-        return reason(error)
+        return type(error)(reason(error))
     if out_of_memory(error):
-        return "out of memory in a step: lower train.batch_size or train.crop, or raise train.accumulate"
+        return NoRoomError(
+            "out of memory in a step: lower train.batch_size or train.crop, or raise train.accumulate"
+        )
     return None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import MissingPackageError, RecoError, reason
 from reco_ray.files import storage
 
 PROGRESS_SECONDS = 3.0  # least time between two writes of `progress.json`
@@ -79,7 +79,7 @@ def tracking_environment() -> dict[str, str]:
     if not found.get(TRACKING):
         return {}
     if find_spec("mlflow") is None:
-        raise RecoError(
+        raise MissingPackageError(
             f'{TRACKING} is set, but MLflow is not installed: pip install "reco-ray[mlflow]", or unset it'
         )
     return found | {TRACKING: storage.absolute(found[TRACKING])} if ":" not in found[TRACKING] else found

@@ -17,7 +17,7 @@ from safetensors.torch import load as load_tensors
 from reco_ray.corpus.arrays import picture_of
 from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.corpus.read import read_image_bytes
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import UnreadableError, file_error, reason
 from reco_ray.files import artifacts, storage
 from reco_ray.models.runtime import Runtime, resolve_runtime
 from reco_ray.segmentation.palette import palette
@@ -67,7 +67,7 @@ class Segmenter:
             data = storage.read_bytes(storage.join(uri, "weights.safetensors"))
             network.module.load_state_dict(load_tensors(data))
         except Exception as error:  # safetensors has no common base for its errors
-            raise RecoError(
+            raise UnreadableError(
                 f"{uri}: its weights are not those of a {content['architecture']}: {reason(error)}"
             ) from error
         runtime = resolve_runtime(device, precision)
@@ -136,9 +136,9 @@ def _picture(image: Any) -> Image.Image:
             return picture_of(image)
         return decode_image(data, max_pixels=MAX_PIXELS)[0]
     except OSError as error:
-        raise RecoError(f"{name}: the image cannot be read: {reason(error)}") from error
+        raise file_error(f"{name}: the image cannot be read: {reason(error)}", error) from error
     except DecodeError as error:
-        raise RecoError(f"{name}: {error}") from error
+        raise UnreadableError(f"{name}: {error}") from error
 
 
 def best_label(logits: torch.Tensor, size: tuple[int, int]) -> SegmentedImage:

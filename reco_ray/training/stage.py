@@ -16,7 +16,7 @@ from ray.train.torch import TorchTrainer
 from reco_ray.config import Settings
 from reco_ray.distributed.timing import Meter, write_summary
 from reco_ray.distributed.workers import Workers, plan_runs
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import OtherModelError, RecoError, SettingError, UnreadableError, reason, unpack
 from reco_ray.files import artifacts, storage
 from reco_ray.outcome import Outcome
 from reco_ray.training.live import live_table
@@ -58,7 +58,7 @@ def train_segmenters(
         try:
             _require_trainable(name, manifest, uri, settings, (vocabularies or {}).get(name))
         except RecoError as error:
-            yield Outcome("train", storage.absolute(outs[name]), name=name, error=str(error))
+            yield Outcome("train", storage.absolute(outs[name]), name=name, error=error)
             continue
         jobs[name] = _job(name, manifest, uri, outs[name], settings, workers.threads, environment)
         writers[name] = artifacts.ArtifactWriter(outs[name], KIND, _made_from(manifest, uri, settings))
@@ -102,13 +102,13 @@ def _require_trainable(
     content = manifest.content
     if vocabulary is not None and vocabulary.model_dump(mode="json") != content["vocabulary"]:
         theirs = ", ".join(content["labels"][:5])
-        raise RecoError(f"{name}: {uri} holds pseudo-labels of another vocabulary ({theirs}, ...)")
+        raise OtherModelError(f"{name}: {uri} holds pseudo-labels of another vocabulary ({theirs}, ...)")
     pixels = content["pixels"]
     if not any(pixels.values()):
-        raise RecoError(f"{name}: every pseudo-label is ignored: lower train.min_score")
+        raise SettingError(f"{name}: every pseudo-label is ignored: lower train.min_score")
     empty = [label for label, count in pixels.items() if not count and label != "background"]
     if empty:
-        raise RecoError(
+        raise UnreadableError(
             f"{name}: no pixel is labelled {', '.join(map(repr, empty[:5]))}: remove it from the vocabulary, or add "
             "images that show it"
         )
@@ -154,7 +154,7 @@ def _job(
 
 def _run(
     jobs: dict[str, Job], workers: Workers, at_once: int, refresh: Any
-) -> Iterator[tuple[str, str | None, Meter]]:
+) -> Iterator[tuple[str, RecoError | None, Meter]]:
     """Runs `at_once` jobs at a time; yields name, error or None, and meter of each job as it ends."""
     waiting = list(jobs.values())
     running: dict[ray.ObjectRef, str] = {}
@@ -173,14 +173,14 @@ def _run(
                 try:
                     yield name, ray.get(reference), meters[name]
                 except RayError as error:
-                    yield name, f"{name}: {reason(error)}", meters[name]
+                    yield name, RecoError(f"{name}: {reason(error)}"), meters[name]
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
 
 
 @ray.remote(num_cpus=0, max_retries=3, retry_exceptions=[RayActorError])  # type: ignore[call-overload]
-def _run_one(job: Job, workers: Workers) -> str | None:
+def _run_one(job: Job, workers: Workers) -> RecoError | None:
     """Waits for one Ray Train run, resumed if it was interrupted; returns why it failed, or None.
 
     The task is retried if its node or Ray Train's controller is lost.
@@ -208,10 +208,10 @@ def _run_one(job: Job, workers: Workers) -> str | None:
     except RayActorError:
         raise
     except Exception as raised:  # errors of Ray Train, with the cause in their text
-        error = f"{job.name}: {_last_line(raised)}"
+        error = RecoError(f"{job.name}: {_last_line(raised)}")
     failed = storage.join(job.out, "failed.json")
     if storage.exists(failed):
-        return str(json.loads(storage.read_bytes(failed))["reason"])
+        return unpack(storage.read_bytes(failed).decode())
     return error
 
 

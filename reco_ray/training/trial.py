@@ -3,7 +3,7 @@
 import torch
 
 from reco_ray.config import Settings, TrainSettings
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import NoRoomError, SettingError, out_of_memory, reason
 from reco_ray.training.network import build_network
 
 _ONE_VALUE = "more than 1 value per channel"  # PyTorch's error for a norm over a single value
@@ -26,7 +26,8 @@ def require_network(settings: Settings) -> None:
         with torch.no_grad():
             network.module(network.transform.normalize(pixels))
     except Exception as error:  # networks raise any type
-        raise RecoError(_advice(train, crops, network.stride, error)) from error
+        kind = NoRoomError if out_of_memory(error) else SettingError
+        raise kind(_advice(train, crops, network.stride, error)) from error
 
 
 def _advice(train: TrainSettings, crops: int, stride: int, error: Exception) -> str:

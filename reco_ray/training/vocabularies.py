@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from reco_ray.config import Settings
 from reco_ray.cosegmentation.stage import build_many_references
-from reco_ray.errors import UsageError
+from reco_ray.errors import RecoError, UsageError
 from reco_ray.files import storage
 from reco_ray.outcome import Outcome
 from reco_ray.training.label import label_images
@@ -36,7 +36,8 @@ def train_vocabularies(
     concepts = storage.join(out, "concepts")
     for built in build_many_references(index, vocabularies, uris, settings, concepts):
         if built.manifest is None:
-            yield replace(built, error=f"{built.name}: {built.error}")
+            kind = type(built.error or RecoError())
+            yield replace(built, error=kind(f"{built.name}: {built.error}"))
             continue
         banks[built.name] = built.uri
         yield built

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import RecoError, SettingError, UnreadableError, file_error, reason
 from reco_ray.files import storage
 from reco_ray.vocabulary.files import SUFFIXES, parse_names, read_fields
 
@@ -95,7 +95,7 @@ def parse_concepts(text: str) -> Vocabulary:
         RecoError: empty list, duplicates, too long names, or a file name.
     """
     if text.strip().lower().endswith(SUFFIXES):
-        raise RecoError(f"--concepts: {text.strip()} looks like a file: give it with --vocabulary")
+        raise SettingError(f"--concepts: {text.strip()} looks like a file: give it with --vocabulary")
     return make_vocabulary({"concepts": parse_names(text)}, "--concepts")
 
 
@@ -108,14 +108,14 @@ def load_vocabulary(uri: str) -> Vocabulary:
     try:
         text = decode_text(storage.read_bytes(uri, MAX_BYTES))
     except UnicodeDecodeError as error:
-        raise RecoError(f"{uri}: not UTF-8 text: save it as UTF-8") from error
+        raise UnreadableError(f"{uri}: not UTF-8 text: save it as UTF-8") from error
     except OSError as error:
-        raise RecoError(f"{uri}: the vocabulary cannot be read: {reason(error)}") from error
+        raise file_error(f"{uri}: the vocabulary cannot be read: {reason(error)}", error) from error
     suffix = "." + uri.rpartition("/")[2].rpartition(".")[2].lower()
     try:
         fields = read_fields(text, suffix)
     except RecoError as error:
-        raise RecoError(f"{uri}: {error}") from error
+        raise type(error)(f"{uri}: {error}") from error
     return make_vocabulary(fields, uri)
 
 
@@ -166,4 +166,4 @@ def make_vocabulary(fields: dict[str, Any], source: str) -> Vocabulary:
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             message = "there is no such field"
-        raise RecoError(f"{source}: {place + ': ' if place else ''}{message}") from error
+        raise UnreadableError(f"{source}: {place + ': ' if place else ''}{message}") from error

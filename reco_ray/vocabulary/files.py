@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import RecoError, UnreadableError, reason
 
 SUFFIXES = (".txt", ".names", ".csv", ".tsv", ".yaml", ".yml", ".json")
 
@@ -120,7 +120,7 @@ def _parse_line(line: str) -> list[Entry]:
     if colon is None:
         return [{"name": name} for name in names]
     if len(names) > 1:
-        raise RecoError(
+        raise UnreadableError(
             f"{line!r}: a comma before the colon: one concept a line where words follow, name: word, word"
         )
     synonyms = "".join(
@@ -153,7 +153,7 @@ def _rows(text: str) -> list[list[str]]:
         cells = csv.reader(lines, delimiter=separator, skipinitialspace=True)
         return [row for row in ([cell.strip() for cell in row] for row in cells) if any(row)]
     except csv.Error as error:
-        raise RecoError(f"not valid CSV: {reason(error)}") from error
+        raise UnreadableError(f"not valid CSV: {reason(error)}") from error
 
 
 def _is_table(text: str) -> bool:
@@ -181,7 +181,7 @@ def _table(text: str) -> list[Entry]:
         if len(rows) == 1 or width == 1:
             return [{"name": cell} for row in rows for cell in row if cell]
         if width != 2 or len(numbers) != 1:
-            raise RecoError(
+            raise UnreadableError(
                 f"no header names the column of the concepts: expected one of {', '.join(_NAME_KEYS)}"
             )
         names, ids, words = [1 - numbers[0]], numbers[0], None
@@ -207,7 +207,7 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise RecoError(f"not valid JSON: {reason(error)}") from error
+        raise UnreadableError(f"not valid JSON: {reason(error)}") from error
 
 
 def _yaml(text: str) -> Any:
@@ -215,7 +215,7 @@ def _yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=yaml.BaseLoader)  # builds strings, lists and dicts only
     except (yaml.YAMLError, RecursionError) as error:
-        raise RecoError(f"not valid YAML: {reason(error)}") from error
+        raise UnreadableError(f"not valid YAML: {reason(error)}") from error
 
 
 def _structure(found: Any) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def _structure(found: Any) -> dict[str, Any]:
     if isinstance(found, list):
         return {"concepts": [_entry(value) for value in found]}
     if not isinstance(found, dict):
-        raise RecoError("expected a list of concepts or a mapping with 'concepts'")
+        raise UnreadableError("expected a list of concepts or a mapping with 'concepts'")
     ours = {key: found[key] for key in ("context", "background") if key in found}
     if "concepts" in found:
         others = {key: value for key, value in found.items() if key not in _ABOUT}
@@ -240,7 +240,7 @@ def _list_of(value: Any, key: str) -> list[Entry]:
     if isinstance(value, dict):
         return _mapping(value)
     if not isinstance(value, list):
-        raise RecoError(f"{key}: expected a list, one entry a concept")
+        raise UnreadableError(f"{key}: expected a list, one entry a concept")
     if key != "concepts" and all(isinstance(one, dict) for one in value):
         ids = [next((str(one[k]) for k in _ID_KEYS if k in one), "") for one in value]
         if all(number.isdecimal() for number in ids):
@@ -260,7 +260,7 @@ def _mapping(found: dict[Any, Any]) -> list[Entry]:
     words = all(v is None or isinstance(v, str) or _is_words(v) for v in found.values())
     if not found or is_list or not words or set(found) & _NO_CONCEPTS:
         there = ", ".join(map(str, list(found)[:5])) or "nothing"
-        raise RecoError(f"expected a list of concepts or a mapping with 'concepts', found {there}")
+        raise UnreadableError(f"expected a list of concepts or a mapping with 'concepts', found {there}")
     return [{"name": str(name), "synonyms": _words(words)} for name, words in found.items()]
 
 

@@ -17,7 +17,7 @@ from reco_ray.corpus.embed import embed_pixels
 from reco_ray.corpus.index import CorpusIndex, build_index
 from reco_ray.corpus.load import load_images, pixels_of
 from reco_ray.corpus.stage import embed_corpus
-from reco_ray.errors import RecoError
+from reco_ray.errors import OtherModelError, SettingError
 from reco_ray.models import load_language_image_model
 
 SHARD_SIZE = 4
@@ -142,10 +142,10 @@ class TestOnOneCluster:
 
     def test_another_corpus_or_other_settings_are_refused_untouched(self, corpus, listed, made, settings):
         before = files(made)
-        with pytest.raises(RecoError, match=r"made with corpus = .*, now .*: choose another"):
+        with pytest.raises(OtherModelError, match=r"made with corpus = .*, now .*: choose another"):
             embed_corpus(str(corpus), str(made), settings)
         other = load_settings("mini", overrides=["embed.shard_size=5", "embed.batch_size=3"])
-        with pytest.raises(RecoError, match=r"made with embed\.shard_size = 4, now 5:"):
+        with pytest.raises(OtherModelError, match=r"made with embed\.shard_size = 4, now 5:"):
             embed_corpus(str(listed[0] / "list.txt"), str(made), other)
         assert files(made) == before
 
@@ -160,7 +160,7 @@ class TestOnOneCluster:
         assert (np.diff(similarities, axis=1) <= 0).all()
         assert similarities[:, 0] == pytest.approx(1, abs=2e-3)
         with pytest.raises(
-            RecoError, match=r"7 exemplars are asked for, but it has 6 images: use --exemplars 6"
+            SettingError, match=r"7 exemplars are asked for, but it has 6 images: use --exemplars 6"
         ):
             index.search(np.stack(list(vectors.values())), 7)
 

@@ -17,7 +17,7 @@ from training_data import write_pseudo_labels
 
 from reco_ray.cli import main
 from reco_ray.config import Settings, load_settings
-from reco_ray.errors import RecoError
+from reco_ray.errors import NoRoomError, RecoError
 from reco_ray.files import storage
 from reco_ray.training.feed import feed
 from reco_ray.training.samples import Frames, sampling_plan, split
@@ -105,7 +105,7 @@ def test_two_workers_that_accumulate_train_one_segmenter_and_tell_mlflow(
 def test_more_workers_than_cores_is_an_error_and_no_wait(
     labels: str, ray_cluster: None, tmp_path: Path
 ) -> None:
-    with pytest.raises(RecoError, match=r"train\.workers=4: the cluster has only 2 CPUs"):
+    with pytest.raises(NoRoomError, match=r"train\.workers=4: the cluster has only 2 CPUs"):
         train(labels, tmp_path / "out", "train.workers=4")
 
 
@@ -194,4 +194,5 @@ def test_running_out_of_memory_says_what_to_lower(labels: str, ray_cluster: None
     )
     limiter.join()
     assert limited
+    assert isinstance(outcome.error, NoRoomError)
     assert "a: out of memory in a step: lower train.batch_size or train.crop" in str(outcome.error)

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from reco_ray.corpus.index.files import KIND, ImageTable, open_trained, open_vectors, shard_files
 from reco_ray.corpus.index.shard_search import search_shards
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import OtherModelError, SettingError, UnreadableError, reason
 from reco_ray.faiss_library import inverted_file, load_faiss
 from reco_ray.files import artifacts, storage
 
@@ -30,7 +30,7 @@ class CorpusIndex:
         self.manifest = artifacts.read_manifest(uri, KIND)
         content = self.manifest.content
         if content["model"] != model:
-            raise RecoError(
+            raise OtherModelError(
                 f"{uri}: made with model {content['model']}, but this run uses {model}: "
                 "index the corpus with it"
             )
@@ -40,7 +40,7 @@ class CorpusIndex:
             self._trained = None if content["factory"] == "Flat" else open_trained(self.uri, version)
             self._indexes = [open_vectors(shard, self._trained, version) for shard in shards]
         except (OSError, RuntimeError) as error:
-            raise RecoError(f"{uri}: damaged ({reason(error)}): delete it and index again") from error
+            raise UnreadableError(f"{uri}: damaged ({reason(error)}): delete it and index again") from error
         self.images = ImageTable(shards)
         self._nprobe = content.get("nprobe", 0)
         self._matching = lru_cache(maxsize=1)(self._find_matching)
@@ -70,7 +70,7 @@ class CorpusIndex:
         """
         bitmap, available = (None, len(self)) if prefix is None else self._matching(prefix)
         if k > available:
-            raise RecoError(
+            raise SettingError(
                 f"{self.uri}: {k} exemplars are asked for, but it has {available} images"
                 f"{'' if prefix is None else f' under {prefix}'}: use --exemplars {available} or fewer"
             )

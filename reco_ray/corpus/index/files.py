@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import UnreadableError, file_error, reason
 from reco_ray.faiss_library import load_faiss, share_centroids
 from reco_ray.files import artifacts, storage
 from reco_ray.files.caches import cache_directory
@@ -99,7 +99,9 @@ def _local(uri: str, version: str) -> str:
         try:
             storage.download(uri, target)
         except OSError as error:
-            raise RecoError(f"{uri}: cannot be downloaded to {root} (RECO_CACHE): {reason(error)}") from error
+            raise file_error(
+                f"{uri}: cannot be downloaded to {root} (RECO_CACHE): {reason(error)}", error
+            ) from error
     return target
 
 
@@ -164,7 +166,7 @@ class ImageTable:
             try:
                 file = storage.ParquetReader(self._shards[shard].images)
             except (OSError, pa.ArrowInvalid) as error:
-                raise RecoError(
+                raise UnreadableError(
                     f"{self._shards[shard].images}: damaged ({reason(error)}): delete the index and build it again"
                 ) from error
             sizes = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reco_ray.config import IndexSettings
 from reco_ray.corpus.index.vectors import Part, list_parts
-from reco_ray.errors import RecoError
+from reco_ray.errors import SettingError, UnreadableError
 from reco_ray.faiss_library import empty_index, inverted_file
 from reco_ray.files import artifacts
 
@@ -119,7 +119,7 @@ def plan_index(embeddings: str, settings: IndexSettings) -> IndexPlan:
     parts = list_parts(embeddings, source)
     images = sum(part.rows for part in parts)
     if images != source.counts["embedded"]:
-        raise RecoError(
+        raise UnreadableError(
             f"{embeddings}: its files hold {images:,} rows, its manifest says {source.counts['embedded']:,}: "
             "delete it and embed the corpus again"
         )
@@ -143,11 +143,11 @@ def make_plan(images: int, dim: int, settings: IndexSettings, parts: list[Part])
     ivf = inverted_file(index)
     centroids = 0 if ivf is None else ivf.nlist
     if centroids and images < max(centroids, FEWEST_FOR_LISTS):
-        raise RecoError(
+        raise SettingError(
             f"setting index.factory: {images:,} images are too few for {factory!r}: leave it at auto"
         )
     if settings.sample is not None and settings.sample < centroids:
-        raise RecoError(f"setting index.sample: {factory!r} needs {centroids:,} vectors at least")
+        raise SettingError(f"setting index.sample: {factory!r} needs {centroids:,} vectors at least")
     graph = 256 if "_HNSW" in factory else 0  # bytes: two lists of 32 neighbours per centroid
     return IndexPlan(
         images=images,

@@ -36,7 +36,7 @@ from reco_ray.corpus.index.tasks import (
 )
 from reco_ray.distributed.timing import Meter, write_summary
 from reco_ray.distributed.workers import Workers, node_resources, total_resources
-from reco_ray.errors import RecoError
+from reco_ray.errors import RecoError, SettingError, UnreadableError, pack, unpack
 from reco_ray.faiss_library import load_faiss
 from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import clear_outdated
@@ -100,7 +100,7 @@ def build_index(
     if counted != plan.images or any(
         r["images"] != s.rows for r, s in zip(records, plan.shards, strict=True)
     ):
-        raise RecoError(
+        raise UnreadableError(
             f"{writer.uri}: the shards hold {counted:,} vectors, the embeddings {plan.images:,}: "
             "delete it and index again"
         )
@@ -211,7 +211,7 @@ def _measure_recall(out: str, plan: IndexPlan) -> dict[str, Any]:
     found = measure(merged, own, plan.settings.target_recall)
     worst = min(found["recall"][kind] for kind in KINDS)
     if worst < plan.settings.min_recall:
-        raise RecoError(
+        raise SettingError(
             f"{out}: recall@{found['recall']['k']} is {worst:.3f} with {plan.factory}, but index.min_recall is "
             f"{plan.settings.min_recall}: choose an index.factory with larger codes, or set a lower floor"
         )
@@ -220,7 +220,7 @@ def _measure_recall(out: str, plan: IndexPlan) -> dict[str, Any]:
 
 def _unwrap(answer: dict[str, Any]) -> Any:
     if answer["error"] is not None:
-        raise RecoError(answer["error"])
+        raise unpack(answer["error"])
     return answer["result"]
 
 
@@ -232,7 +232,7 @@ def _remote_train(embeddings: str, out: str, plan: IndexPlan) -> dict[str, Any]:
     try:
         return {"result": train(embeddings, out, plan), "error": None}
     except RecoError as error:
-        return {"result": None, "error": str(error)}
+        return {"result": None, "error": pack(error)}
 
 
 @ray.remote(num_cpus=1, max_retries=_RETRIES)
@@ -240,4 +240,4 @@ def _remote_add(embeddings: str, out: str, plan: IndexPlan, shard: Shard, finger
     try:
         return {"result": _timed(embeddings, out, plan, shard, fingerprint), "error": None}
     except RecoError as error:
-        return {"result": None, "error": str(error)}
+        return {"result": None, "error": pack(error)}

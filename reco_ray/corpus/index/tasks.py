@@ -24,7 +24,7 @@ from reco_ray.corpus.index.recall import (
     shard_answers,
 )
 from reco_ray.corpus.index.vectors import IMAGE_COLUMNS, read_part, sample_vectors, vectors_of
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import SettingError, reason
 from reco_ray.faiss_library import (
     empty_index,
     inverted_file,
@@ -63,7 +63,7 @@ def train(embeddings: str, out: str, plan: IndexPlan) -> str:
         try:
             index.train(sample_vectors(embeddings, parts, plan.sample, SEED))
         except RuntimeError as error:
-            raise RecoError(
+            raise SettingError(
                 f"FAISS cannot train {plan.factory} on {plan.sample:,} vectors: {reason(error)}"
             ) from error
         if not isinstance(clustering, faiss.IndexFlat):

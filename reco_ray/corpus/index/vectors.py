@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from reco_ray.corpus.generations import embedding_files
-from reco_ray.errors import RecoError
+from reco_ray.errors import UnreadableError
 from reco_ray.files import artifacts, storage
 from reco_ray.files.read_ahead import prefetched
 
@@ -46,7 +46,9 @@ def read_part(embeddings: str, part: Part, columns: list[str] | None = None) -> 
     with storage.explained_errors(uri, remedy=_REMEDY):
         table = storage.read_table(uri, columns)
     if table.num_rows != part.rows:
-        raise RecoError(f"{uri}: has {table.num_rows:,} rows instead of {part.rows:,}: it changed meanwhile")
+        raise UnreadableError(
+            f"{uri}: has {table.num_rows:,} rows instead of {part.rows:,}: it changed meanwhile"
+        )
     return table
 
 

@@ -26,7 +26,7 @@ from timm.models.eva import EvaBlock
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from reco_ray.errors import RecoError
+from reco_ray.errors import MissingPackageError, SettingError
 from reco_ray.models import weights as weight_files
 from reco_ray.models.image import ImageTransform
 from reco_ray.models.runtime import Runtime, fingerprint, resolve_runtime
@@ -92,7 +92,7 @@ class LayerFeatures(nn.Module):
         super().__init__()
         levels = net.feature_info
         if not -len(levels) <= layer < len(levels):
-            raise RecoError(
+            raise SettingError(
                 f"layer {layer}: {_name(net)} has 0 to {len(levels) - 1}, or -{len(levels)} to -1"
             )
         self.layer = layer % len(levels)
@@ -103,7 +103,7 @@ class LayerFeatures(nn.Module):
         if output != "tokens":
             blocks = getattr(net, "blocks", None)
             if blocks is None or not isinstance(blocks[self.layer], Block | EvaBlock):
-                raise RecoError(f"output {output}: {_name(net)} has no such attention, take output=tokens")
+                raise SettingError(f"output {output}: {_name(net)} has no such attention, take output=tokens")
             blocks[self.layer] = AttentionProjection(blocks[self.layer], output)
             self.channels = len(blocks[self.layer].weight)
         net.prune_intermediate_layers([self.layer], prune_norm=not self.norm, prune_head=True)
@@ -183,7 +183,7 @@ def _parse_options(text: str) -> dict[str, Any]:
         elif key == "output" and value in OUTPUTS:
             options[key] = value
         else:
-            raise RecoError(f"timm option {part!r}: expected layer=N or output={'|'.join(OUTPUTS)}")
+            raise SettingError(f"timm option {part!r}: expected layer=N or output={'|'.join(OUTPUTS)}")
     return options
 
 
@@ -203,7 +203,9 @@ def _from_network(name: str) -> nn.Module:
     if name in RELEASED:
         return _from_file(name, _fetch_release(name))
     if "/" not in name and not _tags(architecture.partition(".")[0]):
-        raise RecoError(f"{spec} was never released with weights: give --weights FILE, or take {name}/random")
+        raise MissingPackageError(
+            f"{spec} was never released with weights: give --weights FILE, or take {name}/random"
+        )
     with weight_files.from_hub(spec):
         return _create(architecture, pretrained=True)
 
@@ -248,12 +250,12 @@ def _architecture(name: str) -> str:
         return name
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.4)
-        raise RecoError(f"unknown timm model {name!r}: did you mean {' or '.join(close)}?")
+        raise SettingError(f"unknown timm model {name!r}: did you mean {' or '.join(close)}?")
     if name in RELEASED:
         return architecture
     if tag and tag not in _tags(architecture):
         known = ", ".join(_tags(architecture))
-        raise RecoError(f"timm:{architecture} has no weights {tag!r}: choose of {known}, or /random")
+        raise SettingError(f"timm:{architecture} has no weights {tag!r}: choose of {known}, or /random")
     return name
 
 

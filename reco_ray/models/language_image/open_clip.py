@@ -17,7 +17,7 @@ from open_clip.tokenizer import HFTokenizer
 from PIL import Image
 from torch import nn
 
-from reco_ray.errors import RecoError
+from reco_ray.errors import SettingError
 from reco_ray.models import weights as weight_files
 from reco_ray.models.clip_dense import ATTENTIONS, dense_features, dense_unsupported_reason, output_stride
 from reco_ray.models.image import ImageTransform
@@ -55,7 +55,7 @@ class OpenClip:
         self.stride = output_stride(model.visual)
         self._dense_unsupported = dense_unsupported_reason(model.visual, self.attention)
         if attention and self._dense_unsupported:
-            raise RecoError(f"{self.spec}@{attention}: {self._dense_unsupported}")
+            raise SettingError(f"{self.spec}@{attention}: {self._dense_unsupported}")
         self.transform = _image_transform(model)
         self._english_only = not _is_multilingual(architecture)
         settings = f"{self.transform} quick_gelu={_quick_gelu(architecture, tag)}"
@@ -97,7 +97,7 @@ class OpenClip:
             RecoError: the image tower has no dense features.
         """
         if self._dense_unsupported:
-            raise RecoError(
+            raise SettingError(
                 f"{self.spec} has no dense features: {self._dense_unsupported}; take a ViT or RN model"
             )
         with self.runtime.inference():
@@ -109,7 +109,7 @@ class OpenClip:
         if self.runtime.device.type != "cpu":
             unsupported = f"int8 is for CPUs, this is {self.runtime.device}"
         if unsupported:
-            raise RecoError(f"{self.spec} in int8: {unsupported}; take models.precision=auto")
+            raise SettingError(f"{self.spec} in int8: {unsupported}; take models.precision=auto")
         return int8_tower(self._dense_tower)
 
     def _embed(self, texts: list[str]) -> torch.Tensor:
@@ -125,7 +125,9 @@ def load(name: str, *, weights: str | None, device: str, seed: int, precision: s
     pair, _, attention = name.partition("@")
     architecture, tag = _parse_pair(pair)
     if attention and attention not in ATTENTIONS:
-        raise RecoError(f"open_clip:{name}: unknown attention {attention!r}, choose {', '.join(ATTENTIONS)}")
+        raise SettingError(
+            f"open_clip:{name}: unknown attention {attention!r}, choose {', '.join(ATTENTIONS)}"
+        )
     return OpenClip(
         architecture, tag, attention or None, weights=weights, device=device, seed=seed, precision=precision
     )
@@ -157,9 +159,11 @@ def _parse_pair(name: str) -> tuple[str, str]:
     if architecture not in known:
         close = difflib.get_close_matches(architecture, known, n=3, cutoff=0.4)
         hint = " or ".join(close) or "one of open_clip.list_models()"
-        raise RecoError(f"unknown open_clip architecture {architecture!r}: did you mean {hint}?")
+        raise SettingError(f"unknown open_clip architecture {architecture!r}: did you mean {hint}?")
     if not tag:
-        raise RecoError(f"open_clip:{name}: name its weights, {name}/TAG with TAG of {_tags(architecture)}")
+        raise SettingError(
+            f"open_clip:{name}: name its weights, {name}/TAG with TAG of {_tags(architecture)}"
+        )
     return architecture, tag
 
 
@@ -180,7 +184,9 @@ def _create(architecture: str, tag: str, weights: str | None, seed: int) -> tupl
 def _download(architecture: str, tag: str) -> Path:
     config = open_clip.get_pretrained_cfg(architecture, tag)
     if not config:
-        raise RecoError(f"open_clip:{architecture} has no weights {tag!r}: choose of {_tags(architecture)}")
+        raise SettingError(
+            f"open_clip:{architecture} has no weights {tag!r}: choose of {_tags(architecture)}"
+        )
     with weight_files.from_hub(f"open_clip:{architecture}/{tag}"):
         return Path(open_clip.download_pretrained(config))
 

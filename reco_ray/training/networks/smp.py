@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import nn
 
-from reco_ray.errors import RecoError, reason
+from reco_ray.errors import MissingPackageError, SettingError, UnreadableError, reason
 from reco_ray.models import weights
 from reco_ray.models.efficientnet_lite import TRANSFORM as PACKAGED_TRANSFORM
 from reco_ray.models.efficientnet_lite import packaged_state_dict
@@ -25,7 +25,7 @@ def build(name: str, classes: int, *, initial: str, weights_folder: str | None) 
     try:
         import segmentation_models_pytorch as smp
     except ImportError as error:
-        raise RecoError('training needs more packages: pip install "reco-ray[train]"') from error
+        raise MissingPackageError('training needs more packages: pip install "reco-ray[train]"') from error
     architecture, _, rest = name.partition("/")
     encoder_name, _, text = rest.partition("@")
     try:
@@ -33,18 +33,18 @@ def build(name: str, classes: int, *, initial: str, weights_folder: str | None) 
             architecture, encoder_name, encoder_weights=None, classes=classes, **_options(text)
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RecoError(f"segmenter smp:{name}: cannot be built: {reason(error)}") from error
+        raise SettingError(f"segmenter smp:{name}: cannot be built: {reason(error)}") from error
     transform = _transform(encoder_name)
     if initial == "packaged":
         if encoder_name != PACKAGED:
-            raise RecoError(
+            raise SettingError(
                 f"train.initial: only {PACKAGED} comes with a package; take imagenet or random for {encoder_name}"
             )
         _load_encoder(module.encoder.model, packaged_state_dict())
         transform = PACKAGED_TRANSFORM
     elif initial == "imagenet":
         if not encoder_name.startswith("tu-"):
-            raise RecoError(f"train.initial=imagenet needs an encoder of timm, such as tu-{encoder_name}")
+            raise SettingError(f"train.initial=imagenet needs an encoder of timm, such as tu-{encoder_name}")
         _load_encoder(module.encoder.model, _pretrained(encoder_name.removeprefix("tu-"), weights_folder))
     elif encoder_name == PACKAGED:
         transform = PACKAGED_TRANSFORM
@@ -81,4 +81,6 @@ def _pretrained(name: str, weights_folder: str | None) -> dict[str, torch.Tensor
 def _load_encoder(encoder: nn.Module, state: dict[str, torch.Tensor]) -> None:
     missing, _ = encoder.load_state_dict(state, strict=False)  # ignores the classifier's last layers
     if missing:
-        raise RecoError(f"the weights lack {len(missing)} tensors of the encoder, the first is {missing[0]}")
+        raise UnreadableError(
+            f"the weights lack {len(missing)} tensors of the encoder, the first is {missing[0]}"
+        )
