@@ -83,5 +83,7 @@ LANGUAGE_IMAGE_MODELS = Registry(
 DENSE_ENCODERS = Registry("dense encoder", "reco_ray.dense_encoders", "reco_ray.models.dense_encoders")
 # `TITLE`, which a person reads, and `refine(scores, image)` as `segmentation.refine` describes.
 REFINEMENTS = Registry("refinement", "reco_ray.refinements", "reco_ray.segmentation.refine")
+# As `corpus.containers.Container` describes.
+CONTAINERS = Registry("container of images", "reco_ray.containers", "reco_ray.corpus.containers")
 # `build(name, classes, *, initial, weights_folder)` -> `training.network.Network`.
 SEGMENTER_NETWORKS = Registry("segmenter", "reco_ray.segmenter_networks", "reco_ray.training.networks")

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from reco_ray.corpus.containers import is_container
 from reco_ray.corpus.kinds import (
     ARCHIVE_SUFFIXES,
-    CONTAINER_SUFFIXES,
     HEAD,
     IMAGE_SUFFIXES,
     OTHER_PICTURES,
@@ -89,7 +89,7 @@ def choose(source: str | Glob, left_out: LeftOut) -> Iterator[tuple[str, int]]:
 
 
 def _is_taken(uri: str, kind: Found, named: bool, local: bool) -> bool:
-    if named or uri.lower().endswith((*IMAGE_SUFFIXES, *CONTAINER_SUFFIXES)):
+    if named or uri.lower().endswith(IMAGE_SUFFIXES) or is_container(uri):
         return True
     if kind is Found.BROKEN:
         return not suffix_of(uri)

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reco_ray.corpus.containers import is_container
 from reco_ray.corpus.generations import shard_of
-from reco_ray.corpus.kinds import is_container
 from reco_ray.files import storage
 from reco_ray.files.read_ahead import prefetched
 

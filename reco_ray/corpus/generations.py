@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from reco_ray.corpus.kinds import CONTAINER_PATTERN, is_container
+from reco_ray.corpus.containers import container_pattern, is_container
 from reco_ray.corpus.listing import SCHEMA, UNKNOWN, Listing
 from reco_ray.errors import UnreadableError, reason
 from reco_ray.files import artifacts, storage
@@ -92,7 +92,7 @@ def record_generation(
         before: the generations so far.
         gone: rows of `read_recorded` that are not in the source any more.
     """
-    inside = pc.match_substring_regex(new["uri"], CONTAINER_PATTERN)
+    inside = pc.match_substring_regex(new["uri"], container_pattern())
     files, containers = new.filter(pc.invert(inside)), new.filter(inside)
     shards = [files.slice(start, shard_size) for start in range(0, files.num_rows, shard_size)]
     shards += [containers.slice(row, 1) for row in range(containers.num_rows)]
@@ -178,7 +178,7 @@ def gone_containers(out: str, generations: Iterable[Generation]) -> frozenset[in
     return frozenset(
         shard
         for table in tables
-        for shard in table.filter(pc.match_substring_regex(table["uri"], CONTAINER_PATTERN))[
+        for shard in table.filter(pc.match_substring_regex(table["uri"], container_pattern()))[
             "shard"
         ].to_pylist()
     )

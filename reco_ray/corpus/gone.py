@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reco_ray.corpus.containers import is_container
 from reco_ray.corpus.finish import ACROSS, DUPLICATES_SCHEMA, IMAGES_KEY, remove_strays
 from reco_ray.corpus.generations import Generation, read_gone, read_shard, shard_of
-from reco_ray.corpus.kinds import is_container
 from reco_ray.files import storage
 from reco_ray.files.read_ahead import prefetched
 

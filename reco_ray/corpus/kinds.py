@@ -1,8 +1,8 @@
-"""What a file of a source is, by its name and its first bytes: an image, a container of images, or neither."""
+"""What a file of a source is, by its name and its first bytes: an image, a list, an archive, or none of these."""
 
 import re
 
-from reco_ray.corpus import heic, video
+from reco_ray.corpus import heic
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
@@ -13,8 +13,6 @@ ARCHIVE_SUFFIXES = (
     *(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"),
     *(".zip", ".7z", ".rar", ".cbz", ".gz", ".bz2", ".xz", ".zst"),
 )
-CONTAINER_SUFFIXES = (".tar", ".parquet", *video.SUFFIXES)
-CONTAINER_PATTERN = f"(?i)({'|'.join(map(re.escape, CONTAINER_SUFFIXES))})$"
 # Pictures in formats that are not decoded. Camera raw files begin as TIFFs do.
 OTHER_PICTURES = (
     *(".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw"),
@@ -58,11 +56,6 @@ _JUNK_FOLDERS = {
 _JUNK_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 _JUNK_FILES |= {"_success", "_metadata", "_common_metadata"}
 _JUNK_STARTS = ("_committed_", "_started_")
-
-
-def is_container(uri: str) -> bool:
-    """Whether a file holds images instead of being one: a tar, a table, a video."""
-    return uri.lower().endswith(CONTAINER_SUFFIXES)
 
 
 def suffix_of(name: str) -> str:

@@ -12,19 +12,18 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reco_ray.corpus import heic, tables, video
+from reco_ray.corpus import heic
 from reco_ray.corpus.choice import Glob, choose
+from reco_ray.corpus.containers import container_suffixes, containers, is_container, name_pattern
 from reco_ray.corpus.kinds import (
     ARCHIVE_SUFFIXES,
-    CONTAINER_SUFFIXES,
     IMAGE_SUFFIXES,
     LIST_SUFFIXES,
-    is_container,
     suffix_of,
 )
 from reco_ray.corpus.left_out import Kind, LeftOut
 from reco_ray.corpus.lists import read_list
-from reco_ray.corpus.opened import open_tables
+from reco_ray.corpus.opened import open_containers, read_uris
 from reco_ray.corpus.walk import escaped_name
 from reco_ray.errors import MissingError, MissingPackageError, UnreadableError
 from reco_ray.files import storage
@@ -94,11 +93,18 @@ def list_files(uri: str, image_column: str | None = None) -> Listing:
         raise MissingError(_nothing(uri) + (f"; {said}" if said else ""))
     if not heic.available() and pc.all(pc.match_substring_regex(table["uri"], heic.PATTERN)).as_py():
         raise MissingPackageError(f"{uri}: all {table.num_rows:,} images are HEIC. {heic.MISSING}")
-    if pc.any(pc.match_substring_regex(table["uri"], video.PATTERN)).as_py():
-        video.require_av()
+    _require_packages(table)
     if said:
         say_once(f"{uri}: {said}")
     return Listing(table, root, fingerprint(table), left_out.by_kind())
+
+
+def _require_packages(table: pa.Table) -> None:
+    """Raises MissingPackageError if a package is missing that a container among the files needs."""
+    for container in containers():
+        require = getattr(container, "require", None)
+        if require and pc.any(pc.match_substring_regex(table["uri"], name_pattern((container,)))).as_py():
+            require()
 
 
 def fingerprint(table: pa.Table) -> str:
@@ -132,7 +138,8 @@ def _sorted(table: pa.Table) -> pa.Table:
 
 def _without_clips(table: pa.Table, left_out: LeftOut) -> pa.Table:
     """A folder without its videos, if it has anything else: one of photographs may hold a clip that nobody meant."""
-    clips = pc.match_substring_regex(table["uri"], video.PATTERN)
+    videos = name_pattern(tuple(each for each in containers() if each.KIND == "video"))
+    clips = pc.match_substring_regex(table["uri"], videos)
     # What is named like nothing, of unknown size, is a link to nothing or a folder that is closed.
     unreadable = pc.and_(pc.equal(table["size"], UNKNOWN), pc.equal(table["images"], 1))
     if not pc.any(clips).as_py() or pc.all(pc.or_(clips, unreadable)).as_py():
@@ -144,23 +151,21 @@ def _without_clips(table: pa.Table, left_out: LeftOut) -> pa.Table:
 
 def _opened(table: pa.Table, left_out: LeftOut, image_column: str | None, *, strict: bool) -> pa.Table:
     """Tables of images get their number of rows; those of URIs are replaced by these, at the end."""
-    files, addresses = open_tables(table, left_out, image_column, strict=strict)
+    files, addresses = open_containers(table, left_out, image_column, strict=strict)
     if not addresses:
         return files
-    named = _table(
-        (tables.beside(name, each), -1) for name in addresses for each in tables.read_uris(name, image_column)
-    )
+    named = _table((each, -1) for name in addresses for each in read_uris(name, image_column))
     if files.num_rows:  # a table may well describe files that lie beside it
         named = named.filter(pc.invert(pc.is_in(named["uri"], value_set=files["uri"].combine_chunks())))
     return pa.concat_tables([files, named])
 
 
 def _nothing(uri: str) -> str:
-    if uri.lower().endswith(ARCHIVE_SUFFIXES):
+    if uri.lower().endswith(ARCHIVE_SUFFIXES) and not is_container(uri):
         tar = ".tar" in uri.lower() or uri.lower().endswith((".tgz", ".tbz2", ".txz"))
         what = "no image inside a compressed tar can be read by itself: decompress it to .tar"
         return f"{uri}: {what}" if tar else f"{uri}: archives are not read: unpack it"
-    return f"{uri}: no images here (looked for {' '.join(IMAGE_SUFFIXES + CONTAINER_SUFFIXES)})"
+    return f"{uri}: no images here (looked for {' '.join(IMAGE_SUFFIXES + container_suffixes())})"
 
 
 def _is_utf8(uri: str) -> bool:

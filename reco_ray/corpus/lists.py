@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from reco_ray.corpus import tables, web
+from reco_ray.corpus import web
 from reco_ray.corpus.columns import NoImageColumn, find_column
 from reco_ray.errors import UnreadableError, file_error, reason
 from reco_ray.files import storage
@@ -44,7 +44,7 @@ def read_list(uri: str, image_column: str | None = None) -> Iterator[str]:
     else:
         lines = map(str.strip, io.StringIO(text, newline=None))
         names = (line for line in lines if line and not _is_comment(uri, line))
-    return (tables.beside(uri, name) for name in names)
+    return (storage.beside(uri, name) for name in names)
 
 
 def _decoded(data: bytes) -> str:
@@ -56,7 +56,7 @@ def _is_comment(uri: str, line: str) -> bool:
     if not line.startswith("#"):
         return False
     plain = line[1:2].strip(" \t#!") and "://" not in line and not web.is_web(uri)
-    return not plain or not storage.exists(tables.beside(uri, line))
+    return not plain or not storage.exists(storage.beside(uri, line))
 
 
 def _cells(uri: str, text: str, tabs: bool, named: str | None) -> Iterator[str]:

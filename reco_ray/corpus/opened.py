@@ -1,12 +1,14 @@
-"""The tables among the files of a source, looked into: rows are counted, and addresses are read from those that name
-images elsewhere."""
+"""The containers among the files of a source that say how many images they hold, such as tables: they are counted, and
+those that name images elsewhere are told apart."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reco_ray.corpus import tables
 from reco_ray.corpus.columns import NoImageColumn
+from reco_ray.corpus.containers import CountedContainer, ReadOptions, container_of, containers, name_pattern
 from reco_ray.corpus.left_out import Kind, LeftOut
 from reco_ray.corpus.walk import require_file
 from reco_ray.errors import RecoError, file_error, reason
@@ -14,10 +16,10 @@ from reco_ray.files.read_ahead import prefetched
 from reco_ray.files.retries import StoreUnavailable
 
 
-def open_tables(
+def open_containers(
     files: pa.Table, left_out: LeftOut, image_column: str | None, *, strict: bool
 ) -> tuple[pa.Table, list[str]]:
-    """Counts the images in Parquet files, and takes out those that name images elsewhere.
+    """Counts the images in containers that say it, and takes out those that name images elsewhere.
 
     Args:
         files: `listing.SCHEMA`.
@@ -32,14 +34,16 @@ def open_tables(
     Raises:
         RecoError: if `strict`, or if there is nothing else.
     """
-    places = pc.indices_nonzero(pc.ends_with(files["uri"], ".parquet", ignore_case=True)).to_numpy()
+    counting = tuple(each for each in containers() if isinstance(each, CountedContainer))
+    places = pc.indices_nonzero(pc.match_substring_regex(files["uri"], name_pattern(counting))).to_numpy()
     names = files["uri"].take(pa.array(places)).to_pylist()
     if not names:
         return files, []
     images = files["images"].to_numpy().copy()
     kept = np.ones(files.num_rows, bool)
     addresses, useless = [], list[RecoError]()
-    counted = prefetched(lambda name: _count_rows(name, image_column), names)
+    options = ReadOptions(image_column=image_column)
+    counted = prefetched(lambda name: _count(name, options), names)
     for place, name, found in zip(places, names, counted, strict=True):
         if isinstance(found, RecoError):
             if strict or files.num_rows == 1:
@@ -62,10 +66,21 @@ def open_tables(
     return files, [name for name in addresses if name not in described]
 
 
-def _count_rows(uri: str, image_column: str | None) -> int | RecoError | None:
+def read_uris(uri: str, image_column: str | None) -> Iterator[str]:
+    """The images that a container names elsewhere, of those that `open_containers` tells apart."""
+    return _counted(uri).read_uris(uri, ReadOptions(image_column=image_column))
+
+
+def _counted(uri: str) -> CountedContainer:
+    container = container_of(uri)
+    assert isinstance(container, CountedContainer), uri
+    return container
+
+
+def _count(uri: str, options: ReadOptions) -> int | RecoError | None:
     try:
         require_file(uri)
-        return tables.count_rows(uri, image_column)
+        return _counted(uri).count(uri, options)
     except StoreUnavailable:
         raise
     except RecoError as error:
@@ -75,14 +90,15 @@ def _count_rows(uri: str, image_column: str | None) -> int | RecoError | None:
 
 
 def _described(files: pa.Table, addresses: list[str]) -> set[str]:
-    """The tables of addresses that describe what lies beside them: a tar of the same name, or a folder of images.
+    """The tables of addresses that describe what lies beside them: an archive of the same name, or a folder of images.
 
     img2dataset writes them, with every image's address: it would be fetched a second time.
     """
     if not addresses:
         return set()
-    tars = files["uri"].filter(pc.ends_with(files["uri"], ".tar", ignore_case=True)).to_pylist()
-    stems = {_stem(uri).rpartition("/")[2] for uri in tars}
+    archives = name_pattern(tuple(each for each in containers() if each.KIND == "archive"))
+    beside = files["uri"].filter(pc.match_substring_regex(files["uri"], archives)).to_pylist()
+    stems = {_stem(uri).rpartition("/")[2] for uri in beside}
     folders = set[str]()
     for chunk in files["uri"].chunks:
         folders.update(pc.unique(pc.replace_substring_regex(chunk, "/[^/]*$", "")).to_pylist())

@@ -1,11 +1,11 @@
-"""Images and their bytes, whatever holds them: a file, a row of a table, a member of a tar, a frame, a web page."""
+"""Images and their bytes, whatever holds them: a file, a container, a web page."""
 
 from collections.abc import Iterator
 
 import pyarrow as pa
 
-from reco_ray.corpus import tables, tars, video, web
-from reco_ray.corpus.kinds import IMAGE_SUFFIXES, is_container
+from reco_ray.corpus import web
+from reco_ray.corpus.containers import CountedContainer, ReadOptions, container_of, is_container, owner_of
 from reco_ray.corpus.listing import Listing, list_files
 from reco_ray.corpus.walk import require_file
 from reco_ray.errors import MissingError, RecoError, reason
@@ -29,11 +29,12 @@ def list_images(uri: str, frames_per_second: float = 1.0, image_column: str | No
         RecoError: nothing is there, or it holds no images.
     """
     listing = list_files(uri, image_column)
+    options = ReadOptions(MAX_BYTES, frames_per_second, image_column)
     uris, sizes = listing.table["uri"], listing.table["size"]
     names: list[str] = []
     known: list[int] = []
     for name, size in zip(uris.to_pylist(), sizes.to_pylist(), strict=True):
-        inside = _addresses(name, frames_per_second, image_column) if is_container(name) else [name]
+        inside = _addresses(name, options) if is_container(name) else [name]
         known += [size] * len(inside)
         names += inside
     if not names:
@@ -42,16 +43,17 @@ def list_images(uri: str, frames_per_second: float = 1.0, image_column: str | No
     return Listing(table, listing.root, listing.fingerprint, listing.left_out)
 
 
-def _addresses(uri: str, frames_per_second: float, image_column: str | None) -> list[str]:
-    if uri.lower().endswith(".parquet"):
+def _addresses(uri: str, options: ReadOptions) -> list[str]:
+    container = container_of(uri)
+    if isinstance(container, CountedContainer):
         try:
             require_file(uri)
-            return tables.addresses(uri, image_column)
+            return container.addresses(uri, options)
         except StoreUnavailable:
             raise
         except (OSError, RecoError):
             return [uri]  # to be rejected where it is read
-    return [address for address, _ in read_members(uri, -1, frames_per_second)]
+    return [address for address, _ in read_members(uri, -1, options.frames_per_second, options.image_column)]
 
 
 def read_members(
@@ -75,12 +77,10 @@ def read_members(
                 found = file.seek(0, 2)
             if found != size:
                 raise OSError(f"changed since it was listed: {found:,} bytes instead of {size:,}")
-        if uri.lower().endswith(".parquet"):
-            yield from tables.members(uri, MAX_BYTES, image_column)
-        elif uri.lower().endswith(".tar"):
-            yield from tars.members(uri, IMAGE_SUFFIXES, MAX_BYTES)
-        else:
-            yield from video.members(uri, frames_per_second)
+        container = container_of(uri)
+        if container is None:
+            raise OSError("is no container of images")
+        yield from container.members(uri, ReadOptions(MAX_BYTES, frames_per_second, image_column))
     except StoreUnavailable:
         raise
     except (OSError, RecoError) as error:
@@ -98,12 +98,8 @@ def read_image_bytes(uri: str) -> bytes:
         StoreUnavailable: its store does not answer.
     """
     try:
-        if tars.is_member(uri):
-            return tars.member(uri)
-        if video.is_member(uri):
-            return video.member(uri)
-        if tables.is_member(uri):
-            return tables.member(uri, MAX_BYTES)
+        if (owner := owner_of(uri)) is not None:
+            return owner.read(uri, MAX_BYTES)
         if web.is_web(uri):
             return web.fetch(uri, MAX_BYTES)
         require_file(uri)
@@ -116,10 +112,11 @@ def read_image_bytes(uri: str) -> bytes:
         raise OSError(reason(error)) from error
 
 
-def _why_no_image(container: str) -> str:
+def _why_no_image(uri: str) -> str:
     """Why a container stands in a listing of images: it could not be opened, or breaks off."""
-    if not container.lower().endswith(video.SUFFIXES):
-        for _, found in read_members(container, -1, 1.0):
+    container = container_of(uri)
+    if container is not None and container.KIND != "video":
+        for _, found in read_members(uri, -1, 1.0):
             if isinstance(found, OSError):
                 return reason(found)
     return "damaged, or not listed by its images"

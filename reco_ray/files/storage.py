@@ -26,6 +26,11 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([uri.rstrip("/"), *parts])
 
 
+def beside(uri: str, name: str) -> str:
+    """What a file at `uri` calls `name`: a URI or an absolute path, or else a path beside the file."""
+    return name if "://" in name or name.startswith("/") else join(uri.rpartition("/")[0], name)
+
+
 def absolute(uri: str) -> str:
     """Makes local paths absolute, as workers run in other directories; URIs are unchanged."""
     return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))

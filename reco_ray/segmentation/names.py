@@ -15,7 +15,7 @@ import re
 
 import pyarrow as pa
 
-from reco_ray.corpus.kinds import CONTAINER_SUFFIXES, is_container
+from reco_ray.corpus.containers import is_container
 
 # File systems allow 255 bytes for a name; `.png` is added to it, and `.1a2b3c4d.tmp` while it is written.
 MAX_NAME_BYTES = 200
@@ -69,7 +69,7 @@ def file_name(uri: str, root: str) -> str:
 
 def _below(uri: str, root: str) -> tuple[bool, str]:
     """Whether a URI is below the root, and its path relative to it; paths in a container include its name."""
-    folder = root.rpartition("/")[0] if root.lower().endswith(CONTAINER_SUFFIXES) else root.rstrip("/")
+    folder = root.rpartition("/")[0] if is_container(root) else root.rstrip("/")
     if uri.startswith(f"{folder}/"):
         return True, uri[len(folder) + 1 :]
     return False, uri.partition("://")[2] or uri

@@ -1,13 +1,26 @@
 """Components of other packages: found by the metadata of what is installed, in this process and in Ray's workers."""
 
+import io
 import subprocess
 import sys
+import tarfile
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from reco_ray.errors import RecoError
-from reco_ray.registry import DENSE_ENCODERS, LANGUAGE_IMAGE_MODELS, REFINEMENTS, SEGMENTER_NETWORKS, Registry
+from reco_ray.registry import (
+    CONTAINERS,
+    DENSE_ENCODERS,
+    LANGUAGE_IMAGE_MODELS,
+    REFINEMENTS,
+    SEGMENTER_NETWORKS,
+    Registry,
+)
 
 MODULE = """
 import torch
@@ -53,13 +66,58 @@ print("used")
 """
 
 
-def install(folder: Path, module: str) -> None:
-    """What pip leaves behind of a package with one component of each kind."""
+ZIP_READER = """
+import re
+import zipfile
+
+SUFFIXES = (".zip",)
+KIND = "archive"
+_ADDRESS = re.compile("(.*?[.]zip)#(.+)", re.I)
+
+def members(uri, options):
+    with zipfile.ZipFile(uri) as file:
+        for name in file.namelist():
+            yield f"{uri}#{name}", file.read(name)
+
+def owns(address):
+    return _ADDRESS.fullmatch(address) is not None
+
+def read(address, limit):
+    uri, name = _ADDRESS.fullmatch(address).groups()
+    with zipfile.ZipFile(uri) as file:
+        return file.read(name)
+"""
+# The folder holds a.zip with two images, b.tar with one, a clip, and a table that says where images of a.zip come from.
+USE_ZIPS = """
+import sys
+from reco_ray.corpus.containers import container_pattern, containers, is_container
+from reco_ray.corpus.listing import list_files
+from reco_ray.corpus.read import list_images, read_image_bytes
+from reco_ray.segmentation.names import file_name
+
+folder = sys.argv[1]
+assert [each.KIND for each in containers()] == ["archive", "archive", "table", "video"]
+assert is_container("A.ZIP") and "zip" in container_pattern()
+files = list_files(folder)
+assert sorted(name[-5:] for name in files.table["uri"].to_pylist()) == ["a.zip", "b.tar"]
+assert files.left_out == {"videos": 1, "tables of addresses whose images lie beside them": 1}, files.left_out
+images = list_images(f"{folder}/a.zip").table["uri"].to_pylist()
+assert images == [f"{folder}/a.zip#street/x.png", f"{folder}/a.zip#b.tar#y@1+2"], images
+assert [read_image_bytes(each) for each in images] == [b"one", b"two"]
+assert file_name(images[0], folder) == "a.zip/street/x.png"
+(member,) = list_images(f"{folder}/b.tar").table["uri"].to_pylist()
+assert read_image_bytes(member) == b"three"
+print("used")
+"""
+
+
+def install(folder: Path, module: str, groups: Sequence[str] = GROUPS) -> None:
+    """What pip leaves behind of a package with one component of some kinds."""
     (folder / "other_package.py").write_text(module)
     metadata = folder / "other_package-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: other-package\nVersion: 1.0\n")
-    lines = [f"[{group}]\ngrey = other_package\n" for group in GROUPS]
+    lines = [f"[{group}]\ngrey = other_package\n" for group in groups]
     (metadata / "entry_points.txt").write_text("\n".join(lines))
 
 
@@ -69,6 +127,27 @@ def test_a_package_adds_an_encoder_a_refinement_and_a_network(
     install(tmp_path, MODULE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     done = subprocess.run([sys.executable, "-c", USE], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "used\n", done.stderr
+
+
+def test_a_package_adds_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, folder = tmp_path / "package", tmp_path / "images"
+    package.mkdir()
+    folder.mkdir()
+    install(package, ZIP_READER, ["reco_ray.containers"])
+    with zipfile.ZipFile(folder / "a.zip", "w") as file:
+        file.writestr("street/x.png", b"one")
+        file.writestr("b.tar#y@1+2", b"two")  # named like a member of a tar
+    with tarfile.open(folder / "b.tar", "w") as tar:
+        info = tarfile.TarInfo("z.png")
+        info.size = 5
+        tar.addfile(info, io.BytesIO(b"three"))
+    (folder / "c.mp4").write_bytes(b"a clip")
+    pq.write_table(pa.table({"url": ["https://example.org/1.png"]}), folder / "a.parquet")
+    monkeypatch.setenv("PYTHONPATH", str(package), prepend=":")
+    done = subprocess.run(
+        [sys.executable, "-c", USE_ZIPS, folder], capture_output=True, text=True, timeout=120
+    )
     assert done.stdout == "used\n", done.stderr
 
 
@@ -89,6 +168,9 @@ def test_every_component_of_reco_ray_has_what_its_kind_needs() -> None:
         (DENSE_ENCODERS, "load"),
         (REFINEMENTS, "refine"),
         (SEGMENTER_NETWORKS, "build"),
+        (CONTAINERS, "members"),
+        (CONTAINERS, "owns"),
+        (CONTAINERS, "read"),
     ):
         assert registry.names
         assert all(callable(getattr(registry.get(name), function)) for name in registry.names)

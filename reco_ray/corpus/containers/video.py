@@ -7,39 +7,32 @@ from typing import Any
 
 from PIL import Image
 
+from reco_ray.corpus.containers import ReadOptions
 from reco_ray.errors import MissingPackageError, reason
 from reco_ray.files import filesystems as stores
 from reco_ray.files.retries import StoreUnavailable
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
-PATTERN = f"(?i)({'|'.join(map(re.escape, SUFFIXES))})$"
+KIND = "video"
 _ADDRESS = re.compile(rf"(?P<clip>.*?({'|'.join(map(re.escape, SUFFIXES))}))#t=(?P<time>\d+(\.\d+)?)", re.I)
 
 
-def require_av() -> Any:
-    """PyAV.
-
-    Raises:
-        RecoError: it is not installed.
-    """
-    try:
-        import av
-    except ImportError as error:
-        raise MissingPackageError('videos need PyAV: pip install "reco-ray[video]"') from error
-    return av
+def require() -> None:
+    """Raises MissingPackageError where PyAV is not installed."""
+    _av()
 
 
-def members(uri: str, per_second: float) -> Iterator[tuple[str, bytes | OSError]]:
+def members(uri: str, options: ReadOptions) -> Iterator[tuple[str, bytes | OSError]]:
     """(`clip.mp4#t=12.5`, the frame as an uncompressed BMP) at the sampling rate, in order.
 
-    The first frame at or after every multiple of 1 / `per_second` seconds. What follows a place that cannot be
+    The first frame at or after every multiple of 1 / `frames_per_second` seconds. What follows a place that cannot be
     decoded is given up: the clip itself comes last, with an error.
 
     Raises:
         OSError: it cannot be opened as a video.
         StoreUnavailable: it could not be read on.
     """
-    av = require_av()
+    av, per_second = _av(), options.frames_per_second
     with stores.open_file(uri) as file:
         try:
             with av.open(file) as clip:
@@ -54,22 +47,22 @@ def members(uri: str, per_second: float) -> Iterator[tuple[str, bytes | OSError]
             yield uri, OSError(f"damaged video: {reason(error)}")
 
 
-def is_member(uri: str) -> bool:
+def owns(address: str) -> bool:
     """Whether this is the address of a frame."""
-    return _ADDRESS.fullmatch(uri) is not None
+    return _ADDRESS.fullmatch(address) is not None
 
 
-def member(uri: str) -> bytes:
+def read(address: str, limit: int) -> bytes:
     """The frame at an address that `members` gave, byte for byte the same.
 
     Raises:
         OSError: it cannot be read.
     """
-    parts = _ADDRESS.fullmatch(uri)
+    parts = _ADDRESS.fullmatch(address)
     if parts is None:
         raise OSError("no address inside a video: expected clip.mp4#t=seconds")
     time = float(parts["time"])
-    av = require_av()
+    av = _av()
     try:
         with stores.open_file(parts["clip"]) as file, av.open(file) as clip:
             stream = clip.streams.video[0]
@@ -80,6 +73,14 @@ def member(uri: str) -> bytes:
     except (av.FFmpegError, ValueError, IndexError) as error:
         raise OSError(f"damaged video: {reason(error)}") from error
     raise OSError("beyond the end of the video")
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise MissingPackageError('videos need PyAV: pip install "reco-ray[video]"') from error
+    return av
 
 
 def _frames(clip: Any) -> Iterator[Any]:

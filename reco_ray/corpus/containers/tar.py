@@ -6,27 +6,29 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 
-from reco_ray.corpus.kinds import HEAD, begins_as_picture, is_junk_path, suffix_of
+from reco_ray.corpus.containers import ReadOptions
+from reco_ray.corpus.kinds import HEAD, IMAGE_SUFFIXES, begins_as_picture, is_junk_path, suffix_of
 from reco_ray.errors import reason
 from reco_ray.files import filesystems as stores
 from reco_ray.files.retries import StoreUnavailable
 
+SUFFIXES = (".tar",)
+KIND = "archive"
 # tar#name@offset+size: the place makes a member one small request, the name tells a reader what it is.
 _ADDRESS = re.compile(r"(?P<tar>.*?\.tar)#.*@(?P<offset>\d+)\+(?P<size>\d+)", re.IGNORECASE | re.DOTALL)
 _PIECE = 4 << 20  # bytes a request of the stream
 
 
-def members(uri: str, suffixes: tuple[str, ...], limit: int) -> Iterator[tuple[str, bytes | OSError]]:
-    """(address, bytes) of every image in a tar, in one pass: files whose names end so, and those without any suffix
-    that begin as an image. Several tars one behind another in a file (`cat a.tar b.tar`) are read to the last.
+def members(uri: str, options: ReadOptions) -> Iterator[tuple[str, bytes | OSError]]:
+    """(address, bytes) of every image in a tar, in one pass: files with the suffixes of images, and those without any
+    suffix that begin as an image. Several tars one behind another in a file (`cat a.tar b.tar`) are read to the last.
 
     A tar that breaks off gives the members before the break, then itself with an error, and that is the end. One that
     has files, but no image, is itself with an error too. Hidden files and those of systems are passed over.
 
     Args:
         uri: an uncompressed tar.
-        suffixes: lower-case, of the files wanted.
-        limit: larger ones are refused unread, bytes.
+        options: images beyond the limit are refused unread.
 
     Raises:
         OSError: it cannot be opened.
@@ -43,13 +45,15 @@ def members(uri: str, suffixes: tuple[str, ...], limit: int) -> Iterator[tuple[s
                         tar.members.clear()  # type: ignore[attr-defined] # it would remember every header
                         if not entry.isreg() or is_junk_path(entry.name.split("/")):
                             continue
-                        if not _is_wanted(file, entry, suffixes):
+                        if not _is_wanted(file, entry):
                             others[suffix_of(entry.name)] += 1
                             continue
                         found += 1
                         address = f"{uri}#{entry.name}@{entry.offset_data}+{entry.size}"
-                        if entry.size > limit:
-                            error = OSError(f"too large: {entry.size:,} bytes, the limit is {limit:,}")
+                        if entry.size > options.limit:
+                            error = OSError(
+                                f"too large: {entry.size:,} bytes, the limit is {options.limit:,}"
+                            )
                             yield address, error
                             continue
                         file.seek(entry.offset_data)
@@ -74,8 +78,8 @@ def members(uri: str, suffixes: tuple[str, ...], limit: int) -> Iterator[tuple[s
             yield uri, OSError(f"no images in it: its files are {kinds}")
 
 
-def _is_wanted(file: io.BufferedReader, entry: tarfile.TarInfo, suffixes: tuple[str, ...]) -> bool:
-    if entry.name.lower().endswith(suffixes):
+def _is_wanted(file: io.BufferedReader, entry: tarfile.TarInfo) -> bool:
+    if entry.name.lower().endswith(IMAGE_SUFFIXES):
         return True
     if suffix_of(entry.name):
         return False
@@ -101,21 +105,23 @@ def _next_tar(file: io.BufferedReader, end_mark: int) -> int | None:
     return None
 
 
-def is_member(uri: str) -> bool:
+def owns(address: str) -> bool:
     """Whether this is the address of a file inside a tar."""
-    return _ADDRESS.fullmatch(uri) is not None
+    return _ADDRESS.fullmatch(address) is not None
 
 
-def member(uri: str) -> bytes:
+def read(address: str, limit: int) -> bytes:
     """The bytes at an address that `members` gave.
 
     Raises:
         OSError: they cannot be read.
     """
-    parts = _ADDRESS.fullmatch(uri)
+    parts = _ADDRESS.fullmatch(address)
     if parts is None:
         raise OSError("no address inside a tar: expected file.tar#name@offset+size")
     size = int(parts["size"])
+    if size > limit:
+        raise OSError(f"too large: {size:,} bytes, the limit is {limit:,}")
     with stores.open_file(parts["tar"], buffer=max(1, min(size, _PIECE))) as file:
         file.seek(int(parts["offset"]))
         data = file.read(size)

@@ -13,53 +13,51 @@ import pyarrow as pa
 
 from reco_ray.corpus import web
 from reco_ray.corpus.columns import Column, NoImageColumn, find_column
+from reco_ray.corpus.containers import ReadOptions
 from reco_ray.errors import RecoError, file_error, reason
 from reco_ray.files import storage
 from reco_ray.files.read_ahead import prefetched
 from reco_ray.files.retries import StoreUnavailable
 
+SUFFIXES = (".parquet",)
+KIND = "table"
 _ADDRESS = re.compile(r"(?P<table>.*?\.parquet)#(?P<row>\d+)(@(?P<column>.+))?", re.IGNORECASE | re.DOTALL)
 _NULL = "null: this row of the table holds no image"
 
 
-def count_rows(uri: str, image_column: str | None = None) -> int | None:
+def count(uri: str, options: ReadOptions) -> int | None:
     """How many images a table holds, None if it names images elsewhere.
-
-    Args:
-        image_column: the column that the user names; otherwise it is found by its name and type.
 
     Raises:
         NoImageColumn: no column of images.
         RecoError: not readable.
     """
     file = _open(uri)
-    column = _column(file, uri, image_column)
+    column = _column(file, uri, options.image_column)
     return None if column.holds == "uri" or _only_paths(file, column) else file.metadata.num_rows
 
 
-def addresses(uri: str, image_column: str | None = None) -> list[str]:
-    """The addresses of all rows of a table that holds images; raises as `count_rows`."""
-    return [_address(uri, row, image_column) for row in range(count_rows(uri, image_column) or 0)]
+def addresses(uri: str, options: ReadOptions) -> list[str]:
+    """The addresses of all rows of a table that holds images; raises as `count`."""
+    return [_address(uri, row, options.image_column) for row in range(count(uri, options) or 0)]
 
 
-def read_uris(uri: str, image_column: str | None = None) -> Iterator[str]:
+def read_uris(uri: str, options: ReadOptions) -> Iterator[str]:
     """What a table that names images elsewhere says; of a row that names none its own address."""
     file = _open(uri)
-    column = _column(file, uri, image_column)
+    column = _column(file, uri, options.image_column)
     row = 0
     for group in range(file.metadata.num_row_groups):
         for value in file.read_row_group(group, [column.name])[column.name]:
-            yield _place(value.as_py(), column) or _address(uri, row, image_column)
+            named = _place(value.as_py(), column)
+            yield storage.beside(uri, named or _address(uri, row, options.image_column))
             row += 1
 
 
-def members(uri: str, limit: int, image_column: str | None = None) -> Iterator[tuple[str, bytes | OSError]]:
+def members(uri: str, options: ReadOptions) -> Iterator[tuple[str, bytes | OSError]]:
     """(address, the image's bytes or why there are none) of every row, in order; one row group is in memory at a time.
 
-    A damaged row group costs its rows only.
-
-    Args:
-        limit: larger images are refused, bytes; of those that lie elsewhere.
+    A damaged row group costs its rows only. The limit is for images that lie elsewhere.
 
     Raises:
         OSError: the file itself cannot be read.
@@ -67,7 +65,7 @@ def members(uri: str, limit: int, image_column: str | None = None) -> Iterator[t
     """
     try:
         file = _open(uri)
-        column = _column(file, uri, image_column)
+        column = _column(file, uri, options.image_column)
     except StoreUnavailable:
         raise
     except RecoError as error:
@@ -75,25 +73,25 @@ def members(uri: str, limit: int, image_column: str | None = None) -> Iterator[t
     row = 0
     for group in range(file.metadata.num_row_groups):
         count = file.metadata.row_group(group).num_rows
-        addresses = [_address(uri, row + number, image_column) for number in range(count)]
+        addresses = [_address(uri, row + number, options.image_column) for number in range(count)]
         try:
             values = file.read_row_group(group, [column.name])[column.name]
         except (OSError, ValueError) as error:  # ValueError: pyarrow's for damaged pages
             yield from ((address, OSError(reason(error))) for address in addresses)
         else:
-            read = partial(_image_or_error, uri, column, limit)
+            read = partial(_image_or_error, uri, column, options.limit)
             # Only what lies elsewhere takes time.
             images = prefetched(read, values) if column.holds != "bytes" else map(read, values)
             yield from zip(addresses, images, strict=True)
         row += count
 
 
-def is_member(uri: str) -> bool:
+def owns(address: str) -> bool:
     """Whether this is the address of a row."""
-    return _ADDRESS.fullmatch(uri) is not None
+    return _ADDRESS.fullmatch(address) is not None
 
 
-def member(uri: str, limit: int) -> bytes:
+def read(address: str, limit: int) -> bytes:
     """The image at an address of a row.
 
     Args:
@@ -103,7 +101,7 @@ def member(uri: str, limit: int) -> bytes:
         OSError: there is no such row, or it cannot be read.
         StoreUnavailable: its store does not answer.
     """
-    parts = _ADDRESS.fullmatch(uri)
+    parts = _ADDRESS.fullmatch(address)
     if parts is None:
         raise OSError("no address of a row: expected table.parquet#17")
     table, row = parts["table"], int(parts["row"])
@@ -122,11 +120,6 @@ def member(uri: str, limit: int) -> bytes:
     except (RecoError, ValueError) as error:
         raise OSError(reason(error)) from error
     raise OSError("row beyond the end of the table")
-
-
-def beside(uri: str, name: str) -> str:
-    """What a list or a table at `uri` calls `name`: a URI or an absolute path, or else a path beside it."""
-    return name if "://" in name or name.startswith("/") else storage.join(uri.rpartition("/")[0], name)
 
 
 def _open(uri: str) -> storage.ParquetReader:
@@ -188,7 +181,7 @@ def _image(uri: str, column: Column, limit: int, value: pa.Scalar) -> bytes:
     place = _place(found, column) if column.holds != "bytes" else None
     if place is None:
         raise OSError(_NULL)
-    place = beside(uri, place)
+    place = storage.beside(uri, place)
     return web.fetch(place, limit) if web.is_web(place) else storage.read_bytes(place, limit)
 
 
