@@ -1,6 +1,6 @@
-"""`reco-ray ...`: options in, stages called, one line a stage out. Thin: nothing is computed here.
+"""The command line: parses options and runs stages.
 
-Stages are imported when their command runs, so that `--help` answers at once.
+Stages are imported when their command runs, so that `--help` is fast.
 """
 
 import os
@@ -16,7 +16,7 @@ from reco_ray.cli.app import app
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.files.caches import home
 
-# A module of commands registers them when it is imported: in the order of `--help`.
+# Importing a module registers its commands, in the order of `--help`.
 # isort: off
 from reco_ray.cli import stages  # noqa: F401
 from reco_ray.cli import pipeline  # noqa: F401
@@ -29,11 +29,11 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and exits 0 (done), 1 (failed) or 2 (wrong usage), without a traceback."""
-    os.environ.setdefault("HOME", home())  # else libraries make a folder "~" where they stand
+    os.environ.setdefault("HOME", home())  # else libraries create a folder "~" in the working directory
     with _one_line_errors():
         words = list(sys.argv[1:] if arguments is None else arguments)
         status = app(args=words or ["--help"], standalone_mode=False)
-        if status == _INTERRUPTED:  # what typer makes of Ctrl-C
+        if status == _INTERRUPTED:  # typer's status for Ctrl-C
             raise KeyboardInterrupt
         if status:
             sys.exit(status)
@@ -59,7 +59,7 @@ def _one_line_errors() -> Iterator[None]:
     except Exception as error:
         if os.environ.get("RECO_DEBUG"):
             raise
-        # Ray's message is a worker's whole traceback; the first line that names an exception says what went wrong.
+        # Ray's message is a worker's traceback; show the first line that names an exception.
         lines = (str(error).strip() or "no message").splitlines()
         first = next((line for line in lines if re.match(r"\w*(Error|Exception): \S", line)), lines[0])
         status, message = 1, f"unexpected {type(error).__name__}: {first} (RECO_DEBUG=1 shows where)"

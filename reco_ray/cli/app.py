@@ -1,4 +1,4 @@
-"""The command line's commands gather here."""
+"""The typer applications that commands are registered with."""
 
 import typer
 

@@ -42,7 +42,7 @@ def _package(name: str) -> Check:
 
 
 def _installed(name: str) -> str | None:
-    """Its version, None where it is not."""
+    """The version of an installed package, or None."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -50,7 +50,7 @@ def _installed(name: str) -> str | None:
 
 
 def _faiss() -> Check:
-    """Which of the two packages that provide the same module is installed; both at once break each other."""
+    """Checks which FAISS package is installed; several at once break each other."""
     packages = {name: _installed(name) for name in ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12")}
     found = [f"{name} {there}" for name, there in packages.items() if there]
     if not found:
@@ -69,7 +69,7 @@ def _faiss() -> Check:
 
 
 def _slow_imports() -> list[Check]:
-    """What every process that Ray starts imports for seconds, where it is: Ray imports jsonschema, and that does."""
+    """Checks for a package that slows the start of Ray's processes by seconds: jsonschema, used by Ray, imports it."""
     if _installed("rfc3987-syntax") is None:
         return []
     slow = "costs every process of Ray a second or more to import; Jupyter brings it: better an environment without"
@@ -95,7 +95,7 @@ def _preset_names() -> list[str]:
 
 
 def _preset(name: str) -> Check:
-    """Whether a preset's weights are on this machine; only those inside packages have to be."""
+    """Checks whether a preset's weights are on this machine; required only for weights inside packages."""
     from reco_ray.config import load_settings
     from reco_ray.models.weights import is_here, needed
 
@@ -107,7 +107,7 @@ def _preset(name: str) -> Check:
 
         return f"ready: {DenseModels.load(models).fingerprint}"
 
-    def find() -> str:  # and not load them: they are large
+    def find() -> str:  # without loading them, as they are large
         missing = [spec for spec in from_hub if not is_here(spec, models.weights)]
         if missing:
             raise MissingPackageError(
@@ -119,7 +119,7 @@ def _preset(name: str) -> Check:
 
 
 def _places() -> list[Check]:
-    """Where a Ray that starts on this machine would keep its files, and what stands in its way."""
+    """Checks the places that a local Ray would use."""
     from reco_ray.distributed.local_ray import find_places
 
     try:
@@ -135,7 +135,7 @@ def _places() -> list[Check]:
 
 
 def _caches() -> Check:
-    """Whether what is computed or downloaded once can be kept for the next run."""
+    """Checks whether the cache directories are writable."""
     from huggingface_hub import constants
 
     from reco_ray.distributed.local_ray import why_not_written

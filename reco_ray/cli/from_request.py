@@ -1,4 +1,4 @@
-"""Commands made from requests: every field is an option of its name, with its description as help."""
+"""Creates commands from requests: each field is an option, with its description as help."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""Several stages from one file: pipeline."""
+"""The command `pipeline`: several stages from one file."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Planning: plan, rate."""
+"""The commands `plan` and `rate`."""
 
 import re
 from typing import Annotated

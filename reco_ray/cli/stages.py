@@ -1,4 +1,4 @@
-"""The stages as commands: every option is a field of the stage's request."""
+"""Commands for the stages, created from their requests."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def _command(name: str) -> None:
 
 
 def _print(result: Any) -> None:
-    """What a stage prints besides a line for each artifact."""
+    """Prints a stage's result, beside the lines for artifacts."""
     if isinstance(result, str):
         print(result)
     elif isinstance(result, RunResult):

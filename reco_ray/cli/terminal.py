@@ -1,4 +1,4 @@
-"""What a person reads in the terminal while stages run."""
+"""Terminal output while stages run."""
 
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,13 @@ class Terminal(Listener):
     """Prints a line for every vocabulary, artifact and trial."""
 
     def vocabulary(self, vocabulary: Vocabulary, name: str = "") -> None:
-        """The concepts that were read, and those whose words say nothing to a model."""
+        """Prints the concepts, and warnings for words that models cannot interpret."""
         console.print(f"{name + ': ' if name else ''}{summarize(vocabulary)}")
         for line in unreadable_words(vocabulary):
             console.print(f"remark     {line}")
 
     def outcome(self, outcome: Outcome) -> None:
-        """What was made, in which time, and where it is; in another line, where to read what was rejected."""
+        """Prints counts, time and place of an artifact, and where its rejected images are listed."""
         manifest, uri = outcome.manifest, absolute(outcome.uri)
         if manifest is None:
             console.print(f"{outcome.stage:<10} {outcome.error}")
@@ -37,7 +37,7 @@ class Terminal(Listener):
             console.print(f"{'rejected':<10} {kinds or 'each with its reason'}   {join(uri, 'rejected')}")
 
     def trial(self, plan: "SweepPlan", record: "TrialRecord") -> None:
-        """How a trial ended."""
+        """Prints the result of a trial."""
         from reco_ray.sweeps.sweep_report import summary
 
         console.print(summary(plan, record))

@@ -1,4 +1,4 @@
-"""Around the stages: weights, verify, doctor, serve-key."""
+"""The commands `weights`, `verify`, `doctor` and `serve-key`."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,7 +70,7 @@ def verify(
         )
 
 
-_SHOWN = 20  # differences printed an artifact
+_SHOWN = 20  # differences printed per artifact
 
 
 @app.command()

@@ -1,21 +1,21 @@
-"""How many images a run may reject before it fails."""
+"""Limit of the number of rejected images."""
 
 from collections import Counter
 from collections.abc import Mapping
 
 from reco_ray.errors import UnreadableError
 
-_JUDGED_FROM = 1000  # images; a share of fewer says little while it is not known how many there will be
+_JUDGED_FROM = 1000  # images; shares of fewer are not judged while the total is unknown
 
 
 class RejectBudget:
-    """Counts rejected images, and stops a run that has too many.
+    """Counts rejected images, and fails a run that has too many.
 
     Args:
-        allowed: "1%" of the corpus, or a number of images.
-        total: images in the corpus, None if only reading it will tell: then a share is judged by what was seen,
-            once that is 1,000 images, and at the end.
-        rejected: those of earlier runs, by reason.
+        allowed: percentage of the corpus, such as "1%", or a number of images.
+        total: images in the corpus. None if unknown until it is read: a percentage is then of the images seen, from
+            1,000 on.
+        rejected: counts of earlier runs, by reason.
     """
 
     def __init__(self, allowed: str, total: int | None, rejected: Mapping[str, int]) -> None:
@@ -27,7 +27,7 @@ class RejectBudget:
         """Counts a part.
 
         Raises:
-            RecoError: more are rejected than allowed; says why they were.
+            RecoError: more images are rejected than allowed.
         """
         self._seen += images
         self._rejected.update(rejected)

@@ -1,4 +1,4 @@
-"""Pixels -> embeddings: pure, no Ray, no files."""
+"""Embeds pixels; uses neither Ray nor files."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from reco_ray.models.protocols import LanguageImageModel
 
 
 def embed_pixels(model: LanguageImageModel, pixels: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
-    """uint8 (H, W, 3) crops of one size -> float16 (n, d) unit rows.
+    """Embeds n uint8 (H, W, 3) crops of one size; returns float16 (n, d) with unit rows.
 
-    Half precision costs nothing in retrieval (cosines move by less than 1e-3) and halves the artifact.
+    Half precision changes cosines by less than 1e-3 and halves the artifact.
     """
     if not pixels:
         return np.zeros((0, model.embedding_dim), np.float16)

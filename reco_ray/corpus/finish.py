@@ -1,4 +1,4 @@
-"""The end of an embed run: copies in different parts become duplicates, and every row is counted."""
+"""The end of an embed run: marks copies in different parts as duplicates, and counts all rows."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -21,9 +21,10 @@ ACROSS = "across-"
 
 @dataclass(frozen=True)
 class Counts:
-    """images: that the parts were made of, as each says itself; the three that follow must add up to them.
+    """Row counts of an artifact.
 
-    containers: those among `rejected`, in which there may be more images or fewer than were listed.
+    images: sum of the parts' own counts; must equal embedded + rejected + duplicates.
+    containers: rejected containers, whose number of images may differ from the listing.
     """
 
     images: int
@@ -35,11 +36,11 @@ class Counts:
 
 
 def finish_embeddings(out: str, first_shard: int) -> Counts:
-    """Drops copies that lie in two parts, keeping the first, and counts what is there.
+    """Removes copies of images in other parts, keeping the first, and counts all rows.
 
     Args:
-        out: an embeddings artifact whose parts are all committed.
-        first_shard: earlier ones were settled before; they are read, never changed.
+        out: an embeddings artifact with all parts committed.
+        first_shard: parts of earlier shards are already finished; they are read, not changed.
     """
     names = storage.list_names(storage.join(out, "embeddings"), ".parquet")
     remove_strays(out, names)
@@ -65,12 +66,12 @@ def finish_embeddings(out: str, first_shard: int) -> Counts:
 
 
 def count_reasons(reasons: Iterable[str]) -> Counter[str]:
-    """How many of each kind: "damaged: broken data stream" and "damaged: image file is truncated" are one."""
+    """Counts reasons by kind, the text before the colon, such as "damaged"."""
     return Counter(reason.partition(":")[0] for reason in reasons)
 
 
 def rejected_so_far(out: str) -> tuple[Counter[str], int]:
-    """The rejected rows by kind of reason, and how many of them are containers."""
+    """Counts of rejected rows by kind of reason, and the number of containers among them."""
     total, containers = Counter[str](), 0
     for table in prefetched(storage.read_table, _files(out, "rejected"), _THREADS, 4 * _THREADS):
         total.update(count_reasons(table["reason"].to_pylist()))
@@ -84,7 +85,7 @@ def _files(out: str, folder: str) -> list[str]:
 
 
 def remove_strays(out: str, committed: list[str]) -> None:
-    """Rows beside parts that were never committed: killed in mid-write, and the container changed since."""
+    """Removes rejected rows and duplicates of uncommitted parts, left by killed runs whose container has changed."""
     there = set(committed)
     for folder in ("rejected", "duplicates"):
         for name in storage.list_names(storage.join(out, folder), ".parquet"):
@@ -93,8 +94,8 @@ def remove_strays(out: str, committed: list[str]) -> None:
 
 
 def _keys(file: str) -> tuple[np.ndarray, int]:
-    """The first 64 bits of each image's id (800 MB for 100 million; equal ones are looked at in full), and how
-    many images the part was made of."""
+    """The first 64 bits of each image id (800 MB for 100 million; equal keys are compared in full), and the number of
+    images of the part."""
     table = storage.read_table(file, ["image_id"])
     ids = pc.utf8_slice_codeunits(table["image_id"], 0, 16)
     keys = np.frombuffer(bytes.fromhex("".join(ids.to_pylist())), ">u8").astype(np.uint64)
@@ -102,7 +103,7 @@ def _keys(file: str) -> tuple[np.ndarray, int]:
 
 
 def _drop_repeated(out: str, names: list[str], first_shard: int) -> int:
-    """Keeps the first of each content; returns how many rows went."""
+    """Keeps the first row of each content; returns the number of removed rows."""
     seen: dict[str, str] = {}
     dropped = 0
     for name in names:
@@ -110,7 +111,7 @@ def _drop_repeated(out: str, names: list[str], first_shard: int) -> int:
         ids = storage.read_table(file, ["image_id", "uri"]).to_pylist()
         first = {row["uri"]: seen[row["image_id"]] for row in ids if row["image_id"] in seen}
         if first and shard_of(name) >= first_shard:
-            # The duplicates before the rows go: killed in between, the next run does the same again.
+            # Duplicates are written before rows are removed: after a kill in between, the next run repeats this.
             _point_at_first(storage.join(out, "duplicates", name), first)
             rows = [{"uri": uri, "duplicate_of": kept} for uri, kept in first.items()]
             storage.write_table(
@@ -126,7 +127,7 @@ def _drop_repeated(out: str, names: list[str], first_shard: int) -> int:
 
 
 def _point_at_first(file: str, first: dict[str, str]) -> None:
-    """A part's own duplicates of images that are themselves dropped become duplicates of what is kept."""
+    """Redirects a part's duplicates of removed images to the images that are kept."""
     if storage.exists(file):
         rows = storage.read_table(file).to_pylist()
         rows = [{**row, "duplicate_of": first.get(row["duplicate_of"], row["duplicate_of"])} for row in rows]

@@ -1,9 +1,9 @@
-"""What there is to embed, written down once: the source's listing, cut into shards.
+"""The recorded listing of the source, cut into shards.
 
-Each look at the source is a generation of the artifact: `listing/<generation>-<file>.parquet`, in which every row group
-is a shard, and `listing/<generation>.json`, written last. A run that goes on reads the shards from there, so it does
-what the first run began, whatever has come or gone in the source since. Rows of earlier generations that a later one
-did not find any more are in its `listing/<generation>-gone.parquet`, if `reco-ray run` made it.
+Each listing of the source is a generation of the artifact: `listing/<generation>-<file>.parquet`, in which each row
+group is a shard, and `listing/<generation>.json`, written last. A resumed run reads the shards from there, so that
+changes of the source do not affect it. Rows of earlier generations that the source no longer has are in
+`listing/<generation>-gone.parquet`, if `reco-ray run` made the generation.
 """
 
 import json
@@ -22,22 +22,23 @@ from reco_ray.corpus.listing import SCHEMA, UNKNOWN, Listing
 from reco_ray.errors import UnreadableError, reason
 from reco_ray.files import artifacts, storage
 
-GONE_SCHEMA = SCHEMA.append(pa.field("shard", pa.int64()))  # shard: that the row was recorded in
+GONE_SCHEMA = SCHEMA.append(pa.field("shard", pa.int64()))  # shard: of the recorded row
 _FOLDER = "listing"
 _SHARDS_A_FILE = 1024
-_MOST_UNITS = (
-    2048  # a kind; each is an object in the cluster's store, and what a lost node makes others repeat
-)
+_MOST_UNITS = 2048  # per kind; each is an object in the cluster's store, and is repeated after a node is lost
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One look at the source.
+    """One listing of the source.
 
-    first_shard, shards: the shards that it added. files: images that are files of their own. inside: images in
-    containers, -1 if only reading will tell. source: fingerprint of all that was there, not only of what was new.
-    web: whether some are http or https addresses. left_out: what was there and was not taken, by kind. gone: rows of
-    earlier generations that were not there any more; gone_images: the images in them, -1 if the listing does not tell.
+    first_shard, shards: the added shards.
+    files: number of added image files.
+    inside: number of images in added containers, -1 if unknown.
+    source: fingerprint of the whole listing.
+    web: whether some images are http or https addresses.
+    left_out: counts of files that were not taken, by kind.
+    gone: number of removed rows of earlier generations; gone_images: of images in them, -1 if unknown.
     """
 
     number: int
@@ -53,18 +54,18 @@ class Generation:
 
     @property
     def key(self) -> tuple[str | int, ...]:
-        """Tells it apart from others of the same number."""
+        """Identifies the generation, also among others of the same number."""
         return self.source, self.first_shard, self.shards, self.files, self.gone
 
     @property
     def images(self) -> int | None:
-        """How many more images there were than in the generation before, None if the listing does not tell."""
+        """Change in the number of images since the previous generation; None if unknown."""
         unknown = UNKNOWN in (self.inside, self.gone_images)
         return None if unknown else self.files + self.inside - self.gone_images
 
 
 def read_generations(out: str) -> list[Generation]:
-    """Those that are written down completely, in order."""
+    """Reads all completely recorded generations, in order."""
     names = storage.list_names(storage.join(out, _FOLDER), ".json")
     found = []
     for name in names:
@@ -84,13 +85,15 @@ def record_generation(
     shard_size: int,
     gone: pa.Table | None = None,
 ) -> Generation:
-    """Writes down a look at the source.
+    """Records a listing of the source.
 
     Args:
-        found: all that is there.
-        new: the rows of it that no generation before has.
-        before: the generations so far.
-        gone: rows of `read_recorded` that are not in the source any more.
+        out: URI of the artifact.
+        found: the whole listing.
+        new: its rows that no earlier generation has.
+        before: earlier generations.
+        shard_size: images per shard.
+        gone: rows of `read_recorded` that the source no longer has.
     """
     inside = pc.match_substring_regex(new["uri"], container_pattern())
     files, containers = new.filter(pc.invert(inside)), new.filter(inside)
@@ -131,7 +134,7 @@ def _sum_known(images: pa.ChunkedArray) -> int:
 
 
 def read_shard(out: str, generations: Sequence[Generation], shard: int) -> pa.Table:
-    """A shard's rows of the listing, without those that have gone since."""
+    """The rows of a shard, without those removed since."""
     for generation in generations:
         place = shard - generation.first_shard
         if 0 <= place < generation.shards:
@@ -147,7 +150,7 @@ def read_shard(out: str, generations: Sequence[Generation], shard: int) -> pa.Ta
 
 
 def read_recorded(out: str, generations: Sequence[Generation]) -> pa.Table:
-    """The rows of all generations that have not gone since, with their `shard`: GONE_SCHEMA."""
+    """The rows of all generations that were not removed since, with their `shard`: GONE_SCHEMA."""
     found = GONE_SCHEMA.empty_table()
     for generation in generations:
         if generation.gone:
@@ -166,14 +169,14 @@ def read_recorded(out: str, generations: Sequence[Generation]) -> pa.Table:
 
 
 def read_gone(out: str, generation: Generation) -> pa.Table:
-    """What a generation did not find any more: GONE_SCHEMA, rows of the listings of those before it."""
+    """The rows of earlier generations that a generation removed: GONE_SCHEMA."""
     if not generation.gone:
         return GONE_SCHEMA.empty_table()
     return _read_gone(_gone_file(out, generation.number), generation.key)
 
 
 def gone_containers(out: str, generations: Iterable[Generation]) -> frozenset[int]:
-    """The shards that are containers which are not in the source any more."""
+    """The shards of containers that the source no longer has."""
     tables = [read_gone(out, generation) for generation in generations if generation.gone]
     return frozenset(
         shard
@@ -192,7 +195,7 @@ def _gone_file(out: str, generation: int) -> str:
     return storage.join(out, _FOLDER, f"{generation:04d}-gone.parquet")
 
 
-# The generation's key tells apart what may lie at the same place one after another.
+# The key of the generation is part of the cache key, as a file may be replaced.
 
 
 @lru_cache(maxsize=4)
@@ -208,9 +211,9 @@ def _open(uri: str, key: tuple[str | int, ...]) -> storage.ParquetReader:
         raise UnreadableError(f"{uri}: damaged: {reason(error)}") from error
 
 
-# --- parts: what is committed together ----------------------------------------------------------------------
+# --- parts: the units of commit ------------------------------------------------------------------------------
 
-# A shard of files is one part. A container is read as a stream, so how many parts it has shows at its end.
+# A shard of files is one part. A container is a stream, whose number of parts is known at its end.
 _PART = re.compile(r"(?P<shard>\d{8,})(-(?P<part>\d{5,})(?P<last>-last)?)?")
 
 
@@ -228,7 +231,7 @@ def embedding_files(uri: str, manifest: artifacts.Manifest) -> list[str]:
     """URIs of the tables of a finished embeddings artifact, in order, without those of a run in progress.
 
     Raises:
-        RecoError: an earlier version made it, whose files were laid out otherwise.
+        RecoError: an earlier version with another file layout made it.
     """
     if "shards" not in manifest.content:
         raise UnreadableError(
@@ -248,13 +251,14 @@ def pending_units(
     """The shards that are not committed yet, grouped into units of work.
 
     Args:
-        committed: names of the parts there are.
-        without: shards with which there is nothing to do.
+        generations: recorded ones.
+        committed: names of the committed parts.
+        shard_size: images per shard.
+        without: shards to skip.
 
     Returns:
-        Tables of `shard`, `done`: the parts of a container that are committed already, and `end`: the number of its
-        last part, if that is one of them. A unit is one shard until there are thousands; a unit never mixes files and
-        containers.
+        Tables of `shard`, `done` (committed parts of a container) and `end` (number of its last part, if committed). A
+        unit has one shard unless there are thousands, and either files or containers.
     """
     parts: dict[int, set[int]] = {}
     ends: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""One shard of a listing -> pixels; what cannot be used is a row with a reason, never an exception."""
+"""Loads images as pixels; unusable images are rows with a reason."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from reco_ray.corpus.read import read_image_bytes
 from reco_ray.errors import reason
 from reco_ray.files.read_ahead import prefetched
 
-# pixels: uint8 (pixel_height, pixel_width, 3), row by row; null where `reason` or `duplicate_of` says why.
+# pixels: uint8 (pixel_height, pixel_width, 3), row by row; null where `reason` or `duplicate_of` is set.
 LOADED_SCHEMA = pa.schema(
     [
         ("uri", pa.string()),
@@ -46,7 +46,7 @@ def load_images(
         LOADED_SCHEMA, a row for every URI, in order.
 
     Raises:
-        StoreUnavailable: the store that holds them does not answer.
+        StoreUnavailable: their store does not answer.
     """
     return decode_images(
         zip(uris, prefetched(read_or_error, uris), strict=True),
@@ -58,12 +58,12 @@ def load_images(
 
 
 class ImageLoader:
-    """Loads the images of a table's rows; the table's other columns travel along.
+    """Loads the images of a table's rows, and keeps its other columns.
 
     Args:
-        to_pixels: RGB image -> uint8 (H, W, 3); a function that can be sent to another process.
-        short_side: what `to_pixels` makes images of at least, pixels; see `decode_image`.
-        max_pixels: larger images are refused.
+        to_pixels: maps an RGB image to uint8 (H, W, 3); must be picklable.
+        short_side: minimum size that `to_pixels` needs, pixels; see `decode_image`.
+        max_pixels: larger images are rejected.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ImageLoader:
         self._to_pixels, self._short_side, self._max_pixels = to_pixels, short_side, max_pixels
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """A table with `uri` -> LOADED_SCHEMA and the other columns, which win over those of the same name."""
+        """Returns LOADED_SCHEMA for a table with `uri`; the table's other columns take precedence."""
         loaded = load_images(
             rows["uri"].to_pylist(),
             self._to_pixels,
@@ -97,11 +97,10 @@ def decode_images(
     """Decodes and resizes images.
 
     Args:
-        images: URI and encoded bytes, or why there are none.
-        to_pixels: RGB image -> uint8 (H, W, 3), e.g. `ImageTransform.crop`.
+        images: URI and encoded bytes, or the error of reading them.
+        to_pixels: maps an RGB image to uint8 (H, W, 3), e.g. `ImageTransform.crop`.
         max_pixels, short_side: as `decode_image`.
-        drop_duplicates: content seen before among `images` is not decoded again, but marked `duplicate_of` the
-            first.
+        drop_duplicates: do not decode repeated content, but mark it as `duplicate_of` the first.
 
     Returns:
         LOADED_SCHEMA, a row for every image, in order.
@@ -131,13 +130,13 @@ def decode_images(
 
 
 def pixels_of(table: pa.Table, row: int) -> np.ndarray:
-    """The pixels of one loaded row, uint8 (H, W, 3), without a copy."""
+    """The pixels of one loaded row: a view, uint8 (H, W, 3)."""
     shape = (table["pixel_height"][row].as_py(), table["pixel_width"][row].as_py(), 3)
     return np.frombuffer(table["pixels"][row].as_buffer(), dtype=np.uint8).reshape(shape)
 
 
 def read_or_error(uri: str) -> bytes | OSError:
-    """The image's bytes, or why there are none; StoreUnavailable is raised."""
+    """The image's bytes, or the OSError of reading them; StoreUnavailable is raised."""
     try:
         return read_image_bytes(uri)
     except OSError as error:

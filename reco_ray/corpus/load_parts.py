@@ -1,4 +1,4 @@
-"""Shards of a recorded listing -> parts with decoded crops: what the tasks of the embed stage do."""
+"""The loader of the embed stage: reads shards of a recorded listing, and yields parts with decoded crops."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,14 +20,16 @@ _CHANGED = "changed since it was listed: it ends before what is embedded of it"
 
 
 class LoadParts:
-    """A unit of shards -> its parts, one after another; a class, so that Ray ships values and no closure.
+    """Yields the parts of a unit of shards. A class, so that it can be sent to Ray's tasks.
 
     Args:
-        out, generations: where the listing is written down.
-        to_pixels, short_side: the model's crop, and what it is made from.
-        part_size: images a part.
-        image_column: of tables, where the user names it.
-        requests_per_host: the share of one loader.
+        out, generations: the recorded listing.
+        to_pixels, short_side: the model's crop, and the minimum size that it needs, pixels.
+        max_pixels: larger images are rejected.
+        part_size: images per part.
+        frames_per_second: of videos.
+        image_column: of tables; None = found by name.
+        requests_per_host: concurrent requests of one loader.
     """
 
     def __init__(
@@ -64,10 +66,10 @@ class LoadParts:
     def _container(
         self, shard: int, uri: str, size: int, done: list[int], end: int | None
     ) -> Iterator[tuple[str, pa.Table]]:
-        """Its images in parts of `part_size`, streamed; those of `done` parts pass by undecoded.
+        """Streams the images of a container in parts of `part_size`; `done` parts are read without decoding.
 
-        A container that has changed meanwhile may end before what is committed of it: that stays, and the rest is one
-        row with an error.
+        A container that has changed may end before its committed parts: these are kept, and the rest is one row with
+        an error.
         """
         images = iterated_ahead(read_members(uri, size, self._frames_per_second, self._image_column))
         following = next(images, _END)

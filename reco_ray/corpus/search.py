@@ -1,4 +1,4 @@
-"""Looking into an index: a query in words or an image, its hits, and a sheet of them to look at."""
+"""Searches an index by words or by an image, and draws a contact sheet of the hits."""
 
 import io
 
@@ -37,8 +37,11 @@ def search_corpus(
     """The images of an index nearest to words or to an image.
 
     Args:
-        words: embedded with the settings' prompt templates. image: URI of a query image; exactly one of the two.
-        k: how many; None = 20, or all there are.
+        index_uri: an index artifact.
+        settings: of models and prompts.
+        words: query text, embedded with the prompt templates; either this or `image`.
+        image: URI of a query image.
+        k: number of hits; None = 20, or all images if there are fewer.
         prefix: only images whose URI begins with it.
 
     Returns:
@@ -46,7 +49,7 @@ def search_corpus(
         `prefix`.
 
     Raises:
-        RecoError: no such index, another model's, an unreadable query image, k larger than the corpus, nothing matches.
+        RecoError: missing index, index of another model, unreadable query image, `k` larger than the index, no match.
     """
     models = settings.models
     model = load_language_image_model(
@@ -73,15 +76,15 @@ def search_corpus(
 
 
 def embed_words(model: LanguageImageModel, words: str, templates: str) -> np.ndarray:
-    """float32 (d,), unit."""
+    """Embeds a text: float32 (d,), unit norm."""
     return encode_prompts(model, [[words]], templates)[0].cpu().numpy()
 
 
 def _embed_image(model: LanguageImageModel, uri: str, settings: Settings) -> np.ndarray:
-    """float32 (d,), as the embed stage has it.
+    """Embeds an image like the embed stage: float32 (d,).
 
     Raises:
-        RecoError: it cannot be read or decoded.
+        RecoError: the image cannot be read or decoded.
     """
     try:
         picture, _, _ = decode_image(
@@ -96,10 +99,11 @@ def _embed_image(model: LanguageImageModel, uri: str, settings: Settings) -> np.
 
 
 def hits_sheet(hits: pa.Table, max_pixels: int) -> bytes:
-    """Draws the first MOST_ON_SHEET hits with rank and similarity; an image that is gone is a grey tile that says so.
+    """Draws the first MOST_ON_SHEET hits with rank and similarity; unreadable images are grey tiles with the reason.
 
     Args:
-        hits: as `search_corpus` returns them. max_pixels: larger images are not decoded.
+        hits: returned by `search_corpus`.
+        max_pixels: larger images are not decoded.
 
     Returns:
         A JPEG.

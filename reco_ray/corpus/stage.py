@@ -1,16 +1,16 @@
-"""The embed stage on Ray: a listing, cut into shards, read, decoded and embedded as a stream.
+"""The embed stage on Ray: a listing is cut into shards, which are read, decoded and embedded as a stream.
 
-Every part of a shard is committed by itself, so a killed run goes on where it stopped. The artifact holds:
+Each part of a shard is committed separately, so a killed run resumes. The artifact contains:
 
-- `listing/`: what the source held, cut into shards (`plan.py`)
-- `embeddings/<part>.parquet`: `embeddings_schema`, one row an image with content not seen before
+- `listing/`: the listing of the source, cut into shards (`generations.py`)
+- `embeddings/<part>.parquet`: `embeddings_schema`, one row per image of new content
 - `rejected/<part>.parquet`: `uri`, `reason`
 - `duplicates/<part>.parquet`: `uri`, `duplicate_of`
 - `summary.json`: counts, reasons, rates
 
-and embeddings + rejected + duplicates = images listed, always. Parts of shards from `content["shards"]` of the manifest
-on belong to a generation that is still being added; `embedding_files` leaves them out. What has gone from the source
-leaves the tables with the next `reco-ray run` (`update.py`).
+where embeddings + rejected + duplicates = images listed. Parts of shards from `content["shards"]` of the manifest on
+belong to a generation that is still being added, and are omitted by `embedding_files`. Images removed from the source
+are removed from the tables by the next `reco-ray run` (`update.py`).
 """
 
 from collections import Counter
@@ -59,7 +59,7 @@ REJECTED_SCHEMA = pa.schema([("uri", pa.string()), ("reason", pa.string())])
 
 
 def write_rejected(out: str, name: str, rows: pa.Table) -> pa.Table:
-    """Writes the rows of a loaded part that have a reason to `rejected/`, if there are any, and gives them back."""
+    """Writes the rows of a loaded part that have a reason to `rejected/`, if any, and returns them."""
     rejected = rows.select(REJECTED_SCHEMA.names).filter(rows["reason"].is_valid())
     if rejected.num_rows:
         storage.write_table(storage.join(out, "rejected", f"{name}.parquet"), rejected)
@@ -69,8 +69,9 @@ def write_rejected(out: str, name: str, rows: pa.Table) -> pa.Table:
 def embeddings_schema(dim: int) -> pa.Schema:
     """The columns of the artifact.
 
-    image_id: sha256 of the bytes, hex. width, height: of the upright original, pixels. embedding: a unit
-    vector.
+    image_id: SHA-256 of the bytes, hex.
+    width, height: of the original in its upright orientation, pixels.
+    embedding: unit vector.
     """
     return pa.schema(
         [
@@ -86,19 +87,22 @@ def embeddings_schema(dim: int) -> pa.Schema:
 def embed_corpus(
     corpus: str, out: str, settings: Settings, follow: bool = False, renew: bool = False
 ) -> tuple[artifacts.Manifest, bool]:
-    """Embeds every image of `corpus` once, on the connected Ray cluster.
+    """Embeds each image of `corpus` once, on the connected Ray cluster.
 
     Args:
-        follow: if it was embedded before, embed what has come to the source since; nothing is taken out.
-        renew: as `follow`; also take out what has gone from the source, and make embeddings of another model or
-            with other settings anew.
+        corpus: URI of the source.
+        out: URI of the artifact.
+        settings: of the run.
+        follow: also embed images that were added to the source since; remove none.
+        renew: as `follow`, also remove images that the source no longer has, and replace embeddings of other models or
+            settings.
 
     Returns:
         The manifest, and whether there was anything to do.
 
     Raises:
-        RecoError: no images, none usable, more rejected than allowed, a source that has changed or whose store
-            does not answer, unwritable output, or an output that holds something else.
+        RecoError: no images, none usable, too many rejected, a changed source, a store that does not answer, or an
+            output that is not writable or has other content.
     """
     out = storage.absolute(out)
     begun = storage.exists(storage.join(out, artifacts.STARTED))
@@ -144,7 +148,7 @@ def embed_corpus(
             return manifest, False
         generations.append(record_generation(out, found, new, generations, settings.embed.shard_size))
     manifest = _embed_pending(corpus, writer, generations, model, settings, manifest)
-    if follow and went_on:  # what was begun is done; the source may have grown meanwhile
+    if follow and went_on:  # the begun generation is finished; the source may have grown since
         manifest, _ = embed_corpus(corpus, out, settings, follow=True)
     return manifest, True
 
@@ -162,12 +166,12 @@ def _embed_pending(
     settings: Settings,
     manifest: artifacts.Manifest | None,
 ) -> artifacts.Manifest:
-    """Runs what is not committed yet, then settles and commits all of it."""
+    """Embeds the parts that are not committed, then finishes and commits the artifact."""
     out, options = writer.uri, settings.embed
     known = [generation.images for generation in generations]
     total = None if None in known else sum(images or 0 for images in known)
     without = gone_containers(out, generations)
-    if manifest is None:  # else nothing has gone since
+    if manifest is None:  # else nothing was removed since
         drop_gone(out, generations)
     committed = _committed(out)
     units = pending_units(generations, committed, options.shard_size, without)
@@ -243,7 +247,7 @@ def _embed_pending(
 def _images_done(
     total: int | None, units: list[pa.Table], generations: list[Generation], shard_size: int
 ) -> int:
-    """For the progress bar: images of the shards that are not pending, as far as the listing tells."""
+    """Estimated images of the finished shards, for the progress bar; 0 if the total is unknown."""
     if total is None:
         return 0
     pending = sum(unit.num_rows for unit in units)
@@ -252,7 +256,7 @@ def _images_done(
 
 
 def _committed(out: str) -> list[str]:
-    """The names of the parts that are there."""
+    """Names of the committed parts."""
     names = storage.list_names(storage.join(out, KIND), ".parquet")
     return [name.removesuffix(".parquet") for name in names]
 
@@ -266,7 +270,7 @@ def _first_reason(out: str) -> str:
 
 @dataclass(frozen=True)
 class EmbedReport(Report):
-    """duplicates: images that were seen before in the part. rejected: counts by kind of reason."""
+    """duplicates: number of duplicates within the part. rejected: counts by kind of reason."""
 
     duplicates: int
     rejected: dict[str, int]
@@ -296,9 +300,9 @@ class EmbedWorker(Worker[EmbedReport]):
         self._expected.require(self._model.fingerprint)
 
     def work(self, name: str, rows: pa.Table) -> EmbedReport:
-        """Writes rejected rows, duplicates, and last the embeddings, which say that the part is done."""
+        """Writes rejected rows and duplicates, and last the embeddings, which commit the part."""
         usable = pc.indices_nonzero(rows["pixels"].is_valid())
-        pixels = [pixels_of(rows, row) for row in usable.to_pylist()]  # without a copy
+        pixels = [pixels_of(rows, row) for row in usable.to_pylist()]  # views
         vectors = embed_pixels(self._model, pixels, self._batch_size)
         duplicates = rows.select(DUPLICATES_SCHEMA.names).filter(rows["duplicate_of"].is_valid())
         file = f"{name}.parquet"

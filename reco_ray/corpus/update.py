@@ -1,7 +1,7 @@
-"""An embeddings artifact brought up to date with its source, for `reco-ray run`.
+"""Updates an embeddings artifact to its source, for `reco-ray run`.
 
-What is new becomes a generation, as with `embed --follow`; what has gone is noted in it, and leaves the tables before
-anything is embedded (`gone.py`). Embeddings of another model, or with other settings, are made anew.
+New images become a generation, as with `embed --follow`. Removed ones are recorded in it, and are deleted from the
+tables before anything is embedded (`gone.py`). Embeddings of other models or settings are replaced.
 """
 
 import re
@@ -23,16 +23,19 @@ _OWN = re.compile(
 def update(
     writer: artifacts.ArtifactWriter, found: Listing, generations: list[Generation], shard_size: int
 ) -> list[Generation]:
-    """Notes what has come and gone since the last generation, and says so.
+    """Records the images added and removed since the last generation, and prints their numbers.
 
     Args:
-        found: what the source holds now. generations: those that are written down.
+        writer: of the artifact.
+        found: current listing of the source.
+        generations: recorded ones.
+        shard_size: images per shard.
 
     Returns:
-        The generations that are valid now: none if the artifact is made anew.
+        The valid generations; none if the artifact is replaced.
 
     Raises:
-        RecoError: the directory holds something else, or files that no embed run wrote.
+        RecoError: the directory has other content or unknown files.
     """
     stored = writer.stored()
     if stored is None:
@@ -41,7 +44,7 @@ def update(
         clear_outdated(writer, "embed", lambda path: _OWN.fullmatch(path) is not None)
         return []
     if stored != writer.made_from:
-        writer.begin()  # the same images may be there under another folder, glob or list
+        writer.begin()  # the same images may be listed by another folder, glob or list
     if not generations or found.fingerprint == generations[-1].source:
         return generations
     recorded = read_recorded(writer.uri, generations)
@@ -51,12 +54,12 @@ def update(
     kept = recorded.num_rows - gone.num_rows
     print_status("embed", f"{new.num_rows:,} new, {gone.num_rows:,} gone or changed since, {kept:,} kept")
     if gone.num_rows:
-        writer.begin()  # rows of the finished artifact go
+        writer.begin()  # rows of the finished artifact will be deleted
     return [*generations, record_generation(writer.uri, found, new, generations, shard_size, gone)]
 
 
 def added_rows(found: Listing, recorded: pa.Table) -> pa.Table:
-    """The rows of the source that are not recorded, by URI and size, in its order."""
+    """The rows of the source that are not recorded (by URI and size), in its order."""
     place = pa.array(np.arange(found.table.num_rows))
     return (
         found.table.append_column("place", place)
@@ -67,5 +70,5 @@ def added_rows(found: Listing, recorded: pa.Table) -> pa.Table:
 
 
 def removed_rows(found: Listing, recorded: pa.Table) -> pa.Table:
-    """The recorded rows that are not in the source any more, or have another size there."""
+    """The recorded rows that the source no longer has, or has with another size."""
     return recorded.join(found.table.select(["uri", "size"]), ["uri", "size"], join_type="left anti")

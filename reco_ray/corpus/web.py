@@ -1,5 +1,5 @@
-"""Images at http:// and https:// addresses of a list: with retries, a timeout, a size limit and a limit a host, through
-the proxy that the environment names.
+"""Downloads images from http:// and https:// addresses, with retries, timeouts, a size limit, a limit per host, and the
+proxy of the environment.
 """
 
 import os
@@ -16,13 +16,13 @@ from reco_ray.files.proxies import Proxy, proxy_for
 from reco_ray.files.retries import StoreUnavailable, retried
 from reco_ray.files.slow_requests import report_when_slow
 
-PER_HOST_LIMIT = 8  # requests at a time to one host from the whole cluster
+PER_HOST_LIMIT = 8  # concurrent requests to one host from the whole cluster
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 _MOST_REDIRECTS = 5
 _RETRIES = urllib3.Retry(
     connect=2,
     read=2,
-    redirect=0,  # ours: each counts as a request to the host that it leads to
+    redirect=0,  # followed by `fetch`, as each is a request to another host
     status=4,
     other=0,
     status_forcelist=(408, 425, 429, 500, 502, 503, 504),
@@ -37,16 +37,16 @@ _PIECE = 1 << 16
 
 
 def is_web(uri: str) -> bool:
-    """Whether this is an http or https address."""
+    """Whether a URI is an http or https address."""
     return uri.startswith(("http://", "https://"))
 
 
 def fetch(url: str, limit: int) -> bytes:
-    """The body behind an address. Redirects, at most 5, lead to http and https only.
+    """Downloads an address. Follows at most 5 redirects, to http and https only.
 
     Raises:
-        OSError: it cannot be had, or is larger than `limit` bytes.
-        StoreUnavailable: the proxy cannot be reached, or asks for other credentials: no address can be had.
+        OSError: the download failed, or is larger than `limit` bytes.
+        StoreUnavailable: the proxy cannot be reached or rejects the credentials.
     """
     try:
         for _ in range(_MOST_REDIRECTS + 1):
@@ -71,10 +71,10 @@ def _retry_policy() -> str:
 
 
 def _request(url: str, limit: int, proxy: Proxy | None) -> bytes | str:
-    """The body, or where it is instead."""
-    # A body that breaks off is not retried by urllib3 itself.
+    """The body, or the location of a redirect."""
+    # urllib3 does not retry incomplete bodies.
     for attempt in range(3):
-        response = _ask(url, proxy)
+        response = _send(url, proxy)
         try:
             if location := response.get_redirect_location():
                 return location
@@ -97,24 +97,24 @@ def _request(url: str, limit: int, proxy: Proxy | None) -> bytes | str:
     raise AssertionError("unreachable")
 
 
-def _ask(url: str, proxy: Proxy | None) -> urllib3.BaseHTTPResponse:
-    """Sends the request; a proxy that cannot be reached is waited for, as a store is."""
+def _send(url: str, proxy: Proxy | None) -> urllib3.BaseHTTPResponse:
+    """Sends the request; an unreachable proxy is retried like a store."""
     pool = _pool(os.getpid(), proxy)
     if proxy is None:
         return pool.request("GET", url, preload_content=False, redirect=False)
     response = retried(
         lambda: _through_proxy(pool, url, proxy),
         str(proxy),
-        lambda error: isinstance(error, _ProxyDown),
+        lambda error: isinstance(error, _ProxyUnreachable),
         "proxy",
     )
     if response.status == 407:
         response.close()
-        raise _unwelcome(proxy)
+        raise _credentials_rejected(proxy)
     return response
 
 
-class _ProxyDown(OSError):
+class _ProxyUnreachable(OSError):
     """The proxy itself cannot be reached."""
 
 
@@ -126,13 +126,13 @@ def _through_proxy(pool: urllib3.PoolManager, url: str, proxy: Proxy) -> urllib3
             raise
         cause = error.reason.original_error
         if "Tunnel connection failed" not in str(cause):
-            raise _ProxyDown(_short(cause)) from error
+            raise _ProxyUnreachable(_short(cause)) from error
         if "407" in str(cause):
-            raise _unwelcome(proxy) from error
+            raise _credentials_rejected(proxy) from error
         raise OSError(f"the proxy refuses: {cause}") from error
 
 
-def _unwelcome(proxy: Proxy) -> StoreUnavailable:
+def _credentials_rejected(proxy: Proxy) -> StoreUnavailable:
     return StoreUnavailable(
         f"{proxy}: the proxy asks for a name and a password (HTTP status 407): "
         f"{proxy.variable}=http://NAME:PASSWORD@HOST:PORT"
@@ -166,7 +166,7 @@ _share = PER_HOST_LIMIT
 
 
 def shares(loaders: int) -> tuple[int, int]:
-    """At most `loaders` processes -> how many of them, and requests at a time to one host from each."""
+    """The number of processes, at most `loaders`, and concurrent requests per host of each."""
     loaders = max(1, min(loaders, PER_HOST_LIMIT))
     while PER_HOST_LIMIT % loaders:
         loaders -= 1
@@ -174,7 +174,7 @@ def shares(loaders: int) -> tuple[int, int]:
 
 
 def limit_per_host(share: int) -> None:
-    """How many requests at a time this process may make to one host: its share of the cluster's."""
+    """Sets the number of concurrent requests per host of this process."""
     global _share
     with _slots_lock:
         if share != _share:
@@ -188,6 +188,6 @@ def _slot(host: str) -> BoundedSemaphore:
 
 
 def _short(error: BaseException) -> str:
-    """Without urllib3's object representations."""
+    """The reason of an error, without urllib3's object representations."""
     text = reason(error)
     return text.rpartition(">: ")[2] or type(error).__name__

@@ -1,4 +1,4 @@
-"""The reference stage on Ray: all concepts of one or many vocabularies, each built once and committed by itself.
+"""The reference stage on Ray: builds all concepts of one or many vocabularies, each once and committed separately.
 
 The context concepts come first, in sequence, each with those before it as its context (ReCo, section 3.3); all other
 concepts then need only theirs and are built in parallel.
@@ -46,16 +46,17 @@ def build_references(
     """Builds the ReferenceBank of a vocabulary from an index, on the connected Ray cluster.
 
     Args:
-        renew: replace references that `out` holds of another index, vocabulary or other settings.
-
-    Args:
-        renew: replace references that `out` holds of another index, vocabulary or other settings.
+        index: URI of an index artifact.
+        vocabulary: concepts to build.
+        out: URI of the ReferenceBank.
+        settings: of the run.
+        renew: replace references in `out` of another index, vocabulary or other settings.
 
     Returns:
         The manifest, and whether there was anything to do.
 
     Raises:
-        RecoError: unfit index, more exemplars than images, an exemplar that is gone, unwritable output.
+        RecoError: an index of other models, more exemplars than images, a missing exemplar, or unwritable output.
     """
     concepts = storage.join(out, _CONCEPTS)
     (built,) = build_many_references(index, {"": vocabulary}, {"": out}, settings, concepts, renew)
@@ -77,17 +78,17 @@ def build_many_references(
     Args:
         index_uri: an index artifact.
         vocabularies: by name.
-        outs: URI of the ReferenceBank to make, by name.
+        outs: URIs of the ReferenceBanks, by name.
         settings: of the run.
-        concepts: URI of the folder for the concepts of all of them.
-        renew: replace references that `outs` hold of another index, vocabulary or other settings. Of the concepts in
-            `concepts`, which must lie inside then, those that are needed still are kept.
+        concepts: URI of the folder for all concepts.
+        renew: replace references in `outs` of another index, vocabulary or other settings. `concepts` must then be
+            inside `outs`; concepts that are still needed are kept.
 
     Returns:
-        In the order of the vocabularies. One that fails stops no other.
+        Outcomes in the order of the vocabularies. A failed one does not stop the others.
 
     Raises:
-        RecoError: unfit index.
+        RecoError: an index of other models.
     """
     models = settings.models
     dense = DenseModels.load(models, seed=settings.seed)
@@ -119,7 +120,7 @@ def build_many_references(
             outcomes[name] = Outcome(STAGE, outs[name], name=name, error=error)
             continue
         plans[name] = plan, writer
-        # A concept that several vocabularies share is built from what was found for the first of them.
+        # A shared concept is built from the inputs of the first vocabulary that has it.
         evidence = ReferenceInputs(
             {**found.texts, **evidence.texts}, {**found.exemplars, **evidence.exemplars}
         )
@@ -142,13 +143,13 @@ def build_many_references(
 
 @dataclass(frozen=True)
 class ReferenceReport(Report):
-    """failed: by id of the concept, why it could not be built, an error as `errors.pack` writes it."""
+    """failed: by id, the errors of concepts that could not be built, packed by `errors.pack`."""
 
     failed: dict[str, str]
 
 
 class _Builder:
-    """Builds concepts into a store; afterwards `run` holds what it took."""
+    """Builds concepts into a store; sets `run` to the statistics of the run."""
 
     def __init__(self, store: ConceptStore, dense: DenseModels, settings: Settings) -> None:
         self._store, self._settings = store, settings
@@ -159,7 +160,7 @@ class _Builder:
         """Builds the steps that are not in the store.
 
         Returns:
-            By id, why a step could not be built, or one that it depends on.
+            Reasons, by id, of steps that failed or depend on a failed one.
         """
         missing = self._store.missing(steps)
         context, others = sequences(steps.values())
@@ -194,7 +195,7 @@ class _Builder:
         evidence: ReferenceInputs,
         worker: "ReferenceWorker",
     ) -> dict[str, str]:
-        """Builds shards in parallel, the steps of each one after another; returns why some could not be built."""
+        """Builds shards in parallel, and the steps of a shard in sequence; returns reasons of failed ones."""
         tables = {
             name: pa.concat_tables(evidence.exemplars[step.id] for step in sequence)
             for name, sequence in shards.items()
@@ -223,7 +224,7 @@ class ReferenceWorker(Worker[ReferenceReport]):
         self._context = lru_cache(maxsize=16)(self._read_context)
 
     def work(self, name: str, rows: pa.Table) -> ReferenceReport:
-        """Builds the concepts of a shard in their order; one that fails is reported with those that need it."""
+        """Builds the concepts of a shard in order; reports failed ones and those that depend on them."""
         failed: dict[str, str] = {}
         concepts = rows["concept"].unique().to_pylist()
         for concept_id in concepts:

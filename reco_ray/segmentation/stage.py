@@ -1,4 +1,4 @@
-"""The segment stage on Ray: images in, masks out, shard by shard, resumable."""
+"""The segment stage on Ray: segments images shard by shard, resumable."""
 
 from functools import partial
 from typing import Any
@@ -42,17 +42,20 @@ from reco_ray.segmentation.targets import has_background, label_names, targets_o
 def segment_images(
     references: str, images: str, out: str, settings: Settings, renew: bool = False
 ) -> tuple[artifacts.Manifest, bool]:
-    """Segments every image of a source with a ReferenceBank, on the connected Ray cluster.
+    """Segments all images of a source with a ReferenceBank, on the connected Ray cluster.
 
     Args:
-        renew: if `out` holds masks of the same references and settings, segment the images that are new or changed and
-            delete the masks of those that are gone; replace masks of others.
+        references: URI of the ReferenceBank.
+        images: URI of the source.
+        out: URI of the masks artifact.
+        settings: of the run.
+        renew: update masks of the same references and settings to the source; replace those of others.
 
     Returns:
         The manifest, and whether there was anything to do.
 
     Raises:
-        RecoError: a bank of other models, no images, none usable, unwritable output.
+        RecoError: a bank of other models, no images, none usable, or unwritable output.
     """
     dense = describe_dense_models(settings.models, settings.seed)
     bank = ReferenceBank.open(references, dense.fingerprint)
@@ -112,7 +115,7 @@ def segment_images(
 
 
 def _renew(writer: artifacts.ArtifactWriter) -> None:
-    """Makes way for other masks; those that other images leave as they are stay."""
+    """Keeps masks if only the images have changed; clears those of other references or settings."""
     stored = writer.stored()
     if stored is None or stored == writer.made_from:
         return
@@ -124,7 +127,7 @@ def _renew(writer: artifacts.ArtifactWriter) -> None:
 
 
 def whole_image_loader(transform: ImageTransform, stride: int, settings: SegmentSettings) -> ImageLoader:
-    """Loads whole images at the size at which they are segmented."""
+    """A loader of whole images at the size at which they are segmented."""
     size = settings.image_size
     to_pixels = partial(transform.fit, short_side=size, multiple=stride)
     return ImageLoader(to_pixels, short_side=size, max_pixels=settings.max_pixels)
@@ -149,7 +152,7 @@ class SegmentWorker(Worker[Report]):
         self._device = device
 
     def work(self, name: str, rows: pa.Table) -> Report:
-        """Writes masks, overlays, rejected rows, and last the table of regions, which says that the shard is done."""
+        """Writes masks, overlays and rejected rows, and last the table of regions, which commits the shard."""
         found: list[dict[str, object]] = []
         usable = rows.filter(rows["pixels"].is_valid())
         for row in range(usable.num_rows):
