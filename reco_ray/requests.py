@@ -134,7 +134,7 @@ _CORPUS = (
 _IMAGES = "images to segment, same forms as --corpus"
 _OUT = "directory to make; an unfinished run of the same command goes on"
 _REFINE = _short("segment.refine", ", ".join(REFINEMENTS.names))
-_EXEMPLARS = _short("references.exemplars", "images retrieved a concept")
+_EXEMPLARS = _short("references.exemplars", "images retrieved per concept")
 _IMAGE_COLUMN = _short("image_column", "column of Parquet tables that holds the images or names them")
 
 
@@ -198,7 +198,7 @@ class LabelRequest(WithModels):
 
 
 class TrainRequest(WithModels):
-    """Trains a segmenter a vocabulary on pseudo-labels (ReCo+), many side by side; goes on where it stopped."""
+    """Trains one segmenter per vocabulary on pseudo-labels (ReCo+), many side by side; goes on where it stopped."""
 
     out: Place = Field(description=_OUT)
     vocabulary: Several = Field(default=[], description="file of concepts, or a folder of them; repeatable")
