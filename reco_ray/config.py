@@ -126,7 +126,7 @@ class IndexSettings(_Section):
 class ReferenceSettings(_Section):
     """Retrieval and co-segmentation."""
 
-    exemplars: int = Field(default=50, ge=1, description="images retrieved a concept, k of the paper")
+    exemplars: int = Field(default=50, ge=1, description="images retrieved per concept, k of the paper")
     image_size: int = Field(default=224, ge=32, description="side of the exemplars' squares, pixels")
     geometry: Literal["whole", "crop"] = Field(
         default="whole", description="exemplars squeezed into the square, or cropped to it as in the paper"
