@@ -31,7 +31,9 @@ class Request(BaseModel):
 
 def usage_error(error: ValidationError) -> UsageError:
     """What is wrong with the fields of a request, in one line that names the first."""
-    first = error.errors()[0]
+    # A mistyped field comes before the one that is missing because of it.
+    found = error.errors()
+    first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
     name = ".".join(map(str, first["loc"][:1])) or "request"
     known = {"extra_forbidden": "there is no such option", "missing": "is needed"}
     text = known.get(first["type"], first["msg"].removeprefix("Value error, ").lower())

@@ -83,6 +83,7 @@ def test_a_stage_runs_and_returns_what_became_of_it(tmp_path: Path) -> None:
     [
         ({"corpus": "a"}, "out: is needed"),
         ({"corpus": "a", "out": "b", "speed": 1}, "speed: there is no such option"),
+        ({"corpsu": "a", "out": "b"}, "corpsu: there is no such option"),
         ({"corpus": ["a"], "out": "b"}, "corpus: takes one value, not a list"),
         ({"corpus": "a", "out": "b", "follow": "maybe"}, "follow: input should be a valid boolean"),
         ({"corpus": "a", "out": "b", "preset": "huge"}, "unknown preset 'huge'"),
