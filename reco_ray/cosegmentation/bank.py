@@ -172,8 +172,8 @@ def write_bank(writer: artifacts.ArtifactWriter, plan: ReferencePlan, store: Con
     storage.write_bytes(storage.join(writer.uri, "references.safetensors"), save_tensors(references))
     storage.write_bytes(storage.join(writer.uri, "supports.safetensors"), save_tensors(supports))
     storage.write_table(storage.join(writer.uri, "exemplars.parquet"), exemplars)
-    built = [step.id for step in plan.steps if step.same_as is None]
-    retrieved = sum(len(store.exemplars(each)) for each in built)
+    # One seed per exemplar: the concepts need not be read again.
+    retrieved = sum(len(concepts[step.id]["seed_locations"]) for step in plan.steps if step.same_as is None)
     return {"concepts": len(plan.vocabulary.concepts), "exemplars": retrieved}
 
 
