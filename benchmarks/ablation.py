@@ -17,7 +17,7 @@ from reco_ray.config import Settings, load_settings
 from reco_ray.corpus.index import build_index
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.cosegmentation.stage import build_references
-from reco_ray.distributed.workers import session
+from reco_ray.distributed.session import session
 from reco_ray.evaluation.benchmark import open_benchmark
 from reco_ray.evaluation.check import require_countable
 from reco_ray.evaluation.compare import Variant

@@ -54,7 +54,8 @@ from reco_ray.corpus.load_parts import LoadParts
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.corpus.stage import EmbedWorker, embed_corpus
 from reco_ray.distributed.parts import run_parts
-from reco_ray.distributed.workers import plan_workers, session
+from reco_ray.distributed.session import session
+from reco_ray.distributed.workers import plan_workers
 from reco_ray.files.read_ahead import prefetched
 from reco_ray.models import load_language_image_model
 from reco_ray.models.description import describe_retrieval_model
@@ -255,7 +256,7 @@ def _clip_retrieval(python: Path, folder: Path, checkpoint: Path, batch_size: in
         done = subprocess.run([python, "-c", call], capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"clip-retrieval failed: {done.stderr.strip().splitlines()[-1:]}")
-    return float(done.stdout.split()[-1])  # behind its own remarks, which end in no new line
+    return float(done.stdout.split()[-1])  # behind its own messages, which end in no new line
 
 
 # Its own command, told when each batch has its embeddings; the first one, which waits for the loader, is the warm-up.

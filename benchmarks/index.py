@@ -33,7 +33,7 @@ from reco_ray.corpus.index import CorpusIndex, build_index
 from reco_ray.corpus.index.recall import KINDS, Queries, draw_queries, recall
 from reco_ray.corpus.index.vectors import list_parts, vectors_of
 from reco_ray.corpus.stage import embeddings_schema
-from reco_ray.distributed.workers import session
+from reco_ray.distributed.session import session
 from reco_ray.faiss_library import load_faiss
 from reco_ray.files import artifacts, storage
 

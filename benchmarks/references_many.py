@@ -20,7 +20,7 @@ from reco_ray.corpus.index import build_index
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.cosegmentation.stage import build_many_references, build_references
 from reco_ray.demo import prepare_demo
-from reco_ray.distributed.workers import session
+from reco_ray.distributed.session import session
 from reco_ray.vocabulary import parse_concepts
 
 CONCEPTS = "dog cat bird beetle car motorcycle cup strawberry building".split()

@@ -41,7 +41,7 @@ from reco_ray.corpus.index import build_index
 from reco_ray.corpus.read import list_images, read_image_bytes
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.demo import CONCEPTS, prepare_demo
-from reco_ray.distributed.workers import session
+from reco_ray.distributed.session import session
 
 PARTS = ("throughput", "latency", "batching", "vocabularies", "soak")
 USUAL = [name.strip() for name in CONCEPTS.split(",")]

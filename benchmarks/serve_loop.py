@@ -16,7 +16,7 @@ from reco_ray.models.dense import DenseModels
 from reco_ray.segmentation.segment import segment
 from reco_ray.segmentation.targets import targets_of
 from reco_ray.serving.answers import InputSpec, Legend, Picture, as_json, decode
-from reco_ray.serving.bank import BankRef
+from reco_ray.serving.bank_of_request import BankRef
 from reco_ray.serving.segment_task import LabelledImage
 
 _BATCHES = (1, 2, 4, 8)

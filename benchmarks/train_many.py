@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Before Ray is imported, as in reco_ray.distributed.workers: no remarks of its core between our lines.
+# Before Ray is imported, as in reco_ray.distributed.session: no messages of its core between our lines.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 

@@ -141,11 +141,11 @@ class VocabularyStatus(contract.VocabularyResource):
         return self.progress.total
 
 
-class _Vocabularies(contract.Vocabularies):
+class _VocabularyList(contract.Vocabularies):
     vocabularies: tuple[VocabularyStatus, ...]
 
 
-class _Fields(RootModel[dict[str, Any]]):
+class _JsonObject(RootModel[dict[str, Any]]):
     """A JSON object."""
 
 
@@ -196,7 +196,7 @@ class Client:
 
     def info(self) -> dict[str, Any]:
         """Version, models, refinements and limits of the service."""
-        return self._ask(_Fields, "GET", "/v1/info").root
+        return self._ask(_JsonObject, "GET", "/v1/info").root
 
     def segment(
         self,
@@ -261,7 +261,7 @@ class Client:
 
     def vocabularies(self) -> list[VocabularyStatus]:
         """Lists the vocabularies and segmenters that this key may use."""
-        return list(self._ask(_Vocabularies, "GET", "/v1/vocabularies").vocabularies)
+        return list(self._ask(_VocabularyList, "GET", "/v1/vocabularies").vocabularies)
 
     def vocabulary(self, name: str) -> VocabularyStatus:
         """Describes one vocabulary.

@@ -38,8 +38,8 @@ from reco_ray.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from reco_ray.config import Settings
-    from reco_ray.sweeps.plan import SweepPlan
-    from reco_ray.sweeps.trial import TrialRecord
+    from reco_ray.sweeps.run_trial import TrialRecord
+    from reco_ray.sweeps.sweep_plan import SweepPlan
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Request)
@@ -132,25 +132,27 @@ def _main_job(
     request: RunRequest | DemoRequest,
     listener: Listener,
 ) -> RunResult:
-    from reco_ray.distributed.workers import session
+    from reco_ray.distributed.session import session
     from reco_ray.main_job import run_all
 
     listener.vocabulary(vocabulary)
     made = {}
     with session(request.address):
         for outcome in run_all(corpus, images, vocabulary, request.out, settings):
-            made[outcome.stage] = _told(listener, outcome)
-    return RunResult(made["embed"], made["index"], made["reference"], made["segment"], _report(request.out))
+            made[outcome.stage] = _notify(listener, outcome)
+    return RunResult(
+        made["embed"], made["index"], made["reference"], made["segment"], _report_path(request.out)
+    )
 
 
 def _embed(request: EmbedRequest, listener: Listener) -> Outcome:
     settings = request.load_settings()
     from reco_ray.corpus.stage import embed_corpus
-    from reco_ray.distributed.workers import session
+    from reco_ray.distributed.session import session
 
     with session(request.address):
         made = embed_corpus(request.corpus, request.out, settings, request.follow)
-    return _told(listener, Outcome("embed", request.out, *made))
+    return _notify(listener, Outcome("embed", request.out, *made))
 
 
 def _index(request: IndexRequest, listener: Listener) -> Outcome | str:
@@ -165,40 +167,40 @@ def _index(request: IndexRequest, listener: Listener) -> Outcome | str:
         from reco_ray.corpus.index.explain import explain
 
         return explain(plan)
-    from reco_ray.distributed.workers import session
+    from reco_ray.distributed.session import session
 
     with session(request.address) if plan.needs_cluster else nullcontext():
         made = build_index(request.embeddings, request.out, settings, plan)
-    return _told(listener, Outcome("index", request.out, *made))
+    return _notify(listener, Outcome("index", request.out, *made))
 
 
 def _references(request: ReferencesRequest, listener: Listener) -> Outcome:
     vocabulary, settings = request.load_vocabulary(), request.load_settings()
     from reco_ray.cosegmentation.stage import STAGE, build_references
-    from reco_ray.distributed.workers import session
+    from reco_ray.distributed.session import session
 
     listener.vocabulary(vocabulary)
     with session(request.address):
         made = build_references(request.index, vocabulary, request.out, settings)
-    return _told(listener, Outcome(STAGE, request.out, *made))
+    return _notify(listener, Outcome(STAGE, request.out, *made))
 
 
 def _segment(request: SegmentRequest, listener: Listener) -> Outcome:
     settings = request.load_settings()
     from reco_ray.cosegmentation.bank import ReferenceBank
-    from reco_ray.distributed.workers import session
+    from reco_ray.distributed.session import session
     from reco_ray.segmentation.stage import segment_images
 
     listener.vocabulary(ReferenceBank.open(request.references).vocabulary)
     with session(request.address):
         made = segment_images(request.references, request.images, request.out, settings)
-    return _told(listener, Outcome("segment", request.out, *made))
+    return _notify(listener, Outcome("segment", request.out, *made))
 
 
 def _label(request: LabelRequest, listener: Listener) -> list[Outcome]:
     settings = request.load_settings()
     from reco_ray.cosegmentation.bank import ReferenceBank
-    from reco_ray.distributed.workers import session
+    from reco_ray.distributed.session import session
     from reco_ray.training.label import label_images
     from reco_ray.training.label_worker import LabelSet
 
@@ -211,7 +213,9 @@ def _label(request: LabelRequest, listener: Listener) -> list[Outcome]:
         listener.vocabulary(ReferenceBank.open(one.bank).vocabulary, name)
     with session(request.address):
         made = label_images(sets, request.images, join(request.out, "frames"), settings)
-    return [_told(listener, Outcome("label", sets[name].out, *one, name=name)) for name, one in made.items()]
+    return [
+        _notify(listener, Outcome("label", sets[name].out, *one, name=name)) for name, one in made.items()
+    ]
 
 
 def _train(request: TrainRequest, listener: Listener) -> list[Outcome]:
@@ -221,7 +225,7 @@ def _train(request: TrainRequest, listener: Listener) -> list[Outcome]:
         raise UsageError("give either --labels or --index with --images")
     if not request.labels and not (request.vocabulary and request.index and request.images):
         raise UsageError("give --vocabulary, --index and --images, or --labels")
-    from reco_ray.distributed.workers import session
+    from reco_ray.distributed.session import session
     from reco_ray.training.stage import train_segmenters
     from reco_ray.training.vocabularies import require_distinct, train_vocabularies
     from reco_ray.vocabulary_sets import load_vocabularies
@@ -245,7 +249,7 @@ def _train(request: TrainRequest, listener: Listener) -> list[Outcome]:
             outcomes = train_vocabularies(
                 vocabularies, str(request.index), str(request.images), request.out, settings
             )
-        done = [_told(listener, outcome) for outcome in outcomes]
+        done = [_notify(listener, outcome) for outcome in outcomes]
     failed = [outcome for outcome in done if outcome.manifest is None]
     if failed:
         count = len(vocabularies) or len(request.labels)
@@ -258,7 +262,7 @@ def _export(request: ExportRequest, listener: Listener) -> Outcome:
     from reco_ray.training.export import export_segmenter
 
     made = export_segmenter(request.segmenter, request.out, request.format)
-    return _told(listener, Outcome("export", request.out, *made))
+    return _notify(listener, Outcome("export", request.out, *made))
 
 
 def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult:
@@ -267,7 +271,7 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult:
     settings = request.load_settings()
     from reco_ray.corpus.index import build_index
     from reco_ray.corpus.stage import embed_corpus
-    from reco_ray.distributed.workers import session
+    from reco_ray.distributed.session import session
     from reco_ray.evaluation.benchmark import open_benchmark
     from reco_ray.evaluation.check import require_countable
     from reco_ray.evaluation.evaluation_protocol import choose_protocol
@@ -286,18 +290,18 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult:
         if request.corpus is not None:
             embeddings, index = join(request.out, "embeddings"), join(request.out, "index")
             made = embed_corpus(request.corpus, embeddings, settings)
-            _told(listener, Outcome("embed", embeddings, *made))
-            _told(listener, Outcome("index", index, *build_index(embeddings, index, settings.index)))
+            _notify(listener, Outcome("embed", embeddings, *made))
+            _notify(listener, Outcome("index", index, *build_index(embeddings, index, settings.index)))
         results = measure(dataset, request.data, str(index), request.out, settings, protocol, trained)
     file = join(absolute(request.out), "results.json")
-    return EvaluateResult(results, _report(request.out), file)
+    return EvaluateResult(results, _report_path(request.out), file)
 
 
 def _sweep(request: SweepRequest, listener: Listener) -> SweepResult:
-    from reco_ray.sweeps.plan import open_plan
+    from reco_ray.sweeps.sweep_plan import open_plan
 
     plan = open_plan(request.file)
-    from reco_ray.distributed.workers import session
+    from reco_ray.distributed.session import session
     from reco_ray.sweeps.stage import run_sweep
 
     for name, vocabulary in plan.vocabularies.items():
@@ -308,7 +312,7 @@ def _sweep(request: SweepRequest, listener: Listener) -> SweepResult:
     if manifest is not None:
         listener.outcome(outcome)
     best = join(absolute(request.out), "best.yaml")
-    return SweepResult(plan, outcome, ranked, _report(request.out), best)
+    return SweepResult(plan, outcome, ranked, _report_path(request.out), best)
 
 
 def _search(request: SearchRequest, listener: Listener) -> SearchResult:
@@ -333,7 +337,7 @@ def _search(request: SearchRequest, listener: Listener) -> SearchResult:
 
 
 def _serve(request: ServeRequest, listener: Listener) -> None:
-    from reco_ray.distributed.workers import session
+    from reco_ray.distributed.session import session
     from reco_ray.serving.options import ServeOptions, split_overrides
     from reco_ray.serving.server import require_keys, run_server
 
@@ -368,12 +372,12 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _told(listener: Listener, outcome: Outcome) -> Outcome:
+def _notify(listener: Listener, outcome: Outcome) -> Outcome:
     listener.outcome(outcome)
     return outcome
 
 
-def _report(out: str) -> str:
+def _report_path(out: str) -> str:
     return join(absolute(out), "report", "index.html")
 
 

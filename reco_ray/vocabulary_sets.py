@@ -3,7 +3,7 @@
 from reco_ray.errors import UsageError
 from reco_ray.files.storage import join, list_names
 from reco_ray.vocabulary import Vocabulary, load_vocabulary
-from reco_ray.vocabulary.files import SUFFIXES
+from reco_ray.vocabulary.list_formats import SUFFIXES
 
 _BENCHMARK = "benchmark:"
 

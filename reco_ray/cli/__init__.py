@@ -12,15 +12,15 @@ from typing import Any
 
 import typer
 
-from reco_ray.cli.app import app
+from reco_ray.cli.commands import app
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.files.caches import home
 
 # Importing a module registers its commands, in the order of `--help`.
 # isort: off
-from reco_ray.cli import stages  # noqa: F401
-from reco_ray.cli import pipeline  # noqa: F401
-from reco_ray.cli import planning  # noqa: F401
+from reco_ray.cli import stage_commands  # noqa: F401
+from reco_ray.cli import pipeline_command  # noqa: F401
+from reco_ray.cli import planning_commands  # noqa: F401
 from reco_ray.cli import tools  # noqa: F401
 # isort: on
 

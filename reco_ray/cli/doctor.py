@@ -126,10 +126,10 @@ def _places() -> list[Check]:
         places = find_places()
     except RecoError as error:
         return [Check("Ray's files", str(error), False)]
-    remarks = [Check("Ray's files", remark, False, needed=False) for remark in places.remarks]
+    warnings = [Check("Ray's files", warning, False, needed=False) for warning in places.warnings]
     return [
         Check("Ray's files", f"in {places.folder}", True),
-        *remarks,
+        *warnings,
         *(Check("Ray's token", n) for n in places.notes),
     ]
 
@@ -154,7 +154,7 @@ def _caches() -> Check:
 def _start_ray() -> str:
     import ray
 
-    from reco_ray.distributed.workers import session
+    from reco_ray.distributed.session import session
 
     with session():
         resources = ray.cluster_resources()

@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from reco_ray.cli.app import app
+from reco_ray.cli.commands import app
 from reco_ray.errors import UsageError
 from reco_ray.requests import Request, usage_error
 

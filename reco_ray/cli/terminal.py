@@ -9,8 +9,8 @@ from reco_ray.stages import Listener
 from reco_ray.vocabulary import Vocabulary, summarize, unreadable_words
 
 if TYPE_CHECKING:
-    from reco_ray.sweeps.plan import SweepPlan
-    from reco_ray.sweeps.trial import TrialRecord
+    from reco_ray.sweeps.run_trial import TrialRecord
+    from reco_ray.sweeps.sweep_plan import SweepPlan
 
 
 class Terminal(Listener):
@@ -20,7 +20,7 @@ class Terminal(Listener):
         """Prints the concepts, and warnings for words that models cannot interpret."""
         console.print(f"{name + ': ' if name else ''}{summarize(vocabulary)}")
         for line in unreadable_words(vocabulary):
-            console.print(f"remark     {line}")
+            console.print(f"warning    {line}")
 
     def outcome(self, outcome: Outcome) -> None:
         """Prints counts, time and place of an artifact, and where its rejected images are listed."""

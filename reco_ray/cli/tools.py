@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from reco_ray.cli.app import app, weights_app
+from reco_ray.cli.commands import app, weights_app
 from reco_ray.config import load_settings
 from reco_ray.errors import MissingPackageError, RecoError, UnreadableError, UsageError
 from reco_ray.files.storage import absolute, join

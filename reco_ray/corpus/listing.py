@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from reco_ray.corpus import heic
 from reco_ray.corpus.choice import Glob, choose
 from reco_ray.corpus.containers import container_suffixes, containers, is_container, name_pattern
+from reco_ray.corpus.counted_containers import open_containers, read_uris
 from reco_ray.corpus.kinds import (
     ARCHIVE_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -23,7 +24,6 @@ from reco_ray.corpus.kinds import (
 )
 from reco_ray.corpus.left_out import Kind, LeftOut
 from reco_ray.corpus.lists import read_list
-from reco_ray.corpus.opened import open_containers, read_uris
 from reco_ray.corpus.walk import escaped_name
 from reco_ray.errors import MissingError, MissingPackageError, UnreadableError
 from reco_ray.files import storage

@@ -43,7 +43,7 @@ from reco_ray.corpus.listing import Listing, list_files
 from reco_ray.corpus.load import pixels_of
 from reco_ray.corpus.load_parts import LoadParts
 from reco_ray.corpus.update import added_rows, removed_rows, update
-from reco_ray.distributed import metrics
+from reco_ray.distributed import stage_metrics
 from reco_ray.distributed.parts import Report, Worker
 from reco_ray.distributed.pool import stage_pool
 from reco_ray.distributed.timing import write_summary
@@ -199,8 +199,8 @@ def _embed_pending(
     with stage_pool("embed", settings.models.device, settings.placement.embed, total, done) as pool:
         for report in pool.parts(units, load, worker, workers, loaders or readers, loaders):
             images += report.items
-            metrics.images("embed", report.items, report.duplicates, report.rejected)
-            metrics.rate("embed", images / pool.meter.seconds)
+            stage_metrics.images("embed", report.items, report.duplicates, report.rejected)
+            stage_metrics.rate("embed", images / pool.meter.seconds)
             budget.add(report.items, report.rejected, corpus, out)
     if pending_units(generations, _committed(out), options.shard_size, without):
         raise UnfinishedError(f"{out}: not all of {corpus} was committed: run the command again")

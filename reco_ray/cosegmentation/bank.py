@@ -21,7 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from reco_ray.cosegmentation.concept_store import ConceptStore
-from reco_ray.cosegmentation.plan import ReferencePlan
+from reco_ray.cosegmentation.reference_plan import ReferencePlan
 from reco_ray.errors import OtherModelError, UnreadableError
 from reco_ray.files import artifacts, storage
 from reco_ray.vocabulary import Vocabulary, slug

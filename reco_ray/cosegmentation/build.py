@@ -11,8 +11,8 @@ from reco_ray.config import ReferenceSettings, Settings
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.cosegmentation.contact_sheet import contact_sheet
-from reco_ray.cosegmentation.plan import ReferencePlan
 from reco_ray.cosegmentation.prototypes import prototypes
+from reco_ray.cosegmentation.reference_plan import ReferencePlan
 from reco_ray.cosegmentation.references import reference_from_pixels
 from reco_ray.cosegmentation.retrieve import retrieve
 from reco_ray.errors import RecoError, UnreadableError

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from reco_ray.cosegmentation.plan import Step
+from reco_ray.cosegmentation.reference_plan import Step
 from reco_ray.errors import UnreadableError
 from reco_ray.files import storage
 

@@ -20,7 +20,13 @@ from reco_ray.corpus.index import CorpusIndex
 from reco_ray.cosegmentation.bank import KIND, write_bank
 from reco_ray.cosegmentation.build import ReferenceInputs, build_concept, exemplar_loader, prepare_inputs
 from reco_ray.cosegmentation.concept_store import ConceptStore
-from reco_ray.cosegmentation.plan import ReferencePlan, Step, plan_references, sequences, unique_steps
+from reco_ray.cosegmentation.reference_plan import (
+    ReferencePlan,
+    Step,
+    plan_references,
+    sequences,
+    unique_steps,
+)
 from reco_ray.distributed.parts import Report, Worker
 from reco_ray.distributed.pool import Pool, stage_pool
 from reco_ray.distributed.timing import write_summary

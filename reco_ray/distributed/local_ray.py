@@ -1,7 +1,7 @@
 """Chooses what a local Ray needs on this machine: a folder for its files, a token and shared memory.
 
 Containers often run as a user without a home, in a read-only file system or with 64 MB of shared memory. Where Ray's
-default would fail, another place is chosen, and a remark says which and why. `cluster.session` starts Ray with
+default would fail, another place is chosen, and a warning says which and why. `session.session` starts Ray with
 what is found, `reco-ray doctor` prints it.
 """
 
@@ -32,14 +32,14 @@ class LocalRay:
     folder: absolute path for sessions, sockets, logs and spilled objects.
     token: value for $RAY_AUTH_TOKEN; None if Ray finds or writes its own, or uses none.
     objects: the folder of the object store; None for Ray's choice, which is shared memory.
-    remarks: deviations from Ray's defaults with reasons, one per line.
+    warnings: deviations from Ray's defaults with reasons, one per line.
     notes: deviations without a cost to the user, shown by `reco-ray doctor` only.
     """
 
     folder: str
     token: str | None = None
     objects: str | None = None
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -57,7 +57,7 @@ def find_places() -> LocalRay:
 
 
 def _folder() -> tuple[str, str]:
-    """Ray's folder (below $RAY_TMPDIR, else $TMPDIR, else /tmp), and a remark if it is not the default one."""
+    """Ray's folder (below $RAY_TMPDIR, else $TMPDIR, else /tmp), and a warning if it is not the default one."""
     if chosen := os.environ.get("RAY_TMPDIR"):
         folder = os.path.abspath(os.path.join(chosen, "ray"))
         if why := _why_unusable(folder):
@@ -145,7 +145,7 @@ def why_not_written(path: Path) -> str:
 
 
 def _objects(folder: str) -> tuple[str | None, str]:
-    """A folder for the object store if shared memory cannot be used, and a remark if that is slower."""
+    """A folder for the object store if shared memory cannot be used, and a warning if that is slower."""
     remedy = "docker run --shm-size=8g, or a larger tmpfs there, is faster"
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free

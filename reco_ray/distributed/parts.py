@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from reco_ray.distributed import worker_messages
 from reco_ray.distributed.streaming import stream_context, with_timeout
 from reco_ray.distributed.timing import Meter
-from reco_ray.distributed.workers import READER_CPUS, Workers, say_what_is_awaited
+from reco_ray.distributed.workers import READER_CPUS, Workers, report_missing_resources
 from reco_ray.errors import NoRoomError, RecoError, out_of_memory, pack, reason, unpack
 from reco_ray.files import slow_requests
 from reco_ray.files.checksums import with_checksums
@@ -146,7 +146,7 @@ def run_parts(
                 resources=workers.resources,
             )
         )
-        say_what_is_awaited(workers)
+        report_missing_resources(workers)
         # Twice Ray's own timeout, which any block resets, while this one waits for a whole part.
         limit = 2 * context.execution_no_progress_timeout_s
         reports = TypeAdapter(worker.report)

@@ -7,7 +7,7 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError, OutOfMemoryErro
 AGAIN = "the same command goes on where it stopped"
 
 
-def trouble(error: Exception) -> str | None:
+def explain_ray_error(error: Exception) -> str | None:
     """The message for an error of Ray, or None if a user cannot do anything about it."""
     # Imported late: it takes nearly a second, and errors are rare.
     from ray.data import DataContext

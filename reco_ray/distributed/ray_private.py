@@ -24,16 +24,16 @@ def _is_tried() -> bool:
     return ray.__version__.startswith(TRIED)
 
 
-def lose(what: str) -> None:
+def report_missing_feature(what: str) -> None:
     """Says once what is done without where Ray lacks a part."""
     if what not in _lost:
         _lost.add(what)
         found = f"Ray {ray.__version__} differs from what reco-ray was tried with ({TRIED}x)"
-        console.print(f"remark     {found}: {what}")
+        console.print(f"warning    {found}: {what}")
 
 
-def print_remarks_with(printer: Callable[..., None]) -> None:
-    """Has Ray give its remarks (a mapping with `lines`, and options) to `printer` instead of printing them.
+def print_ray_messages_with(printer: Callable[..., None]) -> None:
+    """Has Ray give its messages (a mapping with `lines`, and options) to `printer` instead of printing them.
 
     Without: they stand between our lines on standard output.
     """
@@ -46,7 +46,7 @@ def print_remarks_with(printer: Callable[..., None]) -> None:
     if _is_tried() and known:
         setattr(worker, "print_to_stdstream", printer)  # noqa: B010 - it is declared as that very function
     else:
-        lose("its remarks may stand between these lines")
+        report_missing_feature("its messages may stand between these lines")
 
 
 def init(places: Mapping[str, str], **options: Any) -> bool:
@@ -86,7 +86,7 @@ def forbid_new_session() -> None:
     if _is_tried() and known:
         auto_init_hook.enable_auto_connect = False
     else:
-        lose("what stands still may start another Ray as this run ends")
+        report_missing_feature("what stands still may start another Ray as this run ends")
 
 
 def slow_down_scheduler(context: DataContext, seconds: float) -> None:
@@ -100,10 +100,10 @@ def slow_down_scheduler(context: DataContext, seconds: float) -> None:
 
         classes = list(context.custom_execution_callback_classes)
     except (ImportError, AttributeError):
-        lose("its scheduler takes half a core of the process that starts the run")
+        report_missing_feature("its scheduler takes half a core of the process that starts the run")
         return
     if not _is_tried():
-        lose("its scheduler takes half a core of the process that starts the run")
+        report_missing_feature("its scheduler takes half a core of the process that starts the run")
         return
 
     class Pause(ExecutionCallback):
@@ -130,4 +130,4 @@ async def unload_multiplexed(owner: object, name: str) -> None:
             loaded.models.move_to_end(name, last=False)
             await loaded.unload_model_lru()
     except AttributeError:
-        lose("requests for segmenters that were unloaded are not sent elsewhere")
+        report_missing_feature("requests for segmenters that were unloaded are not sent elsewhere")

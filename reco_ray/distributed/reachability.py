@@ -7,7 +7,7 @@ import ssl
 _SECONDS = 10
 
 
-def require_listener(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Connects to "host:port" of a cluster or of a Ray Client server, with the certificates that Ray would use.
 
     Raises:

@@ -52,7 +52,7 @@ _DECISIVE = {
 }
 
 
-def decisive(stage: str, settings: Settings) -> dict[str, Any]:
+def decisive_settings(stage: str, settings: Settings) -> dict[str, Any]:
     """The settings that determine the time and bytes per item of a stage, by name."""
     found = {}
     for name in _DECISIVE[stage]:
@@ -126,7 +126,7 @@ def write_summary(
         "counts": dict(counts),
         **(others or {}),
         "this_run": dict(run),
-        "settings": decisive(stage, settings) if isinstance(settings, Settings) else dict(settings),
+        "settings": decisive_settings(stage, settings) if isinstance(settings, Settings) else dict(settings),
     }
     if isinstance(settings, Settings):
         summary["preset"] = settings.preset

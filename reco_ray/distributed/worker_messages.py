@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 
 from reco_ray.presentation.console import console
 
-_NAME = "reco-ray-remarks"
+_NAME = "reco-ray-messages"
 _MOST = 20  # buffered lines
 _SECONDS = 10  # timeout of the driver
 _START_SECONDS = 60  # timeout of a worker, until the actor has started

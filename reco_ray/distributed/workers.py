@@ -1,124 +1,13 @@
-"""The Ray session: a local one or a running cluster; and how many workers of which size it carries."""
+"""Plans pools of workers: how many of which size the cluster has room for."""
 
-import logging
-import os
-import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-# Before Ray is imported: no usage reports, and no remarks of its C++ core between our lines.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-# Ray ends workers that are idle for a second: with two CPUs, every pause of a pipeline then costs a new process that
-# imports torch again. Read by the Ray that starts here; a running cluster has its own setting.
-os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 
 import ray
 
 from reco_ray.config import Settings, StagePlacement
-from reco_ray.distributed import ray_private
-from reco_ray.distributed.local_ray import find_places
-from reco_ray.distributed.ray_errors import trouble
-from reco_ray.distributed.reachability import require_listener
-from reco_ray.errors import NoRoomError, RecoError, reason
-from reco_ray.presentation.console import console, waiting
-
-
-@contextmanager
-def session(address: str | None = None) -> Iterator[None]:
-    """Connects to `address`, else to $RAY_ADDRESS, else starts Ray on this machine and stops it at the end.
-
-    Inside an existing connection it only does the last: errors of Ray that a user can mend become RecoErrors.
-
-    Raises:
-        RecoError: no cluster answers at the address, or Ray does not start here; the cluster is in trouble.
-    """
-    if ray.is_initialized():
-        with _troubles():
-            yield
-        return
-    address = address or os.environ.get("RAY_ADDRESS")
-    places = {} if address else _local_places()
-    ray_private.print_remarks_with(_Remarks())
-    try:
-        require_listener(address or "")
-        with waiting(f"connecting to {address}" if address else "starting Ray"), _silent_descriptor():
-            taken = ray_private.init(
-                places,
-                address=address or "local",
-                include_dashboard=None if address else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-    except Exception as error:  # a bare one, where Ray's own processes take more than 30 seconds to start
-        where = f"no Ray cluster answers at {address}" if address else "Ray does not start on this machine"
-        path = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
-        raise RecoError(f"{where}: {reason(error)}{path}") from error
-    if not taken:
-        ray_private.lose(f"it keeps its files where it likes, not in {', '.join(places.values())}")
-    try:
-        with _troubles():
-            yield
-    finally:
-        ray.shutdown()
-
-
-def _local_places() -> dict[str, str]:
-    """The folders of a Ray that starts here; sets $RAY_AUTH_TOKEN where Ray could not keep a token."""
-    places = find_places()
-    for remark in places.remarks:
-        console.print(f"remark     {remark}")
-    if places.token is not None:
-        os.environ["RAY_AUTH_TOKEN"] = places.token  # Ray's own processes and workers inherit it
-    objects = {"plasma_directory": places.objects} if places.objects else {}
-    return {"temp_dir": places.folder, **objects}
-
-
-class _Remarks:
-    """In the place of Ray's own printer, which has no switch: it prints what raylets remark, e.g. on the number of
-    processes, to standard output, where results belong. Shown is what users must act on, once in a while, as Ray says
-    it of every worker that it kills; logs have the rest.
-    """
-
-    SECONDS = 60.0
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def __call__(self, data: Mapping[str, Any], **_: Any) -> None:
-        for line in "\n".join(data["lines"]).splitlines():
-            if ("memory pressure" in line or "low on memory" in line) and time.monotonic() >= self._next:
-                self._next = time.monotonic() + self.SECONDS
-                console.print(f"Ray: {line.strip()}")
-
-
-@contextmanager
-def _troubles() -> Iterator[None]:
-    try:
-        yield
-    except RecoError:
-        raise
-    except Exception as error:
-        if (line := trouble(error)) is None:
-            raise
-        raise NoRoomError(line) from error
-
-
-@contextmanager
-def _silent_descriptor() -> Iterator[None]:
-    """Discards what is written to file descriptor 2: there Ray's C++ core announces how silent it will be."""
-    sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
+from reco_ray.errors import NoRoomError
+from reco_ray.presentation.console import console
 
 
 @dataclass(frozen=True)
@@ -204,7 +93,7 @@ def plan_workers(
     )
 
 
-def say_what_is_awaited(workers: Workers) -> None:
+def report_missing_resources(workers: Workers) -> None:
     """Prints a line if no node has room for a worker, or for a reader, of the pool: nothing runs until one comes."""
     asked = {
         "worker": {"CPU": workers.cpus, "GPU": workers.gpus, **workers.resources},

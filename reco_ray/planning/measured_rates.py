@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from reco_ray.errors import UnreadableError
 from reco_ray.files import artifacts, checksums, storage
 from reco_ray.files.artifacts import SUMMARY
-from reco_ray.planning.rates import ITEMS, Rate
+from reco_ray.planning.rate_file import ITEMS, Rate
 
 # Kind of artifact -> stage.
 _STAGES = {

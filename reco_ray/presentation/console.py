@@ -31,7 +31,7 @@ def say_once(line: str) -> None:
 _LATELY = 600  # seconds over which the rate is averaged: a part may take a minute
 
 
-class _Rate(ProgressColumn):
+class _RateColumn(ProgressColumn):
     """Recent rate, images per second."""
 
     def render(self, task: Task) -> Text:
@@ -39,7 +39,7 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:,.1f}/s" if speed else "")
 
 
-class _Left(TimeRemainingColumn):
+class _RemainingColumn(TimeRemainingColumn):
     """Remaining time, once the rate is known."""
 
     def render(self, task: Task) -> Text:
@@ -67,9 +67,9 @@ def progress(label: str, total: int | None, done: int = 0) -> Iterator[Callable[
         TextColumn("{task.description:<10}"),
         BarColumn(),
         MofNCompleteColumn(),
-        _Rate(),
+        _RateColumn(),
         TimeElapsedColumn(),
-        _Left(),
+        _RemainingColumn(),
     )
     with Progress(
         *columns,

@@ -3,7 +3,7 @@
 - `masks/<name>.png`: label ids; 8-bit with a palette, 16-bit grey above 256 labels
 - `overlays/<name>.jpg`: mask over the image
   (names are defined in `names.py`: the mask of `street/x.jpg` is `masks/street/x.jpg.png`)
-- `images.parquet`: every image, the name of its mask and its part (`parts.py`)
+- `images.parquet`: every image, the name of its mask and its part (`image_parts.py`)
 - `regions/<part>.parquet`: REGIONS_SCHEMA, one row per image and label in it
 - `rejected/<part>.parquet`: `uri`, `reason`
 """

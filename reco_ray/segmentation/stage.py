@@ -22,11 +22,7 @@ from reco_ray.files.replacing import clear_outdated, print_status
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.description import describe_dense_models
 from reco_ray.models.image import ImageTransform
-from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, encode_png, mask_file, overlay_file, regions
-from reco_ray.segmentation.names import add_names
-from reco_ray.segmentation.overlay import overlay, with_legend
-from reco_ray.segmentation.palette import palette
-from reco_ray.segmentation.parts import (
+from reco_ray.segmentation.image_parts import (
     IMAGES,
     LEAVING,
     is_own,
@@ -35,6 +31,10 @@ from reco_ray.segmentation.parts import (
     read_images,
     take_out,
 )
+from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, encode_png, mask_file, overlay_file, regions
+from reco_ray.segmentation.names import add_names
+from reco_ray.segmentation.overlay import overlay, with_legend
+from reco_ray.segmentation.palette import palette
 from reco_ray.segmentation.segment import segment
 from reco_ray.segmentation.targets import has_background, label_names, targets_of
 

@@ -10,7 +10,7 @@ from starlette.types import Scope
 
 from reco_ray.serving.keys import KeyRing
 from reco_ray.serving.problems import Problem
-from reco_ray.serving.rates import RateLimiter
+from reco_ray.serving.rate_limit import RateLimiter
 
 LOCAL_OWNER = "local"  # owner of all vocabularies if there are no keys
 _OPEN = re.compile(r"/|/page/.*|/healthz|/readyz|/openapi\.json|/v1/info|/v1/examples/[^/]*")

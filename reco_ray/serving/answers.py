@@ -13,7 +13,7 @@ from reco_ray.segmentation.masks import encode_png, run_lengths
 from reco_ray.segmentation.overlay import overlay, with_legend
 from reco_ray.segmentation.palette import palette
 from reco_ray.segmentation.targets import has_background, label_names
-from reco_ray.serving.bank import BankRef
+from reco_ray.serving.bank_of_request import BankRef
 from reco_ray.serving.contract import Label, Region, RunLengths, SegmentationResource
 from reco_ray.serving.problems import Problem
 from reco_ray.serving.segment_task import LabelledImage

@@ -8,8 +8,8 @@ from ray import serve
 from ray.serve import Application
 
 from reco_ray.errors import SettingError
-from reco_ray.serving.bank import open_segmenter
-from reco_ray.serving.heap import KEEP_MEMORY
+from reco_ray.serving.bank_of_request import open_segmenter
+from reco_ray.serving.heap_trimming import KEEP_MEMORY
 from reco_ray.serving.ingress import Ingress
 from reco_ray.serving.keys import NAME, KeyRing
 from reco_ray.serving.models import Models

@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from reco_ray.corpus.decode import is_image
-from reco_ray.serving.encoded import NO_SVG, SVG, image_bytes
+from reco_ray.serving.base64_images import NO_SVG, SVG, image_bytes
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import Problem
 

@@ -13,11 +13,11 @@ from reco_ray.corpus.index import CorpusIndex
 from reco_ray.corpus.load import ImageLoader
 from reco_ray.cosegmentation.build import require_readable
 from reco_ray.cosegmentation.concept_store import ConceptStore
-from reco_ray.cosegmentation.plan import ReferencePlan, Step, plan_references
+from reco_ray.cosegmentation.reference_plan import ReferencePlan, Step, plan_references
 from reco_ray.cosegmentation.retrieve import retrieve
 from reco_ray.errors import RecoError
-from reco_ray.serving.calls import call
-from reco_ray.serving.metrics import VocabularyMetrics
+from reco_ray.serving.deployment_calls import call
+from reco_ray.serving.serving_metrics import VocabularyMetrics
 from reco_ray.vocabulary import Vocabulary
 
 

@@ -18,18 +18,18 @@ from reco_ray.registry import REFINEMENTS
 from reco_ray.serving import contract
 from reco_ray.serving.access import limit_rate, refuse_when_draining, require_key, require_loopback
 from reco_ray.serving.answers import JPEG, JSON, InputSpec, Legend, as_jpeg, as_json, as_png, decode
-from reco_ray.serving.bank import BankRef
+from reco_ray.serving.bank_of_request import BankRef
 from reco_ray.serving.bodies import Upload
-from reco_ray.serving.calls import RETRY_SOON, call
+from reco_ray.serving.deployment_calls import RETRY_SOON, call
 from reco_ray.serving.keys import KeyRing
 from reco_ray.serving.lru import ByteLRU
-from reco_ray.serving.metrics import IngressMetrics
 from reco_ray.serving.middleware import Check, add_middlewares
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.problems import Problem
-from reco_ray.serving.rates import RateLimiter
+from reco_ray.serving.rate_limit import RateLimiter
 from reco_ray.serving.routes import build_routes
 from reco_ray.serving.segment_task import LabelledImage, SegmentTask, TaskFailure
+from reco_ray.serving.serving_metrics import IngressMetrics
 from reco_ray.serving.uploads import Options, parse_vocabulary
 from reco_ray.vocabulary import Vocabulary
 

@@ -18,9 +18,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reco_ray.serving.access import LOCAL_OWNER
-from reco_ray.serving.metrics import IngressMetrics
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import UNEXPECTED, Problem, problem_response
+from reco_ray.serving.serving_metrics import IngressMetrics
 
 Check = Callable[[Scope], Awaitable[None]]
 logger = logging.getLogger("ray.serve")
@@ -51,14 +51,14 @@ def add_middlewares(
     inner = add_headers(drain_refused_bodies(answer_problems(inner), limits.bytes))
     http = log_requests(answer_head(strip_slash(inner)), metrics)
 
-    async def of_any_type(scope: Scope, receive: Receive, send: Send) -> None:
+    async def dispatch_by_type(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await http(scope, receive, send)
         elif scope["type"] == "lifespan":
             await app(scope, receive, send)
         # Returning without an answer closes WebSockets, which are not supported.
 
-    return of_any_type
+    return dispatch_by_type
 
 
 def log_requests(app: ASGIApp, metrics: IngressMetrics) -> ASGIApp:
@@ -67,7 +67,7 @@ def log_requests(app: ASGIApp, metrics: IngressMetrics) -> ASGIApp:
     Sets in the scope's state: request_id; owner; received, bytes of the body; ended, whether the body is complete.
     """
 
-    async def recorded(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         started, method, path, status = time.perf_counter(), scope["method"], scope["path"], 0
         own = {"request_id": _request_id(scope), "owner": LOCAL_OWNER, "received": 0, "ended": False}
         scope["state"] = state = {**scope.get("state", {}), **own}
@@ -100,13 +100,13 @@ def log_requests(app: ASGIApp, metrics: IngressMetrics) -> ASGIApp:
         }
         logger.info(json.dumps(line))
 
-    return recorded
+    return middleware
 
 
 def answer_head(app: ASGIApp) -> ASGIApp:
     """Handles HEAD as GET, without sending the body."""
 
-    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "HEAD":
             return await app(scope, receive, send)
 
@@ -116,25 +116,25 @@ def answer_head(app: ASGIApp) -> ASGIApp:
         scope["method"] = "GET"  # in place: `log_requests` reads the route from the same scope
         await app(scope, receive, send_no_body)
 
-    return answered
+    return middleware
 
 
 def strip_slash(app: ASGIApp) -> ASGIApp:
     """Handles `/v1/info/` as `/v1/info`. A redirect would lose the body of a POST."""
 
-    async def stripped(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].rstrip("/")
         if path.startswith(scope.get("root_path", "") + "/"):
             scope["path"] = path
         await app(scope, receive, send)
 
-    return stripped
+    return middleware
 
 
 def add_headers(app: ASGIApp) -> ASGIApp:
     """Adds security headers to all answers, and `Cache-Control: no-store` to those of the API."""
 
-    async def headed(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -146,13 +146,13 @@ def add_headers(app: ASGIApp) -> ASGIApp:
 
         await app(scope, receive, send_with_headers)
 
-    return headed
+    return middleware
 
 
 def drain_refused_bodies(app: ASGIApp, limit: int) -> ASGIApp:
     """Reads the rest of a refused body, within limits, since clients read no answer while they send."""
 
-    async def drained(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         state = scope["state"]
 
         async def send_at_the_end(message: Message) -> None:
@@ -165,13 +165,13 @@ def drain_refused_bodies(app: ASGIApp, limit: int) -> ASGIApp:
 
         await app(scope, receive, send_at_the_end)
 
-    return drained
+    return middleware
 
 
 def answer_problems(app: ASGIApp) -> ASGIApp:
     """Answers with the Problem that was raised. Other errors are logged and answered as 500 without details."""
 
-    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         started, request_id = False, scope["state"]["request_id"]
 
         async def watched(message: Message) -> None:
@@ -191,18 +191,18 @@ def answer_problems(app: ASGIApp) -> ASGIApp:
         if not started:  # else the response has already begun
             await problem_response(problem, request_id)(scope, receive, send)
 
-    return answered
+    return middleware
 
 
 def run_checks(app: ASGIApp, checks: Sequence[Check]) -> ASGIApp:
     """Runs all checks before a request; each may raise a Problem."""
 
-    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         for check in checks:
             await check(scope)
         await app(scope, receive, send)
 
-    return checked
+    return middleware
 
 
 def limit_bodies(app: ASGIApp, limits: Limits) -> ASGIApp:
@@ -212,7 +212,7 @@ def limit_bodies(app: ASGIApp, limits: Limits) -> ASGIApp:
     def too_large() -> Problem:
         return Problem(413, f"the body has more than {limits.bytes} bytes", headers={"Connection": "close"})
 
-    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal held
         headers, kept = Headers(scope=scope), 0
         if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
@@ -238,20 +238,20 @@ def limit_bodies(app: ASGIApp, limits: Limits) -> ASGIApp:
         finally:
             held -= kept
 
-    return limited
+    return middleware
 
 
 def limit_time(app: ASGIApp, seconds: float) -> ASGIApp:
     """Raises Problem 503 for requests that take longer than `seconds`."""
 
-    async def within(scope: Scope, receive: Receive, send: Send) -> None:
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with asyncio.timeout(seconds):
                 await app(scope, receive, send)
         except TimeoutError:
             raise Problem(503, f"not answered within {seconds:g} s", retry_after=1) from None
 
-    return within
+    return middleware
 
 
 def _request_id(scope: Scope) -> str:

@@ -22,14 +22,14 @@ from reco_ray.models.runtime import resolve_runtime
 from reco_ray.models.text_cache import keep_in_memory
 from reco_ray.segmentation.segment import Targets, segment_features
 from reco_ray.segmentation.targets import targets_of
-from reco_ray.serving.bank import open_bank
+from reco_ray.serving.bank_of_request import open_bank
 from reco_ray.serving.batcher import Batcher
-from reco_ray.serving.calls import return_errors
-from reco_ray.serving.heap import start_heap_trimming
+from reco_ray.serving.deployment_calls import return_errors
+from reco_ray.serving.heap_trimming import start_heap_trimming
 from reco_ray.serving.lru import ByteLRU
-from reco_ray.serving.metrics import ModelMetrics
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.segment_task import DEADLINE_EXCEEDED, LabelledImage, SegmentTask, TaskFailure
+from reco_ray.serving.serving_metrics import ModelMetrics
 
 logger = logging.getLogger("ray.serve")
 _BANK_BYTES = 256_000_000  # references kept in memory: some 90,000 concepts of `mini`

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from reco_ray.corpus.decode import DecodeError, decode_image
-from reco_ray.corpus.index.files import ImageTable
+from reco_ray.corpus.index.shard_files import ImageTable
 from reco_ray.corpus.read import list_images, read_image_bytes
 from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.problems import Problem

@@ -8,7 +8,7 @@ import torch
 from reco_ray.config import SegmentSettings
 from reco_ray.segmentation.masks import statistics
 from reco_ray.segmentation.segment import SegmentedImage
-from reco_ray.serving.bank import BankRef
+from reco_ray.serving.bank_of_request import BankRef
 
 
 @dataclass(frozen=True)

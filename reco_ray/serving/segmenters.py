@@ -18,12 +18,12 @@ from reco_ray.models.runtime import resolve_runtime
 from reco_ray.segmentation.segment import BACKGROUND, SegmentedImage, Targets, label_scores
 from reco_ray.serving.answers import InputSpec
 from reco_ray.serving.batcher import Batcher
-from reco_ray.serving.calls import return_errors
-from reco_ray.serving.heap import start_heap_trimming
+from reco_ray.serving.deployment_calls import return_errors
+from reco_ray.serving.heap_trimming import start_heap_trimming
 from reco_ray.serving.lru import ByteLRU
-from reco_ray.serving.metrics import ModelMetrics
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.segment_task import DEADLINE_EXCEEDED, LabelledImage, SegmentTask, TaskFailure
+from reco_ray.serving.serving_metrics import ModelMetrics
 from reco_ray.training.segmenter import Segmenter, best_label
 
 logger = logging.getLogger("ray.serve")

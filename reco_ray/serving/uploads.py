@@ -7,6 +7,7 @@ from starlette.requests import Request
 
 from reco_ray.config import Refinement
 from reco_ray.corpus.decode import is_image
+from reco_ray.serving.base64_images import SVG
 from reco_ray.serving.bodies import (
     MULTIPART,
     URLENCODED,
@@ -20,7 +21,6 @@ from reco_ray.serving.bodies import (
     split_names,
 )
 from reco_ray.serving.contract import VocabularyRequest
-from reco_ray.serving.encoded import SVG
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import Problem
 from reco_ray.vocabulary import CONTEXT_CONCEPTS, Vocabulary

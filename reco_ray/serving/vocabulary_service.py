@@ -13,17 +13,17 @@ from reco_ray.corpus.index import CorpusIndex
 from reco_ray.cosegmentation.bank import KIND, write_bank
 from reco_ray.cosegmentation.build import exemplar_loader
 from reco_ray.cosegmentation.concept_store import ConceptStore
-from reco_ray.cosegmentation.plan import ReferencePlan
+from reco_ray.cosegmentation.reference_plan import ReferencePlan
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
-from reco_ray.serving.bank import BankRef, open_segmenter
+from reco_ray.serving.bank_of_request import BankRef, open_segmenter
 from reco_ray.serving.builder import ConceptBuilder, client_message
-from reco_ray.serving.calls import call, return_errors
+from reco_ray.serving.deployment_calls import call, return_errors
 from reco_ray.serving.lru import ByteLRU
-from reco_ray.serving.metrics import VocabularyMetrics
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.pictures import PictureCache, list_examples
 from reco_ray.serving.problems import Problem
+from reco_ray.serving.serving_metrics import VocabularyMetrics
 from reco_ray.serving.vocabulary_store import VocabularyRecord, VocabularyStore
 from reco_ray.vocabulary import CONTEXT_CONCEPTS, Concept, Vocabulary
 

@@ -13,7 +13,7 @@ import torch
 from reco_ray.config import Settings
 from reco_ray.distributed.workers import Workers
 from reco_ray.files import storage
-from reco_ray.sweeps.encoded import View, encode, exemplar_view
+from reco_ray.sweeps.encoded_images import View, encode, exemplar_view
 from reco_ray.sweeps.tally import tally
 from reco_ray.sweeps.trial_references import (
     PlannedReferences,

@@ -29,10 +29,7 @@ from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
 from reco_ray.models.weights import prefetch
 from reco_ray.presentation.console import progress
-from reco_ray.sweeps.plan import SweepPlan, identity
-from reco_ray.sweeps.shared_tasks import SharedTasks
-from reco_ray.sweeps.sweep_report import write_results
-from reco_ray.sweeps.trial import (
+from reco_ray.sweeps.run_trial import (
     METRIC,
     RESOURCE,
     TrialRecord,
@@ -41,6 +38,9 @@ from reco_ray.sweeps.trial import (
     run_trial,
     write_record,
 )
+from reco_ray.sweeps.shared_tasks import SharedTasks
+from reco_ray.sweeps.sweep_plan import SweepPlan, identity
+from reco_ray.sweeps.sweep_report import write_results
 from reco_ray.vocabulary import slug
 
 KIND = "sweep"

@@ -11,9 +11,9 @@ from reco_ray.config import load_settings
 from reco_ray.evaluation.results_table import markdown
 from reco_ray.files import storage
 from reco_ray.presentation.html import render_page
-from reco_ray.sweeps.plan import SweepPlan
+from reco_ray.sweeps.run_trial import TrialRecord
 from reco_ray.sweeps.sweep_file import LOWER_IS_BETTER, VOCABULARY
-from reco_ray.sweeps.trial import TrialRecord
+from reco_ray.sweeps.sweep_plan import SweepPlan
 
 _WIDTH, _HEIGHT, _MARGIN = 1160, 420, 60  # of the plot, in SVG units
 

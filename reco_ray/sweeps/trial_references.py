@@ -10,11 +10,11 @@ from reco_ray.config import Settings
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.cosegmentation.bank import ReferenceBank, assemble_bank
 from reco_ray.cosegmentation.build import ReferenceInputs, prepare_inputs, unreadable_exemplar
-from reco_ray.cosegmentation.plan import ReferencePlan, plan_references
 from reco_ray.cosegmentation.prototypes import prototypes
+from reco_ray.cosegmentation.reference_plan import ReferencePlan, plan_references
 from reco_ray.cosegmentation.references import reference_from_features
 from reco_ray.models import load_language_image_model
-from reco_ray.sweeps.encoded import cached_models, features_of
+from reco_ray.sweeps.encoded_images import cached_models, features_of
 from reco_ray.sweeps.scores import seed_agreement, support_margin
 from reco_ray.vocabulary import Vocabulary
 

@@ -19,13 +19,13 @@ from reco_ray.distributed.workers import Workers, plan_runs
 from reco_ray.errors import OtherModelError, RecoError, SettingError, UnreadableError, reason, unpack
 from reco_ray.files import artifacts, storage
 from reco_ray.outcome import Outcome
-from reco_ray.training.live import live_table
+from reco_ray.training.live_table import live_table
 from reco_ray.training.loop import TIMING, Job, train_worker
 from reco_ray.training.pseudo_labels import LABELS_KIND
 from reco_ray.training.records import tracking_environment
 from reco_ray.training.samples import Frames, split
 from reco_ray.training.segmenter import KIND
-from reco_ray.training.trial import require_network
+from reco_ray.training.trainability import require_network
 from reco_ray.vocabulary import Vocabulary
 
 POLL_SECONDS = 1.0

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from reco_ray.errors import RecoError, SettingError, UnreadableError, file_error, reason
 from reco_ray.files import storage
-from reco_ray.vocabulary.files import SUFFIXES, parse_names, read_fields
+from reco_ray.vocabulary.list_formats import SUFFIXES, parse_names, read_fields
 
 # Built first, in this order, each with those before it as its own context (ReCo, section 3.3).
 CONTEXT_CONCEPTS = ("tree", "sky", "building", "road", "person")

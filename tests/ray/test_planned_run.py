@@ -10,7 +10,7 @@ from reco_ray.files import artifacts
 from reco_ray.pipeline import read_pipeline
 from reco_ray.planning.estimate import Estimate, estimate
 from reco_ray.planning.nodes import parse_nodes
-from reco_ray.planning.rates import read_rates
+from reco_ray.planning.rate_file import read_rates
 from reco_ray.planning.workload import workloads
 
 SMALL, LARGE = 28, 56

@@ -134,13 +134,13 @@ def test_workers_that_never_have_the_memory_end_the_run_with_a_line(
     }
     with command(*embed(corpus, tmp_path / "out"), **settings) as process:
         status, lines = ended(process)
-    *remarks, line = lines
+    *warnings, line = lines
     assert status == 1
     assert "nothing was finished for 0.5 minutes" in line or "Ray killed workers" in line
-    for remark in remarks:
-        assert remark.startswith("Ray: "), remark
-        assert "low on memory" in remark
-    assert len(remarks) <= 5  # one a minute
+    for warning in warnings:
+        assert warning.startswith("Ray: "), warning
+        assert "low on memory" in warning
+    assert len(warnings) <= 5  # one a minute
 
 
 def test_a_computation_that_gets_no_memory_ends_the_run_with_a_line(

@@ -29,11 +29,11 @@ from reco_ray.evaluation.compare import Comparer, Variant, sample_loader
 from reco_ray.evaluation.confusion import confusion_matrix, scores
 from reco_ray.evaluation.evaluation_protocol import choose_protocol
 from reco_ray.files.verify import verify
-from reco_ray.sweeps.encoded import exemplar_view, image_view
-from reco_ray.sweeps.plan import SweepPlan, open_plan
+from reco_ray.sweeps.encoded_images import exemplar_view, image_view
+from reco_ray.sweeps.run_trial import TrialRecord, read_records
 from reco_ray.sweeps.shared_tasks import SharedTasks
 from reco_ray.sweeps.stage import run_sweep
-from reco_ray.sweeps.trial import TrialRecord, read_records
+from reco_ray.sweeps.sweep_plan import SweepPlan, open_plan
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -13,7 +13,7 @@ from clusters import BIN, Rehearsal, rehearsal
 from images import write_photographs
 from ray.util import get_node_ip_address
 
-from reco_ray.distributed.reachability import require_listener
+from reco_ray.distributed.reachability import check_reachable
 from reco_ray.files.artifacts import read_manifest
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]  # chaos only for the time it takes
@@ -81,9 +81,9 @@ def test_the_ports_through_which_objects_travel_speak_tls(
         for port in ports:
             monkeypatch.setenv("RAY_USE_TLS", "0")
             with pytest.raises(OSError, match="it speaks TLS"):
-                require_listener(f"{address}:{port}")
+                check_reachable(f"{address}:{port}")
             for node in ("node", "other"):
                 for name, value in variables(certificates, node).items():
                     monkeypatch.setenv(name, value)
                 with nullcontext() if node == "node" else pytest.raises(OSError, match="TLS fails"):
-                    require_listener(f"{address}:{port}")
+                    check_reachable(f"{address}:{port}")

@@ -80,7 +80,7 @@ AUTO_INIT = {"ray._private.auto_init_hook": "enable_auto_connect"}
 CALLBACK = {"ray.data._internal.execution.execution_callback": "ExecutionCallback"}
 FOLDER = {"ray": "_temp_dir"}
 SAID = {
-    "ray._private.worker": "its remarks may stand between these lines",
+    "ray._private.worker": "its messages may stand between these lines",
     "ray.data._internal.execution.execution_callback": "its scheduler takes half a core",
     "_temp_dir": "it keeps its files where it likes",
 }

@@ -1,9 +1,9 @@
-"""What reaches the terminal: paths as they are, where rejected rows lie, and of Ray's remarks those to act on."""
+"""What reaches the terminal: paths as they are, where rejected rows lie, and of Ray's messages those to act on."""
 
 import pytest
 
 from reco_ray.cli.terminal import Terminal
-from reco_ray.distributed.workers import _Remarks
+from reco_ray.distributed.session import _MemoryWarnings
 from reco_ray.files.artifacts import Manifest
 from reco_ray.outcome import Outcome
 
@@ -32,8 +32,8 @@ def test_what_was_rejected_is_said_with_where_to_read_it(lines):
     assert len(lines()) == 1
 
 
-def test_raylets_remarks_are_kept_off_the_terminal_unless_memory_is_short_and_then_shown_once(lines):
-    show = _Remarks()
+def test_raylets_messages_are_kept_off_the_terminal_unless_memory_is_short_and_then_shown_once(lines):
+    show = _MemoryWarnings()
     show({"lines": ["WARNING: 8 PYTHON worker processes have been started on node: x"]})
     assert lines() == []
     killed = {"lines": ["2 Workers (tasks / actors) killed due to memory pressure (OOM), 0 Workers\n\nmore"]}

@@ -57,7 +57,7 @@ def as_somebody(*settings: str, mount: str = "") -> dict[str, object]:
         pytest.skip("only root can become another user, with setpriv")
     rights = ["--clear-groups", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     user = ["setpriv", "--reuid", SOMEBODY, "--regid", SOMEBODY, *rights]
-    python = ["env", "-i", f"PYTHONPATH={Path(local_ray.__file__).parents[1]}", "PYTHONDONTWRITEBYTECODE=1"]
+    python = ["env", "-i", f"PYTHONPATH={Path(local_ray.__file__).parents[2]}", "PYTHONDONTWRITEBYTECODE=1"]
     command = [*user, *python, *settings, sys.executable, "-c", FIND]
     if mount:
         command = ["unshare", "-m", "sh", "-ec", f'{mount}\nexec "$@"', "sh", *command]
@@ -68,7 +68,7 @@ def as_somebody(*settings: str, mount: str = "") -> dict[str, object]:
     return json.loads(done.stdout)
 
 
-def test_the_usual_places_need_no_remark(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_usual_places_need_no_warning(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(short))
     places = find_places()
     assert places.folder == f"{short}/ray"
@@ -82,7 +82,7 @@ def test_a_path_too_long_for_sockets_is_left(short: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("TMPDIR", str(folder))
     places = find_places()
     assert len(places.folder) + len(local_ray._SOCKET) <= 107
-    assert any(f"not in {folder}/ray: its path has" in remark for remark in places.remarks)
+    assert any(f"not in {folder}/ray: its path has" in warning for warning in places.warnings)
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
     with pytest.raises(
         RecoError, match=rf"RAY_TMPDIR={folder}: .*its path has .*set RAY_TMPDIR to a shorter"
@@ -139,7 +139,7 @@ def test_temporary_folders_that_cannot_be_used_are_left(short: Path, kind: str) 
     found = as_somebody(f"TMPDIR={folder}", mount=mount)
     assert found["folder"] in ("/tmp/ray", f"/tmp/ray-{SOMEBODY}", f"{folder}/ray-{SOMEBODY}")
     why = "No space left on device" if kind == "full" else "Permission denied"
-    assert any(f"not in {folder}/ray: {why}" in remark for remark in list(found["remarks"]))  # type: ignore[call-overload]
+    assert any(f"not in {folder}/ray: {why}" in warning for warning in list(found["warnings"]))  # type: ignore[call-overload]
 
 
 def test_a_folder_that_another_user_made_in_our_name_is_not_trusted(short: Path) -> None:
@@ -165,7 +165,7 @@ def test_nowhere_to_write_is_a_line_that_names_every_place(short: Path) -> None:
 def test_little_shared_memory_is_said(short: Path) -> None:
     found = as_somebody(mount="mount -t tmpfs -o size=64m,mode=1777 tmpfs /dev/shm")
     assert found["objects"] is None
-    assert "/dev/shm has only 67 MB free: docker run --shm-size" in str(found["remarks"])
+    assert "/dev/shm has only 67 MB free: docker run --shm-size" in str(found["warnings"])
     found = as_somebody(mount="mount -t tmpfs -o mode=755 tmpfs /dev/shm")
     assert found["objects"] == found["folder"]
-    assert "/dev/shm cannot be used (Permission denied)" in str(found["remarks"])
+    assert "/dev/shm cannot be used (Permission denied)" in str(found["warnings"])

@@ -6,8 +6,7 @@ import pytest
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import clear
-from reco_ray.segmentation.masks import mask_file, overlay_file
-from reco_ray.segmentation.parts import (
+from reco_ray.segmentation.image_parts import (
     IMAGES,
     LEAVING,
     is_own,
@@ -16,6 +15,7 @@ from reco_ray.segmentation.parts import (
     read_images,
     take_out,
 )
+from reco_ray.segmentation.masks import mask_file, overlay_file
 
 ROWS = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
 

@@ -13,7 +13,10 @@ from ray.dashboard.modules.metrics import dashboards
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "cluster" / "monitoring"
-SOURCES = (ROOT / "reco_ray" / "distributed" / "metrics.py", ROOT / "reco_ray" / "serving" / "metrics.py")
+SOURCES = (
+    ROOT / "reco_ray" / "distributed" / "stage_metrics.py",
+    ROOT / "reco_ray" / "serving" / "serving_metrics.py",
+)
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 ADDED_BY_RAY = {"le", "instance", "Location", "NodeType", "operator"}
 

@@ -9,7 +9,7 @@ from documents import ROOT
 
 from reco_ray.cli import main
 from reco_ray.config import load_settings
-from reco_ray.distributed.timing import Meter, decisive, write_summary
+from reco_ray.distributed.timing import Meter, decisive_settings, write_summary
 from reco_ray.distributed.workers import Workers, count_readers, total_resources
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.files import artifacts, storage
@@ -18,7 +18,7 @@ from reco_ray.planning.estimate import estimate
 from reco_ray.planning.estimate_table import as_table
 from reco_ray.planning.measured_rates import measure
 from reco_ray.planning.nodes import Nodes, list_nodes, parse_nodes, place
-from reco_ray.planning.rates import ITEMS, Rate, as_yaml, read_rates
+from reco_ray.planning.rate_file import ITEMS, Rate, as_yaml, read_rates
 from reco_ray.planning.workload import Workload, workloads
 
 CPUS = [Nodes(4, {"CPU": 8.0})]
@@ -27,7 +27,7 @@ MIXED = [Nodes(2, {"CPU": 16.0, "GPU": 1.0, "model": 1.0}), Nodes(3, {"CPU": 8.0
 
 def rate(stage: str, settings=None, **values: object) -> Rate:
     """One second of a core an item and nothing else, unless said otherwise."""
-    wanted = settings if stage == "index" else decisive(stage, settings or load_settings())
+    wanted = settings if stage == "index" else decisive_settings(stage, settings or load_settings())
     fields = {"stage": stage, "device": "cpu", "settings": wanted, "compute_seconds": 1.0, "source": "a test"}
     return Rate.model_validate(fields | values)
 
@@ -328,7 +328,7 @@ def test_the_rates_that_are_shipped_are_of_mini_as_it_is() -> None:
     assert {"embed", "index", "references"} <= {each.stage for each in rates}
     for each in rates:
         assert each.machine
-        assert each.stage == "index" or each.settings == decisive(each.stage, settings)
+        assert each.stage == "index" or each.settings == decisive_settings(each.stage, settings)
 
 
 def test_the_pipeline_that_measures_is_one_of_every_stage_with_rates() -> None:

@@ -22,7 +22,7 @@ PRIVATE = re.compile(
 
 
 @pytest.fixture(autouse=True)
-def remarks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def printed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was said."""
     lines: list[str] = []
     monkeypatch.setattr(ray_private, "_lost", set())
@@ -58,7 +58,7 @@ def test_no_other_file_uses_private_parts() -> None:
 
 
 def test_with_the_version_that_was_tried_everything_is_there(
-    monkeypatch: pytest.MonkeyPatch, remarks: list[str]
+    monkeypatch: pytest.MonkeyPatch, printed: list[str]
 ) -> None:
     assert ray.__version__.startswith(ray_private.TRIED)
     monkeypatch.setattr(ray_worker, "print_to_stdstream", ray_worker.print_to_stdstream)
@@ -66,7 +66,7 @@ def test_with_the_version_that_was_tried_everything_is_there(
 
     def printer(data: dict[str, Any], ignore_prefix: bool) -> None: ...
 
-    ray_private.print_remarks_with(printer)
+    ray_private.print_ray_messages_with(printer)
     assert ray_worker.print_to_stdstream is printer
     ray_private.forbid_new_session()
     assert auto_init_hook.enable_auto_connect is False
@@ -74,20 +74,20 @@ def test_with_the_version_that_was_tried_everything_is_there(
     ray_private.slow_down_scheduler(context, 0.0)
     (pause,) = context.custom_execution_callback_classes
     pause().on_execution_step(None)
-    assert remarks == []
+    assert printed == []
 
 
 @pytest.mark.usefixtures("missing")
-def test_what_is_lost_is_said_once(remarks: list[str]) -> None:
+def test_what_is_lost_is_said_once(printed: list[str]) -> None:
     context = DataContext()
     for _ in range(2):
-        ray_private.print_remarks_with(print)
+        ray_private.print_ray_messages_with(print)
         ray_private.forbid_new_session()
         ray_private.slow_down_scheduler(context, 0.0)
         asyncio.run(ray_private.unload_multiplexed(object(), "street"))
     assert context.custom_execution_callback_classes == []
-    assert [re.sub(r"^remark     Ray \S+ differs .*\(2\.60\.x\): ", "", line) for line in remarks] == [
-        "its remarks may stand between these lines",
+    assert [re.sub(r"^warning    Ray \S+ differs .*\(2\.60\.x\): ", "", line) for line in printed] == [
+        "its messages may stand between these lines",
         "what stands still may start another Ray as this run ends",
         "its scheduler takes half a core of the process that starts the run",
         "requests for segmenters that were unloaded are not sent elsewhere",

@@ -9,7 +9,7 @@ import torch
 from reco_ray.config import load_settings
 from reco_ray.cosegmentation.bank import ReferenceBank, write_bank
 from reco_ray.cosegmentation.concept_store import ConceptStore
-from reco_ray.cosegmentation.plan import ReferencePlan, plan_references, sequences, unique_steps
+from reco_ray.cosegmentation.reference_plan import ReferencePlan, plan_references, sequences, unique_steps
 from reco_ray.errors import RecoError
 from reco_ray.files.artifacts import ArtifactWriter
 from reco_ray.vocabulary import Concept, Vocabulary

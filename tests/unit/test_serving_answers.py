@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from reco_ray.config import SegmentSettings
 from reco_ray.models.image import ImageTransform
 from reco_ray.serving.answers import InputSpec, Legend, as_jpeg, as_json, as_png, choose_type, decode
-from reco_ray.serving.bank import BankRef
+from reco_ray.serving.bank_of_request import BankRef
 from reco_ray.serving.contract import BatchSegmentation
 from reco_ray.serving.problems import Problem
 from reco_ray.serving.segment_task import LabelledImage

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from reco_ray.serving.heap import KEEP_MEMORY
+from reco_ray.serving.heap_trimming import KEEP_MEMORY
 
 _GAPS = """
 import resource, time

@@ -9,7 +9,7 @@ from reco_ray.cli import main
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.serving.keys import KeyRing, new_key
 from reco_ray.serving.options import ServeOptions
-from reco_ray.serving.rates import TokenBucket
+from reco_ray.serving.rate_limit import TokenBucket
 from reco_ray.serving.server import require_keys
 
 

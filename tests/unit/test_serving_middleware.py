@@ -18,7 +18,7 @@ from reco_ray.serving.keys import KeyRing, new_key
 from reco_ray.serving.middleware import Check, add_middlewares
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import Problem
-from reco_ray.serving.rates import RateLimiter
+from reco_ray.serving.rate_limit import RateLimiter
 
 LIMITS = Limits(bytes=1000, seconds=0.5, rate=1, burst=3)
 

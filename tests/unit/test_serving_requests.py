@@ -13,7 +13,7 @@ from images import encoded, photograph
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from reco_ray.serving.encoded import image_bytes
+from reco_ray.serving.base64_images import image_bytes
 from reco_ray.serving.middleware import answer_head, strip_slash
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import Problem, problem_response

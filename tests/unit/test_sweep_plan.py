@@ -12,7 +12,7 @@ from PIL import Image
 from reco_ray.config import load_settings
 from reco_ray.errors import RecoError
 from reco_ray.sweeps import sweep_file
-from reco_ray.sweeps.plan import SweepPlan, open_plan
+from reco_ray.sweeps.sweep_plan import SweepPlan, open_plan
 
 GRID = {"references.exemplars": [2, 3, 4], "segment.refine": ["none", "pamr"]}
 MINIMAL = {"corpus": "corpus", "images": "images", "vocabulary": "words.txt", "vary": GRID}

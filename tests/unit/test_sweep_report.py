@@ -9,9 +9,9 @@ import yaml
 from images import write_photographs
 
 from reco_ray.config import load_settings
-from reco_ray.sweeps.plan import SweepPlan, open_plan
+from reco_ray.sweeps.run_trial import Rung, TrialRecord, TrialState, read_records, write_record
+from reco_ray.sweeps.sweep_plan import SweepPlan, open_plan
 from reco_ray.sweeps.sweep_report import as_table, rank, rank_correlations, spearman, summary, write_results
-from reco_ray.sweeps.trial import Rung, TrialRecord, TrialState, read_records, write_record
 
 SWEEP = {
     "corpus": "corpus",

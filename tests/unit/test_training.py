@@ -29,7 +29,7 @@ from reco_ray.training.samples import (
     sampling_plan,
     split,
 )
-from reco_ray.training.trial import require_network
+from reco_ray.training.trainability import require_network
 from reco_ray.training.vocabularies import require_distinct
 from reco_ray.vocabulary import parse_concepts
 

@@ -287,10 +287,10 @@ def test_what_was_read_is_said_in_a_line():
     assert summarize(many) == "20 concepts: sofa (couch), c0, c1, c2, c3, c4, c5, c6, c7, c8, ..."
 
 
-def test_words_that_say_nothing_to_a_model_are_remarked():
+def test_words_that_say_nothing_to_a_model_get_a_warning():
     assert unreadable_words(parse_concepts("cat, 犬, 7")) == []
-    (remark,) = unreadable_words(parse_concepts("cat, !!!"))
-    assert remark.startswith("'!!!' has neither a letter nor a digit")
+    (warning,) = unreadable_words(parse_concepts("cat, !!!"))
+    assert warning.startswith("'!!!' has neither a letter nor a digit")
 
 
 def test_unreadable_files_are_named(tmp_path):

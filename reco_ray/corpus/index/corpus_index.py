@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from reco_ray.corpus.index.files import KIND, ImageTable, open_trained, open_vectors, shard_files
+from reco_ray.corpus.index.shard_files import KIND, ImageTable, open_trained, open_vectors, shard_files
 from reco_ray.corpus.index.shard_search import search_shards
 from reco_ray.errors import OtherModelError, SettingError, UnreadableError, reason
 from reco_ray.faiss_library import inverted_file, load_faiss

@@ -23,9 +23,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reco_ray.config import IndexSettings
-from reco_ray.corpus.index.files import KIND
 from reco_ray.corpus.index.index_plan import IndexPlan, Shard, plan_index
 from reco_ray.corpus.index.recall import KINDS, measure, merge_answers
+from reco_ray.corpus.index.shard_files import KIND
 from reco_ray.corpus.index.tasks import (
     add_shard,
     answers_of,

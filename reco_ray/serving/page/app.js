@@ -4,7 +4,7 @@ import { apiKey, at, connection, json } from "./api.js";
 import { $, count } from "./dom.js";
 import { startSearch } from "./search.js";
 import { startSegment, useVocabulary } from "./segment.js";
-import { showTrouble } from "./status.js";
+import { showError } from "./status.js";
 import { refreshVocabularies, startVocabularies } from "./vocabularies.js";
 import { startWhy } from "./why.js";
 
@@ -82,7 +82,7 @@ async function start() {
   try {
     info = await json("/v1/info");
   } catch (error) {
-    return showTrouble($("trouble"), error, start);
+    return showError($("error"), error, start);
   }
   describe(info);
   startSearch(info);

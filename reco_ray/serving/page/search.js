@@ -22,7 +22,7 @@ async function search(words) {
   if (!words) return $("query").focus();
   running?.abort();
   const mine = (running = new AbortController());
-  const progress = begin($("search-status"), $("search-trouble"), "Searching");
+  const progress = begin($("search-status"), $("search-error"), "Searching");
   try {
     const query = new URLSearchParams({ q: words, k: MOST_HITS });
     const { hits } = await json(`/v1/search?${query}`, { signal: mine.signal, wait: progress.wait });

@@ -6,7 +6,7 @@ import { $, count, h, save } from "./dom.js";
 import { showLegend, lightRow } from "./legend.js";
 import { listenForPhotos, showExamples } from "./photo.js";
 import { clearMask, compose, light, setOpacity, showMask, showPhoto, toggle } from "./stage.js";
-import { begin, showTrouble } from "./status.js";
+import { begin, showError } from "./status.js";
 import { readyVocabularies, vocabularies } from "./vocabularies.js";
 import { closeWhy, showWhy } from "./why.js";
 
@@ -19,7 +19,7 @@ let asked = null; // the fields that made the mask on show
 let running = null; // AbortController
 
 export function startSegment(info) {
-  const fail = (error) => showTrouble($("trouble"), error);
+  const fail = (error) => showError($("error"), error);
   const open = listenForPhotos(info.limits, takePhoto, fail);
   startConcepts(info.limits);
   $("refine").append(
@@ -85,7 +85,7 @@ async function segment() {
   }
   running?.abort();
   const mine = (running = new AbortController());
-  const progress = begin($("status"), $("trouble"), "Segmenting", () => mine.abort());
+  const progress = begin($("status"), $("error"), "Segmenting", () => mine.abort());
   $("go").disabled = true;
   $("stage").classList.add("busy");
   const started = performance.now();
@@ -149,7 +149,7 @@ function forgetMask() {
 }
 
 async function downloadMask() {
-  const progress = begin($("status"), $("trouble"), "Fetching the mask");
+  const progress = begin($("status"), $("error"), "Fetching the mask");
   try {
     const options = { method: "POST", body: form(asked), headers: { Accept: "image/png" }, wait: progress.wait };
     const response = await call("/v1/segment", options);

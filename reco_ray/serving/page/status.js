@@ -3,13 +3,13 @@
 import { h } from "./dom.js";
 
 /**
- * Starts a line of progress in `place`; what went wrong before leaves `trouble`.
+ * Starts a line of progress in `place`; an error shown before in `errorPlace` is removed.
  *
  * `wait(seconds, problem)` shows a countdown, `done(text)` and `failed(error, again)` end it. With `stop`, a button
  * calls it.
  */
-export function begin(place, trouble, text, stop) {
-  trouble.replaceChildren();
+export function begin(place, errorPlace, text, stop) {
+  errorPlace.replaceChildren();
   const words = h("span", {}, `${text} …`);
   const clock = h("span", { class: "clock", "aria-hidden": "true" });
   const button = stop ? h("button", { type: "button", class: "quiet", onclick: stop }, "Stop") : null;
@@ -35,13 +35,13 @@ export function begin(place, trouble, text, stop) {
     done: end,
     failed(error, again) {
       end("");
-      showTrouble(trouble, error, again);
+      showError(errorPlace, error, again);
     },
   };
 }
 
 /** Says what went wrong and, with `again`, offers to try once more. */
-export function showTrouble(place, error, again) {
+export function showError(place, error, again) {
   const title = error.title ?? "Something went wrong";
   place.replaceChildren(
     h(

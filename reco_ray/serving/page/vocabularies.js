@@ -2,7 +2,7 @@
 
 import { Problem, call, json } from "./api.js";
 import { $, count, h } from "./dom.js";
-import { showTrouble } from "./status.js";
+import { showError } from "./status.js";
 
 const POLL = 1000; // milliseconds, while something is being built
 
@@ -29,9 +29,9 @@ export async function refreshVocabularies() {
   clearTimeout(timer);
   try {
     take((await json("/v1/vocabularies")).vocabularies);
-    $("list-trouble").replaceChildren();
+    $("list-error").replaceChildren();
   } catch (error) {
-    showTrouble($("list-trouble"), error, refreshVocabularies);
+    showError($("list-error"), error, refreshVocabularies);
   }
 }
 
@@ -57,7 +57,7 @@ export function parseLine(line) {
 async function build() {
   const concepts = $("build-concepts").value.split("\n").filter((line) => line.trim()).map(parseLine);
   const name = $("build-name").value;
-  $("build-trouble").replaceChildren();
+  $("build-error").replaceChildren();
   try {
     const state = await json(`/v1/vocabularies/${encodeURIComponent(name)}`, {
       method: "PUT",
@@ -68,7 +68,7 @@ async function build() {
     $("build-form").reset();
     take([...list.filter((other) => other.name !== name), state]);
   } catch (error) {
-    showTrouble($("build-trouble"), error);
+    showError($("build-error"), error);
   }
 }
 
@@ -77,7 +77,7 @@ async function remove(name) {
     await call(`/v1/vocabularies/${encodeURIComponent(name)}`, { method: "DELETE" });
     say(`${name} deleted.`);
   } catch (error) {
-    if (!(error instanceof Problem && error.status === 404)) return showTrouble($("list-trouble"), error);
+    if (!(error instanceof Problem && error.status === 404)) return showError($("list-error"), error);
   }
   await refreshVocabularies();
   $("view-vocabularies").querySelector("h1").focus();

@@ -2,7 +2,7 @@
 
 import { json, picture } from "./api.js";
 import { $, count, h } from "./dom.js";
-import { showTrouble } from "./status.js";
+import { showError } from "./status.js";
 
 let running = null;
 
@@ -32,7 +32,7 @@ export async function showWhy(legend, concept) {
     const [about, sheet] = await Promise.all([json(path, { signal }), picture(`${path}/exemplars`, { signal })]);
     content.replaceChildren(...explanation(about, sheet));
   } catch (error) {
-    if (error.name !== "AbortError") showTrouble(content, error, () => showWhy(legend, concept));
+    if (error.name !== "AbortError") showError(content, error, () => showWhy(legend, concept));
   }
 }
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reco_ray.cli.app import app
+from reco_ray.cli.commands import app
 from reco_ray.errors import RecoError, UsageError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
@@ -23,7 +23,7 @@ def plan(
     from reco_ray.planning.estimate import estimate
     from reco_ray.planning.estimate_table import as_table
     from reco_ray.planning.nodes import parse_nodes
-    from reco_ray.planning.rates import read_rates
+    from reco_ray.planning.rate_file import read_rates
     from reco_ray.planning.workload import workloads
 
     fleet = [parse_nodes(text) for text in nodes]
@@ -46,7 +46,7 @@ def rate(
 ) -> None:
     """Prints the rates of the runs that made some artifacts, as `plan --rates` reads them."""
     from reco_ray.planning.measured_rates import measure
-    from reco_ray.planning.rates import as_yaml
+    from reco_ray.planning.rate_file import as_yaml
 
     print(as_yaml(measure(artifacts, machine)), end="")
 

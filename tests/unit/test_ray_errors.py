@@ -4,7 +4,7 @@ import pytest
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, OutOfMemoryError, RayTaskError
 
-from reco_ray.distributed.ray_errors import trouble
+from reco_ray.distributed.ray_errors import explain_ray_error
 from reco_ray.errors import out_of_memory
 
 
@@ -19,7 +19,7 @@ from reco_ray.errors import out_of_memory
     ids=lambda value: type(value).__name__,
 )
 def test_what_a_user_can_mend_is_one_line_that_says_how(error: Exception, says: str) -> None:
-    line = trouble(error)
+    line = explain_ray_error(error)
     assert line is not None
     assert line.startswith(says)
     assert line.endswith("; the same command goes on where it stopped")
@@ -28,14 +28,16 @@ def test_what_a_user_can_mend_is_one_line_that_says_how(error: Exception, says: 
 
 def test_an_error_out_of_a_task_names_its_node() -> None:
     raised = RayTaskError("load", "ray::load() (pid=1, ip=10.0.0.7)\nTraceback", OutOfDiskError("full"))
-    line = trouble(raised.as_instanceof_cause())
+    line = explain_ray_error(raised.as_instanceof_cause())
     assert line is not None
     assert line.startswith("node 10.0.0.7: Ray's object store is full")
 
 
-def test_a_bug_is_no_trouble() -> None:
-    assert trouble(KeyError("pixels")) is None
-    assert trouble(RayTaskError("load", "Traceback", KeyError("pixels")).as_instanceof_cause()) is None
+def test_a_bug_gets_no_explanation() -> None:
+    assert explain_ray_error(KeyError("pixels")) is None
+    assert (
+        explain_ray_error(RayTaskError("load", "Traceback", KeyError("pixels")).as_instanceof_cause()) is None
+    )
 
 
 def test_what_runs_out_of_memory_is_told_from_other_errors() -> None:

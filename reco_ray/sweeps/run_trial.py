@@ -16,10 +16,10 @@ from ray.actor import ActorHandle
 
 from reco_ray.errors import RecoError, reason
 from reco_ray.files import storage
-from reco_ray.sweeps.encoded import augmented_view, image_view
-from reco_ray.sweeps.plan import SweepPlan, Trial, identity
+from reco_ray.sweeps.encoded_images import augmented_view, image_view
 from reco_ray.sweeps.shared_tasks import BATCH, Future
 from reco_ray.sweeps.sweep_file import LOWER_IS_BETTER
+from reco_ray.sweeps.sweep_plan import SweepPlan, Trial, identity
 from reco_ray.sweeps.tally import Tally, figures
 from reco_ray.sweeps.trial_references import PlannedReferences
 

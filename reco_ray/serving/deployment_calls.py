@@ -27,13 +27,13 @@ def return_errors(method: Callable[Arguments, Awaitable[Any]]) -> Callable[Argum
     """Decorator: returns a method's RecoErrors and Problems as values, which `call` raises for the caller."""
 
     @wraps(method)
-    async def answered(*arguments: Arguments.args, **named: Arguments.kwargs) -> Any:
+    async def wrapper(*arguments: Arguments.args, **named: Arguments.kwargs) -> Any:
         try:
             return await method(*arguments, **named)
         except (RecoError, Problem) as error:
             return ReturnedError(error)
 
-    return answered
+    return wrapper
 
 
 async def call(method: DeploymentHandle, *arguments: Any) -> Any:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from reco_ray.cli.app import ADDRESS_HELP, app
+from reco_ray.cli.commands import ADDRESS_HELP, app
 from reco_ray.cli.terminal import Terminal
 from reco_ray.files.storage import absolute
 from reco_ray.presentation.console import console
@@ -17,7 +17,7 @@ def pipeline(
     address: Annotated[str | None, typer.Option(help=ADDRESS_HELP)] = None,
 ) -> None:
     """Runs the stages of a file one after another; the same command goes on where it stopped."""
-    from reco_ray.distributed.workers import session
+    from reco_ray.distributed.session import session
     from reco_ray.pipeline import read_pipeline, run_pipeline
 
     steps = read_pipeline(file)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from reco_ray.cosegmentation.bank import ReferenceBank, assemble_bank
 from reco_ray.cosegmentation.concept_store import ConceptStore
-from reco_ray.cosegmentation.plan import ReferencePlan
+from reco_ray.cosegmentation.reference_plan import ReferencePlan
 from reco_ray.errors import MissingError, RecoError
 from reco_ray.files import artifacts
 from reco_ray.vocabulary import Vocabulary

@@ -14,14 +14,14 @@ def test_what_is_wrong_is_said(page: Page, tmp_path: Path, photo: Path) -> None:
     text = tmp_path / "notes.jpg"
     text.write_text("no picture")
     page.set_input_files("#file", text)
-    expect(page.locator("#trouble")).to_contain_text("cannot open it")
+    expect(page.locator("#error")).to_contain_text("cannot open it")
     page.expected_status |= {400, 404, 409, 422}
     page.click("nav a[href='#vocabularies']")
     page.fill("#build-name", "twice")
     page.fill("#build-concepts", "cat\nCat")
     page.click("#build-form button")
-    expect(page.locator("#build-trouble")).to_contain_text("twice")
-    expect(page.locator("#build-trouble")).to_contain_text("Request")
+    expect(page.locator("#build-error")).to_contain_text("twice")
+    expect(page.locator("#build-error")).to_contain_text("Request")
 
 
 def test_a_busy_service_is_asked_again(page: Page, photo: Path) -> None:
@@ -70,7 +70,7 @@ def test_offline_and_back(page: Page, photo: Path) -> None:
     page.set_input_files("#file", photo)
     page.fill("#concept", "cat,")
     page.click("#go")
-    expect(page.locator("#trouble")).to_contain_text("Check the connection")
+    expect(page.locator("#error")).to_contain_text("Check the connection")
     page.context.set_offline(False)
     expect(page.locator("#banner")).to_be_hidden(timeout=15_000)
     page.get_by_role("button", name="Try again").click()

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 from certificates import make_certificates, variables
 
-from reco_ray.distributed.reachability import require_listener
+from reco_ray.distributed.reachability import check_reachable
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +52,10 @@ def test_both_sides_must_speak_tls_with_certificates_of_one_ca(
     for name, value in ({} if ours == "none" else variables(folder, ours)).items():
         monkeypatch.setenv(name, value)
     if (kind, ours) in (("plain", "none"), ("secure", "node")):
-        require_listener(address)
+        check_reachable(address)
         return
     with pytest.raises(OSError, match="it speaks TLS: set RAY_USE_TLS" if ours == "none" else "TLS fails"):
-        require_listener(address)
+        check_reachable(address)
 
 
 def test_a_variable_that_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,4 +63,4 @@ def test_a_variable_that_is_missing_is_named(folder: Path, monkeypatch: pytest.M
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("RAY_TLS_SERVER_KEY")
     with pytest.raises(OSError, match="RAY_USE_TLS is set, and RAY_TLS_SERVER_KEY is not"):
-        require_listener("127.0.0.1:1")
+        check_reachable("127.0.0.1:1")
