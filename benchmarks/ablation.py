@@ -25,7 +25,7 @@ from reco_ray.evaluation.confusion import scores
 from reco_ray.evaluation.evaluation_protocol import choose_protocol
 from reco_ray.evaluation.provenance import provenance
 from reco_ray.evaluation.results_table import markdown, percent
-from reco_ray.evaluation.stage import score
+from reco_ray.evaluation.score import score
 from reco_ray.files import storage
 
 
