@@ -21,10 +21,9 @@ from reco_ray.distributed.session import session
 from reco_ray.evaluation.benchmark import open_benchmark
 from reco_ray.evaluation.check import require_countable
 from reco_ray.evaluation.compare import Variant
-from reco_ray.evaluation.confusion import scores
 from reco_ray.evaluation.evaluation_protocol import choose_protocol
 from reco_ray.evaluation.provenance import provenance
-from reco_ray.evaluation.results_table import markdown, percent
+from reco_ray.evaluation.results_table import figure_columns, markdown, percent
 from reco_ray.evaluation.score import score
 from reco_ray.files import storage
 
@@ -87,9 +86,7 @@ def main() -> None:
 
     out = storage.absolute(options.out)
     embeddings, index = storage.join(out, "embeddings"), storage.join(out, "index")
-    plain = settings.segment.model_copy(
-        update={"background": dataset.vocabulary.background, "refine": "none"}
-    )
+    plain = settings.segment.model_copy(update={"refine": "none"})
     variants = {}
     with session():
         embed_corpus(options.corpus, embeddings, settings)
@@ -102,14 +99,14 @@ def main() -> None:
         measured = score(dataset, variants, protocol, settings)
         origin = provenance(settings.models.device)
 
-    figures = {row: scores(measured.matrices[str(row)]) for row in rows}
-    headings = ["k", "attention", "context elimination", "language at inference", "mIoU", "pixel accuracy"]
+    figures = {row: measured.figures(str(row)) for row in rows}
+    columns = figure_columns({str(row): f for row, f in figures.items()})
+    headings = ["k", "attention", "context elimination", "language at inference", *columns]
     cells = [
         [
             str(row.k),
             *("on" if part else "off" for part in row[1:]),
-            percent(f["miou"]),
-            percent(f["pixel_accuracy"]),
+            *(percent(f[key]) for key in columns.values()),
         ]
         for row, f in figures.items()
     ]
@@ -120,8 +117,7 @@ def main() -> None:
         "protocol": dataclasses.asdict(protocol),
         "settings": settings.model_dump(),
         "rows": [
-            {**row._asdict(), "miou": f["miou"], "pixel_accuracy": f["pixel_accuracy"]}
-            for row, f in figures.items()
+            {**row._asdict(), **{key: f[key] for key in columns.values()}} for row, f in figures.items()
         ],
         **origin,
     }

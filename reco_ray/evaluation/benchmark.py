@@ -11,14 +11,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from reco_ray.errors import MissingError, SettingError, UnreadableError
 from reco_ray.evaluation.confusion import IGNORE
-from reco_ray.evaluation.dataset import Dataset, Sample
+from reco_ray.evaluation.dataset import BACKGROUND, Dataset, Sample
 from reco_ray.evaluation.layout import Layout, Pair, find_pairs
 from reco_ray.files import storage
 from reco_ray.files.storage import join
 from reco_ray.segmentation.palette import palette
 from reco_ray.vocabulary import Concept, Vocabulary, load_vocabulary
-
-BACKGROUND = "background"
 
 
 def _parse_ids(value: int | str) -> tuple[int, ...]:

@@ -58,7 +58,7 @@ def absent_class_warnings(dataset: Dataset, pixels: np.ndarray) -> list[str]:
     there = [name for number, name in enumerate(dataset.classes) if pixels[number]]
     absent = [name for number, name in enumerate(dataset.classes) if not pixels[number]]
     files = f"{dataset.name}: its label files ({len(dataset.samples):,})"
-    ids = "bright pixels show the class" if _binary(dataset) else f"their ids: {dataset.ids_in_words}"
+    ids = "bright pixels show the class" if dataset.binary else f"their ids: {dataset.ids_in_words}"
     if not there:
         raise UnreadableError(f"{files} have no pixel that counts ({ids}): there is nothing to measure")
     if not absent and len(there) == 1:
@@ -77,10 +77,6 @@ def absent_class_warnings(dataset: Dataset, pixels: np.ndarray) -> list[str]:
     return [
         f"{len(absent)} of {len(dataset.classes)} classes have no labelled pixel and are not in the mean: {named}"
     ]
-
-
-def _binary(dataset: Dataset) -> bool:
-    return all(sample.binary_of is not None for sample in dataset.samples)
 
 
 def _size(sample: Sample, max_pixels: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from reco_ray.config import SegmentSettings, Settings
 from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.errors import UnreadableError
+from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.evaluation_protocol import Protocol
 from reco_ray.models.dense import CachedDenseModels, DenseModels
@@ -21,7 +22,7 @@ from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.segment import PixelEncoder, segment
 from reco_ray.segmentation.targets import targets_of
 from reco_ray.segmentation.windows import segment_windows
-from reco_ray.training import Segmenter
+from reco_ray.training.segmenter import Segmenter, best_label
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,35 @@ class Compared:
         pixels: uint8 (h, w, 3), the input of the models.
         truth: uint8 (H, W), classes, IGNORE where nothing is counted.
         predicted: Variant -> integer (H, W), classes.
+        with_background: For binary masks, the same with the background as a class that also competes; else None.
     """
 
     number: int
     pixels: np.ndarray
     truth: np.ndarray
     predicted: dict[str, np.ndarray]
+    with_background: "WithBackground | None" = None
+
+
+@dataclass(frozen=True)
+class WithBackground:
+    """Truth and predictions of one sample, in numbers of `Dataset.classes_with_background`.
+
+    Attributes:
+        truth: int64 (H, W).
+        predicted: Variant -> int64 (H, W).
+    """
+
+    truth: np.ndarray
+    predicted: dict[str, np.ndarray]
 
 
 class Comparer:
-    """Segments loaded samples with every variant."""
+    """Segments loaded samples with every variant.
+
+    There is a background if the benchmark has one, whatever the settings say and also for a single class. A data set of
+    binary masks has none, but is segmented a second time with one; its images are encoded once.
+    """
 
     def __init__(
         self,
@@ -89,18 +109,26 @@ class Comparer:
         device: str,
     ) -> None:
         self.models = DenseModels.load(settings.models, device=device, seed=settings.seed)
-        self._dataset, self._variants, self._protocol, self._device = dataset, variants, protocol, device
-        self._targets = {
-            name: targets_of(ReferenceBank.open(v.references, self.models.fingerprint), v.settings).to(device)
-            for name, v in variants.items()
-            if isinstance(v, Variant)
-        }
-        self._segmenters = {
-            name: Segmenter.from_artifact(v.segmenter, device=device, precision=settings.models.precision)
-            for name, v in variants.items()
+        self._dataset, self._protocol, self._device = dataset, protocol, device
+        self._own = dataset.vocabulary.background
+        self._also = dataset.binary and not self._own
+        backgrounds = [self._own, True] if self._also else [self._own]
+        self._ways: dict[str, _Zeroshot | _Trained] = {
+            name: _Trained(
+                Segmenter.from_artifact(v.segmenter, device=device, precision=settings.models.precision)
+            )
             if isinstance(v, Trained)
+            else _Zeroshot(
+                ReferenceBank.open(v.references, self.models.fingerprint),
+                v.settings,
+                protocol,
+                backgrounds,
+                device,
+            )
+            for name, v in variants.items()
         }
         self._class_of = np.array(dataset.class_of)
+        self._class_with_background = dataset.add_background(np.array([IGNORE, *dataset.class_of]))
 
     def __call__(self, rows: pa.Table) -> Iterator[Compared]:
         """Segments rows of `sample_loader`, one at a time.
@@ -113,16 +141,20 @@ class Comparer:
             truth = self._protocol.cut_truth(self._truth(entry))
             pixels = pixels_of(rows, row)
             batch = torch.from_numpy(pixels.copy())[None].to(self._device)
-            models = CachedDenseModels(self.models)
+            image = _Image(pixels, batch, CachedDenseModels(self.models), truth.shape)
             predicted = {
-                name: self._class_of[
-                    self._trained_labels(self._segmenters[name], pixels, truth.shape)
-                    if isinstance(variant, Trained)
-                    else self._labels(models, name, variant.settings, batch, truth.shape)
-                ]
-                for name, variant in self._variants.items()
+                name: self._class_of[way.labels(image, self._own)] for name, way in self._ways.items()
             }
-            yield Compared(entry["number"], pixels, truth, predicted)
+            with_background = None
+            if self._also:
+                with_background = WithBackground(
+                    self._dataset.add_background(truth),
+                    {
+                        n: self._class_with_background[way.labels(image, True)]
+                        for n, way in self._ways.items()
+                    },
+                )
+            yield Compared(entry["number"], pixels, truth, predicted, with_background)
 
     def _truth(self, entry: dict[str, Any]) -> np.ndarray:
         if entry["reason"] is not None:
@@ -130,22 +162,62 @@ class Comparer:
         size = (entry["height"], entry["width"])
         return self._dataset.truth(self._dataset.samples[entry["number"]], size)
 
-    def _labels(
+
+@dataclass(frozen=True)
+class _Image:
+    """An image to segment with every variant.
+
+    Attributes:
+        pixels: uint8 (h, w, 3).
+        batch: The same on the models' device, uint8 (1, h, w, 3).
+        models: The dense models, which encode it once.
+        size: (height, width) of its labels.
+    """
+
+    pixels: np.ndarray
+    batch: torch.Tensor
+    models: PixelEncoder
+    size: tuple[int, int]
+
+
+class _Zeroshot:
+    """Segments with references, as the segment stage does."""
+
+    def __init__(
         self,
-        models: PixelEncoder,
-        name: str,
+        bank: ReferenceBank,
         settings: SegmentSettings,
-        batch: torch.Tensor,
-        size: tuple[int, int],
-    ) -> np.ndarray:
-        targets = self._targets[name]
+        protocol: Protocol,
+        backgrounds: list[bool],
+        device: str,
+    ) -> None:
+        self._protocol = protocol
+        self._settings = {on: settings.model_copy(update={"background": on}) for on in backgrounds}
+        self._targets = {on: targets_of(bank, options).to(device) for on, options in self._settings.items()}
+
+    def labels(self, image: _Image, background: bool) -> np.ndarray:
+        """Label ids, int64 (H, W); label 0 is the background, if there is one."""
+        targets, settings = self._targets[background], self._settings[background]
         if self._protocol.window and self._protocol.step:
             options = {"window": self._protocol.window, "step": self._protocol.step}
-            return segment_windows(models, targets, batch, size, settings, **options).labels.cpu().numpy()
-        return segment(models, targets, batch, [size], settings)[0].labels.cpu().numpy()
+            found = segment_windows(image.models, targets, image.batch, image.size, settings, **options)
+        else:
+            found = segment(image.models, targets, image.batch, [image.size], settings)[0]
+        return found.labels.cpu().numpy()
 
-    def _trained_labels(self, segmenter: Segmenter, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Segments the whole image at the size the segmenter was trained at, without the protocol's windows."""
+
+class _Trained:
+    """Segments with a trained segmenter: the whole image at the size it was trained at, without windows."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self._segmenter = segmenter
+
+    def labels(self, image: _Image, background: bool) -> np.ndarray:
+        """As for `_Zeroshot`. A segmenter that was trained without a background never predicts it."""
+        segmenter = self._segmenter
         transform, stride = segmenter.network.transform, segmenter.network.stride
-        fitted = transform.fit(Image.fromarray(pixels), segmenter.image_size, stride)
-        return segmenter.segment(torch.from_numpy(fitted.copy())[None], [size])[0].labels.cpu().numpy()
+        fitted = transform.fit(Image.fromarray(image.pixels), segmenter.image_size, stride)
+        logits = segmenter.logits(torch.from_numpy(fitted.copy())[None])[0]
+        without = segmenter.background and not background
+        found = best_label(logits[1:] if without else logits, image.size).labels.cpu().numpy()
+        return found + 1 if background and not segmenter.background else found

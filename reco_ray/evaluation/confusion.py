@@ -21,6 +21,11 @@ class Figures(TypedDict):
     iou: list[float | None]
 
 
+def empty_matrix(classes: int) -> np.ndarray:
+    """A confusion matrix of m classes without a pixel: int64 (m, m + 1)."""
+    return np.zeros((classes, classes + 1), np.int64)
+
+
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Counts pixels by true and predicted class.
 
@@ -52,3 +57,35 @@ def scores(confusion: np.ndarray) -> Figures:
         "pixel_accuracy": float(correct.sum() / total) if total else None,
         "iou": [float(value) if there else None for value, there in zip(iou, occurs, strict=True)],
     }
+
+
+def image_jaccards(confusion: np.ndarray, background: bool) -> dict[int, float]:
+    """Jaccard index of every class that an image shows: its pixels against those predicted as the class.
+
+    Args:
+        confusion: Confusion matrix of one image, int64 (m, m + 1).
+        background: Whether class 0 is the background, which has no Jaccard index.
+
+    Returns:
+        Class -> Jaccard index in [0, 1].
+    """
+    iou = scores(confusion)["iou"]
+    first = int(background)
+    return {number: value for number, value in enumerate(iou[first:], first) if value is not None}
+
+
+def mean_jaccards(images: list[dict[int, float]], classes: int) -> tuple[float | None, list[float | None]]:
+    """Averages Jaccard indices over the images that show a class, then over classes, which count the same.
+
+    Args:
+        images: `image_jaccards` of every image.
+        classes: Number of classes m.
+
+    Returns:
+        The mean over the classes that any image shows, None if there is none; and the mean of each class, None for a
+        class that no image shows.
+    """
+    by_class = [[image[number] for image in images if number in image] for number in range(classes)]
+    means = [float(np.mean(values)) if values else None for values in by_class]
+    shown = [mean for mean in means if mean is not None]
+    return (float(np.mean(shown)) if shown else None), means

@@ -11,6 +11,8 @@ from reco_ray.evaluation.label_file import read_ids, read_mask
 from reco_ray.files import storage
 from reco_ray.vocabulary import Vocabulary
 
+BACKGROUND = "background"
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -51,6 +53,32 @@ class Dataset:
     label_ids: dict[int, int] = field(repr=False)
     colours: np.ndarray = field(repr=False)
     first_channel: bool = False
+
+    @cached_property
+    def binary(self) -> bool:
+        """Whether every label file is a binary mask."""
+        return all(sample.binary_of is not None for sample in self.samples)
+
+    @property
+    def classes_with_background(self) -> list[str] | None:
+        """Names of the classes with the background first; None if the labels do not show where the background is.
+
+        They are `classes` if the vocabulary has a background. Binary masks show it, too: it is what is no mask.
+        """
+        if self.vocabulary.background:
+            return self.classes
+        return [BACKGROUND, *self.classes] if self.binary else None
+
+    def add_background(self, classes: np.ndarray) -> np.ndarray:
+        """Turns classes of a binary data set into numbers of `classes_with_background`.
+
+        Args:
+            classes: Integer, any shape; IGNORE becomes the background.
+
+        Returns:
+            int64, the same shape.
+        """
+        return np.where(classes == IGNORE, 0, classes.astype(np.int64) + 1)
 
     def truth(self, sample: Sample, size: tuple[int, int]) -> np.ndarray:
         """Reads the classes of a sample.

@@ -12,6 +12,7 @@ from reco_ray.evaluation.compare import Compared, Comparer, Trained, Variant, sa
 from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.evaluation_protocol import Protocol
+from reco_ray.evaluation.results_table import class_tables, figure_columns
 from reco_ray.files import storage
 from reco_ray.presentation.html import css_colour, jpeg_uri, render_page
 from reco_ray.segmentation.overlay import overlay
@@ -47,11 +48,15 @@ def write_report(
     best = ranked[len(worst) :][-SHOWN:][::-1]
     compared = _compare(worst + best, dataset, variant, protocol, settings)
     shown = {entry.number: _pictures(entry, dataset, image_miou) for entry in compared}
+    colours = [css_colour(colour) for colour in dataset.colours]
     page = render_page(
         "evaluation.html",
         results=results,
+        columns=figure_columns(results["variants"]),
+        tables=class_tables(results["variants"]),
         variant=next(iter(variant)),
-        colours=[css_colour(colour) for colour in dataset.colours],
+        colours=colours,
+        colour_of=dict(zip(dataset.classes, colours, strict=True)),
         classes=dataset.classes,
         groups={"Worst": [shown[number] for number in worst], "Best": [shown[number] for number in best]},
     )

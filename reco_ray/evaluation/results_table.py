@@ -4,19 +4,23 @@ from typing import Any
 
 
 def as_table(results: dict[str, Any]) -> str:
-    """mIoU and pixel accuracy of the variants and IoU of the classes and, if measured, the Jaccard index of
-    co-segmentation; percent with one decimal."""
+    """Figures of the variants and of the classes; for binary masks also the Jaccard index of co-segmentation.
+
+    Percent with one decimal.
+    """
     variants: dict[str, Any] = results["variants"]
     protocol, preset = results["protocol"], results["settings"]["preset"]
     heading = (
         f"{results['benchmark']}, {results['images']} images, preset {preset}, protocol {protocol['name']}"
     )
     lines = [f"{heading} at {protocol['short_side']} px", ""]
+    columns = figure_columns(variants)
     lines += markdown(
-        ["variant", "mIoU", "pixel accuracy"],
-        [[name, percent(v["miou"]), percent(v["pixel_accuracy"])] for name, v in variants.items()],
+        ["variant", *columns],
+        [[name, *(percent(figures[key]) for key in columns.values())] for name, figures in variants.items()],
     )
-    lines += ["", *_by_class("IoU", {name: v["iou"] for name, v in variants.items()})]
+    for figure, by_class in class_tables(variants).items():
+        lines += ["", *_by_class(figure, by_class)]
     if measured := results.get("cosegmentation"):
         lines += [
             "",
@@ -26,6 +30,24 @@ def as_table(results: dict[str, Any]) -> str:
         ]
         lines += ["", *_by_class("Jaccard", {name: v["classes"] for name, v in measured.items()})]
     return "\n".join(lines)
+
+
+def figure_columns(variants: dict[str, Any]) -> dict[str, str]:
+    """Heading -> key of the figures that an evaluation has one of per variant."""
+    columns = {"mIoU": "miou", "pixel accuracy": "pixel_accuracy"}
+    if classes := next(iter(variants.values()))["iou_with_background"]:
+        columns[f"mIoU of {len(classes)} classes"] = "miou_with_background"
+    return {**columns, "mask Jaccard": "mask_jaccard"}
+
+
+def class_tables(variants: dict[str, Any]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Heading -> variant -> class -> figure. IoU with the background is left out where it is the same as IoU."""
+    first = next(iter(variants.values()))
+    keys = {"IoU": "iou"}
+    if (classes := first["iou_with_background"]) and classes.keys() != first["iou"].keys():
+        keys[f"IoU of {len(classes)} classes"] = "iou_with_background"
+    keys["mask Jaccard"] = "mask_jaccard_by_class"
+    return {heading: {name: v[key] for name, v in variants.items()} for heading, key in keys.items()}
 
 
 def markdown(headings: list[str], rows: list[list[str]]) -> list[str]:

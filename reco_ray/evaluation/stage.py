@@ -13,8 +13,7 @@ from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.stage import build_references
 from reco_ray.errors import OtherModelError
 from reco_ray.evaluation.compare import Trained, Variant
-from reco_ray.evaluation.confusion import scores
-from reco_ray.evaluation.dataset import Dataset
+from reco_ray.evaluation.dataset import BACKGROUND, Dataset
 from reco_ray.evaluation.evaluation_protocol import Protocol
 from reco_ray.evaluation.evaluation_report import write_report
 from reco_ray.evaluation.jaccard import cosegmentation_jaccard
@@ -63,9 +62,10 @@ def evaluate(
         segmenter: A segmenter for the same classes (`trained_for`) to evaluate as well; None for none.
 
     Returns:
-        The content of `results.json`: settings, model, counts, provenance and, for each variant, `miou`,
-        `pixel_accuracy` and `iou` by class; for binary masks also the Jaccard index of co-segmenting the images of each
-        class. `confusion.parquet` has the number of pixels by variant, true and predicted class.
+        The content of `results.json`: settings, model, counts, provenance, the figures of each variant
+        (`VariantScores.figures`) and, for binary masks, the Jaccard index of co-segmenting the images of each class.
+        `confusion.parquet` has the number of pixels by variant, true and predicted class; for binary masks,
+        `confusion_with_background.parquet` has the same with the background as a class.
 
     Raises:
         RecoError: If an image cannot be used or a label file does not match it.
@@ -75,9 +75,7 @@ def evaluate(
     references = storage.join(out, "references")
     mark_output(out)
     build_references(index, dataset.vocabulary, references, settings)
-    # There is a background only if the benchmark has one, also for a single class.
-    segmenting = settings.segment.model_copy(update={"background": dataset.vocabulary.background})
-    ways = variants(segmenting)
+    ways = variants(settings.segment)
     compared: dict[str, Variant | Trained] = {name: Variant(references, way) for name, way in ways.items()}
     compared |= trained
     measured = score(dataset, compared, protocol, settings)
@@ -90,17 +88,22 @@ def evaluate(
         "segmenter": trained[RECO_PLUS].segmenter if trained else None,
         "model": ReferenceBank.open(references).model,
         "settings": settings.model_dump(mode="json", exclude={"placement"}),
-        "variants": {name: _figures(matrix, dataset) for name, matrix in measured.matrices.items()},
+        "variants": {name: measured.figures(name) for name in compared},
         **provenance(settings.models.device),
     }
-    if all(sample.binary_of is not None for sample in dataset.samples):
+    if dataset.binary:
         by_class = cosegmentation_jaccard(dataset, references, ways, settings)
         results["cosegmentation"] = {
             name: {"jaccard": float(np.mean(list(values.values()))), "classes": values}
             for name, values in by_class.items()
         }
     storage.write_bytes(storage.join(out, "results.json"), json.dumps(results, indent=2).encode())
-    storage.write_table(storage.join(out, "confusion.parquet"), _confusion_table(measured.matrices, dataset))
+    tables = {"confusion.parquet": _confusion_table(measured.matrices, dataset.classes)}
+    if dataset.binary and dataset.classes_with_background:
+        table = _confusion_table(measured.with_background, dataset.classes_with_background)
+        tables["confusion_with_background.parquet"] = table
+    for file, table in tables.items():
+        storage.write_table(storage.join(out, file), table)
     name = RECO_PLUS if trained else RECO
     shown = {name: compared[name]}
     write_report(
@@ -110,7 +113,7 @@ def evaluate(
 
 
 def trained_for(segmenter: str, dataset: Dataset) -> Trained:
-    """Checks that a segmenter has the labels of a benchmark.
+    """Checks that a segmenter has the labels of a benchmark; for binary masks with a background or without.
 
     Args:
         segmenter: URI of the segmenter.
@@ -121,8 +124,8 @@ def trained_for(segmenter: str, dataset: Dataset) -> Trained:
     """
     labels = Segmenter.from_artifact(segmenter).labels
     names = dataset.vocabulary.names
-    expected = ["background", *names] if dataset.vocabulary.background else names
-    if labels != expected:
+    expected = [BACKGROUND, *names] if dataset.vocabulary.background else names
+    if labels != expected and not (dataset.binary and labels == [BACKGROUND, *names]):
         raise OtherModelError(
             f"{segmenter}: was trained for {', '.join(labels[:5])}, ..., but {dataset.name} has "
             f"{', '.join(expected[:5])}, ...: train it with --vocabulary benchmark:{dataset.name}"
@@ -130,18 +133,13 @@ def trained_for(segmenter: str, dataset: Dataset) -> Trained:
     return Trained(storage.absolute(segmenter))
 
 
-def _figures(matrix: np.ndarray, dataset: Dataset) -> dict[str, Any]:
-    figures = scores(matrix)
-    return {**figures, "iou": dict(zip(dataset.classes, figures["iou"], strict=True))}
-
-
-def _confusion_table(matrices: dict[str, np.ndarray], dataset: Dataset) -> pa.Table:
+def _confusion_table(matrices: dict[str, np.ndarray], classes: list[str]) -> pa.Table:
     """The non-zero cells: `variant`, `truth`, `predicted` (null for a prediction outside the classes), `pixels`."""
-    predictions = [*dataset.classes, None]
+    predictions = [*classes, None]
     rows = [
         {
             "variant": variant,
-            "truth": dataset.classes[t],
+            "truth": classes[t],
             "predicted": predictions[p],
             "pixels": int(matrix[t, p]),
         }
