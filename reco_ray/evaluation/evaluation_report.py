@@ -27,7 +27,7 @@ def write_report(
     results: dict[str, Any],
     dataset: Dataset,
     variant: Mapping[str, Variant | Trained],
-    image_miou: list[float | None],
+    image_miou: dict[int, float | None],
     protocol: Protocol,
     settings: Settings,
 ) -> str:
@@ -38,11 +38,11 @@ def write_report(
         results: Content of `results.json`.
         dataset: The data set.
         variant: Name -> the one variant whose predictions are shown.
-        image_miou: mIoU of every sample with that variant.
+        image_miou: Number of a sample -> its mIoU with that variant.
         protocol: The evaluation protocol.
         settings: All settings.
     """
-    ranked = [number for number, miou in enumerate(image_miou) if miou is not None]
+    ranked = [number for number, miou in sorted(image_miou.items()) if miou is not None]
     ranked.sort(key=lambda number: image_miou[number] or 0.0)
     worst = ranked[:SHOWN]
     best = ranked[len(worst) :][-SHOWN:][::-1]
@@ -83,7 +83,7 @@ def _compare(
     )
 
 
-def _pictures(compared: Compared, dataset: Dataset, image_miou: list[float | None]) -> dict[str, Any]:
+def _pictures(compared: Compared, dataset: Dataset, image_miou: dict[int, float | None]) -> dict[str, Any]:
     height, width = compared.truth.shape
     size = (_WIDTH, max(1, round(_WIDTH * height / width)))
     photo = np.asarray(Image.fromarray(compared.pixels).resize(size))

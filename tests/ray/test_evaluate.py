@@ -24,10 +24,11 @@ from reco_ray.evaluation.confusion import IGNORE, scores
 from reco_ray.evaluation.dataset import Dataset, Sample
 from reco_ray.evaluation.evaluation_protocol import PROTOCOL_NAMES, Protocol, choose_protocol
 from reco_ray.evaluation.jaccard import CosegmentWorker, square_loader
-from reco_ray.evaluation.score import score
-from reco_ray.evaluation.stage import RECO, RECO_PLUS, variants
+from reco_ray.evaluation.score import EvaluateWorker, score
+from reco_ray.evaluation.stage import RECO, RECO_PLUS, trained_for, variants
 from reco_ray.files.artifacts import ArtifactWriter
 from reco_ray.models.dense import DenseModels
+from reco_ray.segmentation.stage import SegmentWorker, whole_image_loader
 from reco_ray.training import Segmenter
 from reco_ray.training.network import build_network
 
@@ -74,6 +75,20 @@ def out(data: Path) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def binary(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Three images of one class each, whose masks are the upper half."""
+    folder = tmp_path_factory.mktemp("binary")
+    samples = []
+    for number, sample in enumerate(dataset.samples[:3]):
+        with Image.open(sample.image) as image:
+            mask = np.zeros(image.size[::-1], np.uint8)
+        mask[: len(mask) // 2] = 255
+        Image.fromarray(mask).save(folder / f"{number}.png")
+        samples.append(Sample(sample.image, str(folder / f"{number}.png"), binary_of=number))
+    return replace(dataset, samples=samples)
+
+
 def results(out: Path) -> dict:
     return json.loads((out / "results.json").read_text())
 
@@ -102,6 +117,9 @@ def test_the_figures_are_those_of_the_matrices(out: Path) -> None:
         assert figures["miou"] == expected["miou"] > 0
         assert figures["pixel_accuracy"] == expected["pixel_accuracy"]
         assert list(figures["iou"].values()) == expected["iou"]
+        assert list(figures["mask_jaccard_by_class"]) == CLASSES
+        assert 0 < figures["mask_jaccard"] < 1
+        assert figures["miou_with_background"] is None
 
 
 def test_results_say_where_they_come_from(out: Path) -> None:
@@ -118,7 +136,7 @@ def test_the_report_is_one_page_with_the_worst_and_best_images(out: Path) -> Non
     page = (out / "report" / "index.html").read_text()
     assert "://" not in page
     assert page.count("data:image/jpeg;base64,") == 12 * 3
-    for text in ("Worst images of ReCo", "Best images of ReCo", "pixel accuracy", *CLASSES):
+    for text in ("Worst images of ReCo", "Best images of ReCo", "pixel accuracy", "mask Jaccard", *CLASSES):
         assert text in page
 
 
@@ -139,8 +157,10 @@ def untrained(folder: Path, labels: list[str]) -> str:
     writer = ArtifactWriter(str(folder), "segmenter", {})
     assert writer.finished() is None
     (folder / "weights.safetensors").write_bytes(save_tensors(network.module.state_dict()))
-    content = {"architecture": spec, "labels": labels, "background": False, "image_size": 64}
-    writer.commit({}, {**content, "vocabulary": {"concepts": [{"name": label} for label in labels]}})
+    background = labels[0] == "background"
+    content = {"architecture": spec, "labels": labels, "background": background, "image_size": 64}
+    concepts = [{"name": label} for label in labels[background:]]
+    writer.commit({}, {**content, "vocabulary": {"concepts": concepts, "background": background}})
     return str(folder)
 
 
@@ -221,18 +241,12 @@ def test_an_image_that_cannot_be_used_is_named(dataset: Dataset, out: Path, tmp_
         compared(wrong, [0], out, choose_protocol("whole", None, SEGMENT))
 
 
-def test_cosegmentation_of_a_classs_own_images(dataset: Dataset, out: Path, tmp_path: Path) -> None:
+def test_cosegmentation_of_a_classs_own_images(binary: Dataset, out: Path) -> None:
     """A mask of the upper half of the image: half of what is above the mean lies in it, more or less."""
-    samples = []
-    for number, sample in enumerate(dataset.samples[:3]):
-        with Image.open(sample.image) as image:
-            mask = np.zeros(image.size[::-1], np.uint8)
-        mask[: len(mask) // 2] = 255
-        Image.fromarray(mask).save(tmp_path / f"{number}.png")
-        samples.append(Sample(sample.image, str(tmp_path / f"{number}.png"), binary_of=0))
-    binary = replace(dataset, samples=samples)
+    samples = [replace(sample, binary_of=0) for sample in binary.samples]
+    dogs = replace(binary, samples=samples)
     ways = variants(SEGMENT)
-    worker = CosegmentWorker(binary, str(out / "references"), ways, SETTINGS)
+    worker = CosegmentWorker(dogs, str(out / "references"), ways, SETTINGS)
     worker.set_up("cpu")
     load = square_loader(DenseModels.load(SETTINGS.models).encoder.transform, SETTINGS)
     found = worker.work("dog", load(pa.table({"uri": [s.image for s in samples], "number": range(3)})))
@@ -240,3 +254,63 @@ def test_cosegmentation_of_a_classs_own_images(dataset: Dataset, out: Path, tmp_
     assert list(found.jaccard) == list(ways)
     assert all(0.1 < value < 0.9 for value in found.jaccard.values())
     assert found.jaccard["ReCo"] != found.jaccard["language only"]
+
+
+@pytest.mark.parametrize("refine", ["none", "pamr"])
+def test_masks_are_measured_as_the_segment_stage_writes_them(
+    binary: Dataset, out: Path, tmp_path: Path, refine: str
+) -> None:
+    """The background, too, and the artifact is read by the columns `uri` and `name` of its regions alone."""
+    chosen = SETTINGS.segment.model_copy(update={"refine": refine})
+    settings = SETTINGS.model_copy(update={"segment": chosen.model_copy(update={"background": True})})
+    protocol, bank = choose_protocol("whole", None, chosen), str(out / "references")
+    uris = [sample.image for sample in binary.samples]
+    encoder = DenseModels.load(SETTINGS.models).encoder
+    evaluate = EvaluateWorker(binary, {RECO: Variant(bank, chosen)}, protocol, SETTINGS)
+    evaluate.set_up("cpu")
+    load = sample_loader(encoder.transform, encoder.stride, protocol, 10**6)
+    measured = evaluate.work("0", load(pa.table({"uri": uris, "number": range(3)})))
+    write = SegmentWorker(settings, bank, str(tmp_path))
+    write.set_up("cpu")
+    load = whole_image_loader(encoder.transform, encoder.stride, settings.segment)
+    write.work("000000", load(pa.table({"uri": uris, "name": ["a/0.jpg", "a/1.jpg", "b.jpg"]})))
+
+    regions = pq.read_table(tmp_path / "regions").to_pylist()
+    names = {row["uri"]: row["name"] for row in regions}
+    total, found = np.zeros((4, 4), np.int64), set()
+    for number, sample in enumerate(binary.samples):
+        label = np.asarray(Image.open(tmp_path / "masks" / f"{names[sample.image]}.png")).astype(int)
+        mask = np.asarray(Image.open(sample.label)) > 0
+        own = label == number + 1
+        expected = (own & mask).sum() / (own | mask).sum()
+        assert measured.jaccards[RECO][number] == {number + 1: pytest.approx(expected)}
+        cells = np.where(mask, number + 1, 0) * 4 + label
+        total += np.bincount(cells.reshape(-1), minlength=16).reshape(4, 4)
+        found |= set(np.unique(label))
+    np.testing.assert_array_equal(np.array(measured.with_background[RECO])[:, :4], total)
+    assert 0 in found
+    assert len(found) > 1
+
+
+def test_a_segmenter_for_binary_masks_may_have_a_background(
+    binary: Dataset, dataset: Dataset, out: Path, tmp_path: Path
+) -> None:
+    with_one = untrained(tmp_path / "with", ["background", *CLASSES])
+    without = untrained(tmp_path / "without", CLASSES)
+    ways = {"with": trained_for(with_one, binary), "without": trained_for(without, binary)}
+    protocol = choose_protocol("whole", None, SEGMENT)
+    compare = Comparer(binary, ways, protocol, SETTINGS, "cpu")
+    load = sample_loader(compare.models.encoder.transform, compare.models.encoder.stride, protocol, 10**6)
+    uris = [sample.image for sample in binary.samples]
+    labels: set[int] = set()
+    for found in compare(load(pa.table({"uri": uris, "number": range(3)}))):
+        full = found.with_background
+        assert full is not None
+        assert set(np.unique(found.predicted["with"])) <= {0, 1, 2}
+        concepts = full.predicted["with"] > 0
+        np.testing.assert_array_equal(full.predicted["with"][concepts], found.predicted["with"][concepts] + 1)
+        np.testing.assert_array_equal(full.predicted["without"], found.predicted["without"] + 1)
+        labels |= set(np.unique(full.predicted["with"]))
+    assert 0 in labels
+    with pytest.raises(RecoError, match="was trained for background, dog"):
+        trained_for(with_one, dataset)
