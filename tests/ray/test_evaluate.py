@@ -261,7 +261,8 @@ def test_masks_are_measured_as_the_segment_stage_writes_them(
     binary: Dataset, out: Path, tmp_path: Path, refine: str
 ) -> None:
     """The background, too, and the artifact is read by the columns `uri` and `name` of its regions alone."""
-    chosen = SETTINGS.segment.model_copy(update={"refine": refine})
+    # At the preset's threshold everything in these drawings is background.
+    chosen = SETTINGS.segment.model_copy(update={"refine": refine, "background_threshold": 0.2})
     settings = SETTINGS.model_copy(update={"segment": chosen.model_copy(update={"background": True})})
     protocol, bank = choose_protocol("whole", None, chosen), str(out / "references")
     uris = [sample.image for sample in binary.samples]
