@@ -211,6 +211,15 @@ def test_a_background_is_class_0_and_no_concept(tmp_path: Path) -> None:
     assert dataset.colours[0].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("name", "count"), [("voc21", 21), ("coco-object", 81), ("context60", 60), ("voc20", 0), ("camvid", 0)]
+)
+def test_classes_with_background_are_those_of_the_label_maps(name: str, count: int, tmp_path: Path) -> None:
+    dataset = opened(name, tmp_path)
+    assert dataset.classes_with_background == (dataset.classes if count else None)
+    assert len(dataset.classes_with_background or []) == count
+
+
 def test_vegetation_shares_the_reference_of_trees(tmp_path: Path) -> None:
     for name in ("cityscapes-27", "cityscapes-19", "kitti-step"):
         concepts = {c.name: c for c in opened(name, tmp_path / name).vocabulary.concepts}
@@ -248,6 +257,10 @@ def test_voc_coseg_counts_what_each_mask_shows(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         dataset.truth(by_folder["Monitor"], (HEIGHT, WIDTH)),
         columns([IGNORE, dataset.classes.index("tv monitor")]),
+    )
+    assert dataset.classes_with_background == ["background", *dataset.classes]
+    np.testing.assert_array_equal(
+        dataset.add_background(dataset.truth(by_folder["Monitor"], (HEIGHT, WIDTH))), columns([0, 20])
     )
     (tmp_path / "images" / "Sofa" / "1.jpg").unlink()
     (tmp_path / "masks" / "Sofa" / "1.png").unlink()
