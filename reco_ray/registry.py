@@ -25,10 +25,11 @@ class Registry:
     Args:
         kind: what a component is, for error messages.
         group: entry-point group in which other packages offer theirs.
-        package: package of reco-ray whose modules are components; names that begin with `_` are none.
+        package: package of reco-ray whose modules are components; names that begin with `_` are none. None if reco-ray
+            has no component of this kind.
     """
 
-    def __init__(self, kind: str, group: str, package: str) -> None:
+    def __init__(self, kind: str, group: str, package: str | None) -> None:
         self._kind, self._group, self._package = kind, group, package
 
     @property
@@ -65,6 +66,8 @@ class Registry:
 
     @cached_property
     def _own(self) -> list[str]:
+        if self._package is None:
+            return []
         # From the files: importing the package could import torch, and the settings need only the names.
         folder = Path(__file__).parent.joinpath(*self._package.split(".")[1:])
         names = sorted(module.name for module in iter_modules([str(folder)]))
@@ -87,3 +90,5 @@ REFINEMENTS = Registry("refinement", "reco_ray.refinements", "reco_ray.segmentat
 CONTAINERS = Registry("container of images", "reco_ray.containers", "reco_ray.corpus.containers")
 # `build(name, classes, *, initial, weights_folder)` -> `training.network.Network`.
 SEGMENTER_NETWORKS = Registry("segmenter", "reco_ray.segmenter_networks", "reco_ray.training.networks")
+# `build_router(ingress)` -> fastapi.APIRouter, as `serving.routes` describes.
+ENDPOINTS = Registry("HTTP endpoint", "reco_ray.endpoints", None)

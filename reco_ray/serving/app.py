@@ -14,6 +14,7 @@ from reco_ray.serving.ingress import Ingress
 from reco_ray.serving.keys import NAME, KeyRing
 from reco_ray.serving.models import Models
 from reco_ray.serving.options import ServeOptions
+from reco_ray.serving.routes import require_endpoints
 from reco_ray.serving.segmenters import Segmenters
 from reco_ray.serving.vocabulary_service import VocabularyService
 
@@ -28,8 +29,9 @@ def build(options: ServeOptions) -> Application:
     """The application of `serve.run`.
 
     Raises:
-        RecoError: settings, keys or segmenters that cannot be used.
+        RecoError: settings, keys, segmenters or endpoints of other packages that cannot be used.
     """
+    require_endpoints()
     options = options.resolved()
     for name, uri in options.segmenters.items():
         if not NAME.fullmatch(name):

@@ -2,6 +2,10 @@
 
 A new endpoint takes three files: its answer in `contract.py`, its route here, and its computation as a method of a
 deployment, such as the vocabulary service, which the route calls by `ingress.ask`.
+
+Another package adds endpoints by an entry point in the group `reco_ray.endpoints`, a module with
+`build_router(ingress) -> fastapi.APIRouter`. Its routes are below /v1/extensions/NAME/ and pass all middlewares: they
+need a key where keys are required, and limits of rates, bodies and time hold for them.
 """
 
 from pathlib import Path as Folder
@@ -15,6 +19,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from reco_ray import __version__
+from reco_ray.errors import SettingError
+from reco_ray.registry import ENDPOINTS
 from reco_ray.serving import contract, openapi
 from reco_ray.serving.answers import JSON, choose_type
 from reco_ray.serving.bodies import is_json, read_json
@@ -49,9 +55,25 @@ def build_routes(ingress: "Ingress", keys_required: bool) -> FastAPI:
     _add_vocabularies(app, ingress)
     _add_evidence(app, ingress)
     _add_state(app, ingress)
+    for name in ENDPOINTS.names:
+        router = ENDPOINTS.get(name).build_router(ingress)
+        app.include_router(
+            router, prefix=f"/v1/extensions/{name}", responses=openapi.responses(None), tags=[name]
+        )
     app.mount("/page", StaticFiles(directory=_PAGE), name="page")
     openapi.install(app, keys_required)
     return app
+
+
+def require_endpoints() -> None:
+    """Imports the endpoints of other packages, so that a server that could not start fails at once.
+
+    Raises:
+        RecoError: one cannot be imported, or has no `build_router`.
+    """
+    for name in ENDPOINTS.names:
+        if not callable(getattr(ENDPOINTS.get(name), "build_router", None)):
+            raise SettingError(f"HTTP endpoint {name!r}: its module has no function build_router(ingress)")
 
 
 def _add_segmentation(app: FastAPI, ingress: "Ingress") -> None:

@@ -19,6 +19,7 @@ import torch
 from artifacts import files
 from clusters import local_ray
 from images import encoded, photograph, write_photographs
+from other_package import ENDPOINT, install
 from PIL import Image
 from pycocotools import mask as coco_mask
 from servers import Server, await_vocabulary, write_segmenter
@@ -43,16 +44,19 @@ SEGMENTERS = ("street", "lane", "rail")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cluster, and on it an index of 20 photographs, keys, a segmenter."""
+    """A cluster, and on it an index of 20 photographs, keys, a segmenter; a package with an endpoint is installed."""
     folder = tmp_path_factory.mktemp("serve")
+    install(folder, ENDPOINT, ["reco_ray.endpoints"])
     write_photographs(folder / "corpus", 20)
     for name in SEGMENTERS:
         write_segmenter(folder / name, "sky, road")
-    with local_ray(4):
-        settings = load_settings("mini", overrides=list(SET))
-        embed_corpus(str(folder / "corpus"), str(folder / "embeddings"), settings)
-        build_index(str(folder / "embeddings"), str(folder / "index"))
-        yield folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=":")
+        with local_ray(4):
+            settings = load_settings("mini", overrides=list(SET))
+            embed_corpus(str(folder / "corpus"), str(folder / "embeddings"), settings)
+            build_index(str(folder / "embeddings"), str(folder / "index"))
+            yield folder
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +327,8 @@ def test_a_mask_can_be_asked_why(anna: httpx.Client, animals: str) -> None:
     assert [hit["image_id"] for hit in hits[:2]] == [each["image_id"] for each in concept["exemplars"]]
     assert hits == sorted(hits, key=lambda hit: -hit["score"])
     assert hits[0]["uri_name"].endswith(".jpg")
+    nearest = anna.get("/v1/extensions/grey/nearest", params={"words": "dog"})  # of another package
+    assert nearest.json() == [hits[0]["uri_name"]]
     for path in ("/v1/concepts/0123456789abcdef", f"/v1/images/{'0' * 64}/thumbnail", "/v1/examples/none"):
         assert is_problem(anna.get(path), 404)
 
@@ -338,7 +344,7 @@ def test_the_server_says_what_it_is(server: Server) -> None:
         page = nobody.get("/", follow_redirects=True)
         assert page.headers["content-type"].startswith("text/html")
         assert nobody.get("/docs").status_code == 401
-        for path in ("/v1/vocabularies", "/v1/search?q=cat"):
+        for path in ("/v1/vocabularies", "/v1/search?q=cat", "/v1/extensions/grey/nearest?words=cat"):
             assert is_problem(nobody.get(path), 401)
 
 

@@ -5,12 +5,12 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from other_package import ENDPOINT, install
 
 from reco_ray.errors import RecoError
 from reco_ray.registry import (
@@ -21,6 +21,10 @@ from reco_ray.registry import (
     SEGMENTER_NETWORKS,
     Registry,
 )
+from reco_ray.serving import routes
+from reco_ray.serving.app import build
+from reco_ray.serving.keys import new_key
+from reco_ray.serving.options import ServeOptions
 
 MODULE = """
 import torch
@@ -111,20 +115,10 @@ print("used")
 """
 
 
-def install(folder: Path, module: str, groups: Sequence[str] = GROUPS) -> None:
-    """What pip leaves behind of a package with one component of some kinds."""
-    (folder / "other_package.py").write_text(module)
-    metadata = folder / "other_package-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: other-package\nVersion: 1.0\n")
-    lines = [f"[{group}]\ngrey = other_package\n" for group in groups]
-    (metadata / "entry_points.txt").write_text("\n".join(lines))
-
-
 def test_a_package_adds_an_encoder_a_refinement_and_a_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(tmp_path, MODULE)
+    install(tmp_path, MODULE, GROUPS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     done = subprocess.run([sys.executable, "-c", USE], capture_output=True, text=True, timeout=120)
     assert done.stdout == "used\n", done.stderr
@@ -151,8 +145,73 @@ def test_a_package_adds_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert done.stdout == "used\n", done.stderr
 
 
+USE_ENDPOINT = """
+import asyncio, sys
+from functools import partial
+from types import SimpleNamespace
+
+import httpx
+from reco_ray.serving.access import limit_rate, require_key
+from reco_ray.serving.app import build
+from reco_ray.serving.keys import KeyRing
+from reco_ray.serving.middleware import add_middlewares
+from reco_ray.serving.options import Limits, ServeOptions
+from reco_ray.serving.rate_limit import RateLimiter
+from reco_ray.serving.routes import build_routes
+
+keys, key = sys.argv[1:]
+build(ServeOptions(keys=keys))
+limits = Limits(bytes=1000, rate=0.001, burst=2)
+app = build_routes(SimpleNamespace(limits=limits), True)
+checks = [partial(require_key, KeyRing(keys)), partial(limit_rate, RateLimiter(limits.rate, limits.burst))]
+metrics = SimpleNamespace(request=lambda *_: None)
+
+async def ask():
+    transport = httpx.ASGITransport(add_middlewares(app, limits, metrics, checks))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        url, header = "/v1/extensions/grey/owner", {"Authorization": f"Bearer {key}"}
+        return [
+            await client.get(url),
+            await client.get(url, headers=header),
+            await client.post(url, headers=header, content=bytes(2000)),
+            await client.get(url, headers=header),
+        ]
+
+refused, answered, large, too_often = asyncio.run(ask())
+assert refused.status_code == 401 and refused.json()["status"] == 401, refused.text
+assert answered.json() == "anna" and answered.headers["Cache-Control"] == "no-store", answered.text
+assert large.status_code == 413 and too_often.status_code == 429, (large.text, too_often.text)
+described = app.openapi()["paths"]["/v1/extensions/grey/owner"]["get"]
+assert {"200", "401", "403", "429"} <= set(described["responses"]) and described["security"], described
+print("used")
+"""
+
+
+def test_a_package_adds_an_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, keys = tmp_path / "package", tmp_path / "keys"
+    package.mkdir()
+    install(package, ENDPOINT, ["reco_ray.endpoints"])
+    key, line = new_key("anna")
+    keys.write_text(line)
+    monkeypatch.setenv("PYTHONPATH", str(package), prepend=":")
+    done = subprocess.run(
+        [sys.executable, "-c", USE_ENDPOINT, keys, key], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "used\n", done.stderr
+
+
+def test_endpoints_that_cannot_be_used_stop_the_server_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "a = 1\n", ["reco_ray.endpoints"])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(routes, "ENDPOINTS", Registry("HTTP endpoint", "reco_ray.endpoints", None))
+    with pytest.raises(RecoError, match="HTTP endpoint 'grey': its module has no function build_router"):
+        build(ServeOptions())
+
+
 def test_a_package_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, "import a_module_that_is_not_there\n")
+    install(tmp_path, "import a_module_that_is_not_there\n", GROUPS)
     monkeypatch.syspath_prepend(tmp_path)
     refinements = Registry("refinement", "reco_ray.refinements", "reco_ray.segmentation.refine")
     assert refinements.names == ["none", "crf", "pamr", "grey"]
