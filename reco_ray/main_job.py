@@ -51,7 +51,7 @@ def run_all(
     kinds = {embeddings: EMBEDDINGS, index: INDEX, references: REFERENCES, masks: MASKS}
     for place, kind in kinds.items():
         ArtifactWriter(place, kind, {}).stored()  # raises for other content
-    with _alone(out):
+    with _locked(out):
         yield Outcome("embed", embeddings, *embed_corpus(corpus, embeddings, settings, renew=True))
         yield Outcome("index", index, *build_index(embeddings, index, settings.index, renew=True))
         built = build_references(index, vocabulary, references, settings, renew=True)
@@ -61,7 +61,7 @@ def run_all(
 
 
 @contextmanager
-def _alone(out: str) -> Iterator[None]:
+def _locked(out: str) -> Iterator[None]:
     """Locks a local directory against other runs on this machine; stores have no locks.
 
     The operating system releases the lock of a killed process.

@@ -25,7 +25,6 @@ def load_vocabularies(sources: list[str]) -> dict[str, Vocabulary]:
 
 
 def _named(source: str) -> list[tuple[str, str]]:
-    """(name, URI) of the vocabularies of a source."""
     if source.startswith(_BENCHMARK):
         return [(source.removeprefix(_BENCHMARK), source)]
     if source.lower().endswith(SUFFIXES):

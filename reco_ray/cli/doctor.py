@@ -42,7 +42,6 @@ def _package(name: str) -> Check:
 
 
 def _installed(name: str) -> str | None:
-    """The version of an installed package, or None."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -119,7 +118,6 @@ def _preset(name: str) -> Check:
 
 
 def _places() -> list[Check]:
-    """Checks the places that a local Ray would use."""
     from reco_ray.distributed.local_ray import find_places
 
     try:
@@ -135,7 +133,6 @@ def _places() -> list[Check]:
 
 
 def _caches() -> Check:
-    """Checks whether the cache directories are writable."""
     from huggingface_hub import constants
 
     from reco_ray.distributed.local_ray import why_not_written

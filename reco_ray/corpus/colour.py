@@ -59,7 +59,6 @@ def to_rgb(image: Image.Image, data: bytes) -> Image.Image:
 
 
 def _from_integers(image: Image.Image, data: bytes) -> np.ndarray:
-    """Grey of 16 or 32 bits -> uint8 (H, W)."""
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
     if values.dtype == np.int32 and image.format == "TIFF" and _first(tags.get(_SAMPLE_FORMAT, 1)) == 1:
@@ -73,7 +72,6 @@ def _from_integers(image: Image.Image, data: bytes) -> np.ndarray:
 
 
 def _from_floats(values: np.ndarray) -> np.ndarray:
-    """Floats -> uint8 of the same shape."""
     usable = np.isfinite(values) & (np.abs(values) < _NO_DATA)
     if not usable.any():
         raise NoPixels("no pixels: every value is NaN or infinite")
@@ -121,7 +119,6 @@ def _declared(image: Image.Image, data: bytes) -> int | None:
 
 
 def _first(value: object) -> int | None:
-    """A TIFF tag's first value, if that is an integer."""
     found = value[0] if isinstance(value, tuple) and value else value
     return found if isinstance(found, int) else None
 

@@ -60,7 +60,9 @@ def find_column(schema: pa.Schema, named: str | None = None) -> Column:
     if found := _first_known([*texts, *images], URI_COLUMNS) or _first_known(texts, _NAMED_IMAGES):
         return Column(found, "struct" if kinds[found] == "struct" else "uri")
     structs = [name for name in images if kinds[name] == "struct"]
-    binary = [name for name in images if not pa.types.is_fixed_size_binary(_plain(schema.field(name).type))]
+    binary = [
+        name for name in images if not pa.types.is_fixed_size_binary(_value_type(schema.field(name).type))
+    ]
     if len(structs) == 1:
         return Column(structs[0], "struct")
     if len(binary) == 1:
@@ -98,7 +100,7 @@ def _letters(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def _value_type(kind: pa.DataType) -> pa.DataType:
     """The type of the values, without dictionaries and extensions."""
     while isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind):
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind.storage_type
@@ -106,7 +108,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _kind(kind: pa.DataType) -> str:
-    kind = _plain(kind)
+    kind = _value_type(kind)
     types = pa.types
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return "text"

@@ -100,7 +100,6 @@ def list_files(uri: str, image_column: str | None = None) -> Listing:
 
 
 def _require_packages(table: pa.Table) -> None:
-    """Raises MissingPackageError if a package is missing that a container among the files needs."""
     for container in containers():
         require = getattr(container, "require", None)
         if require and pc.any(pc.match_substring_regex(table["uri"], name_pattern((container,)))).as_py():

@@ -16,7 +16,7 @@ from reco_ray.files.retries import StoreUnavailable
 MAX_BYTES = 1 << 28  # larger files are no images that anybody wants whole in memory
 
 
-def list_images(uri: str, frames_per_second: float = 1.0, image_column: str | None = None) -> Listing:
+def list_images(uri: str, image_column: str | None = None) -> Listing:
     """Lists every single image of a source, those inside tars, tables and videos too.
 
     For the small sides, such as images to segment; `size` of what is inside a container is the container's. A corpus
@@ -29,7 +29,7 @@ def list_images(uri: str, frames_per_second: float = 1.0, image_column: str | No
         RecoError: nothing is there, or it holds no images.
     """
     listing = list_files(uri, image_column)
-    options = ReadOptions(MAX_BYTES, frames_per_second, image_column)
+    options = ReadOptions(MAX_BYTES, image_column=image_column)
     uris, sizes = listing.table["uri"], listing.table["size"]
     names: list[str] = []
     known: list[int] = []

@@ -14,7 +14,8 @@ from reco_ray.corpus.index import CorpusIndex
 from reco_ray.corpus.load import load_images, pixels_of
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.errors import MissingError, SettingError, UnreadableError, reason
-from reco_ray.models import LanguageImageModel, load_language_image_model
+from reco_ray.models import LanguageImageModel
+from reco_ray.models.dense import load_retrieval_model
 from reco_ray.models.prompts import encode_prompts
 
 DEFAULT_K = 20
@@ -52,9 +53,7 @@ def search_corpus(
         RecoError: missing index, index of another model, unreadable query image, `k` larger than the index, no match.
     """
     models = settings.models
-    model = load_language_image_model(
-        models.retrieval, weights=models.weights, seed=settings.seed, precision=models.precision
-    )
+    model = load_retrieval_model(models, seed=settings.seed)
     index = CorpusIndex(index_uri, model.fingerprint)
     if k is None:
         k = min(DEFAULT_K, len(index))

@@ -50,7 +50,7 @@ from reco_ray.distributed.timing import write_summary
 from reco_ray.distributed.workers import count_readers, plan_workers
 from reco_ray.errors import OtherModelError, UnfinishedError, UnreadableError
 from reco_ray.files import artifacts, storage
-from reco_ray.models import load_language_image_model
+from reco_ray.models.dense import load_retrieval_model
 from reco_ray.models.description import ModelDescription, describe_retrieval_model
 from reco_ray.presentation.console import waiting
 
@@ -256,7 +256,6 @@ def _images_done(
 
 
 def _committed(out: str) -> list[str]:
-    """Names of the committed parts."""
     names = storage.list_names(storage.join(out, KIND), ".parquet")
     return [name.removesuffix(".parquet") for name in names]
 
@@ -289,14 +288,7 @@ class EmbedWorker(Worker[EmbedReport]):
 
     def set_up(self, device: str) -> None:
         """Loads the language-image model."""
-        models = self._models
-        self._model = load_language_image_model(
-            models.retrieval,
-            weights=models.weights,
-            device=device,
-            seed=self._seed,
-            precision=models.precision,
-        )
+        self._model = load_retrieval_model(self._models, device=device, seed=self._seed)
         self._expected.require(self._model.fingerprint)
 
     def work(self, name: str, rows: pa.Table) -> EmbedReport:

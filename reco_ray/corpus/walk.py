@@ -111,7 +111,7 @@ def _local(place: _Place, all_names: bool, artifacts: bool) -> Iterator[Entry]:
         is_link = not waiting
         folder = heapq.heappop(links) if is_link else waiting.pop()
         try:
-            if is_link and _leads_up(folder):
+            if is_link and _links_to_parent(folder):
                 yield place.uri_of(folder), -1, Found.LINK
                 continue
             status = retried(lambda at=folder: os.stat(at), place.uri)  # type: ignore[misc]
@@ -126,7 +126,7 @@ def _local(place: _Place, all_names: bool, artifacts: bool) -> Iterator[Entry]:
             with retried(lambda at=folder: os.scandir(at), place.uri) as entries:  # type: ignore[misc]
                 for entry in entries:
                     name, path = entry.name, entry.path
-                    size, kind = _look_at(entry)
+                    size, kind = _size_and_kind(entry)
                     if not _is_text(name):
                         escaped = os.path.join(folder, escaped_name(name))
                         yield place.uri_of(escaped), -1, Found.CLOSED if kind is None else Found.BROKEN
@@ -147,7 +147,7 @@ def _local(place: _Place, all_names: bool, artifacts: bool) -> Iterator[Entry]:
             yield place.uri_of(folder), -1, Found.CLOSED
 
 
-def _look_at(entry: os.DirEntry[str]) -> tuple[int, Found | None]:
+def _size_and_kind(entry: os.DirEntry[str]) -> tuple[int, Found | None]:
     """Size and kind of what stands in a folder; None = a folder, or a link to one."""
     try:
         if entry.is_dir(follow_symlinks=False):
@@ -162,7 +162,7 @@ def _look_at(entry: os.DirEntry[str]) -> tuple[int, Found | None]:
     return -1, Found.SPECIAL
 
 
-def _leads_up(link: str) -> bool:
+def _links_to_parent(link: str) -> bool:
     """Whether a link leads to a folder that it lies in."""
     target, own = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
     return own == target or own.startswith(target.rstrip("/") + "/")

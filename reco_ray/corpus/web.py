@@ -59,7 +59,7 @@ def fetch(url: str, limit: int) -> bytes:
                 raise OSError("redirected to neither http nor https")
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         cause = getattr(error, "reason", None) or error
-        raise OSError(_short(cause if isinstance(cause, Exception) else error)) from error
+        raise OSError(_reason_of(cause if isinstance(cause, Exception) else error)) from error
     raise OSError(f"more than {_MOST_REDIRECTS} redirects")
 
 
@@ -126,7 +126,7 @@ def _through_proxy(pool: urllib3.PoolManager, url: str, proxy: Proxy) -> urllib3
             raise
         cause = error.reason.original_error
         if "Tunnel connection failed" not in str(cause):
-            raise _ProxyUnreachable(_short(cause)) from error
+            raise _ProxyUnreachable(_reason_of(cause)) from error
         if "407" in str(cause):
             raise _credentials_rejected(proxy) from error
         raise OSError(f"the proxy refuses: {cause}") from error
@@ -187,7 +187,7 @@ def _slot(host: str) -> BoundedSemaphore:
         return _slots.setdefault(host, BoundedSemaphore(_share))
 
 
-def _short(error: BaseException) -> str:
+def _reason_of(error: BaseException) -> str:
     """The reason of an error, without urllib3's object representations."""
     text = reason(error)
     return text.rpartition(">: ")[2] or type(error).__name__

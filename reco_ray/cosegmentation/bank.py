@@ -178,7 +178,6 @@ def write_bank(writer: artifacts.ArtifactWriter, plan: ReferencePlan, store: Con
 
 
 def _exemplars(name: str, rows: list[dict], tensors: Mapping[str, torch.Tensor]) -> pa.Table:
-    """The rows of one concept, EXEMPLARS_SCHEMA."""
     row, col = tensors["seed_locations"].int().numpy().T
     support = tensors["support"].float().numpy()[np.arange(len(row)), row, col]
     found = pa.Table.from_pylist([{"concept": name, **each} for each in rows])

@@ -139,7 +139,6 @@ def _maximal_products(rows: Tensor) -> Tensor:
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
-    """Dot products of rows: (p, c) and (q, c) -> (p, q)."""
     if a.device.type == "cpu" and a.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         # The operator that torch.compile uses for linear layers: a fifth faster than torch.mm on AMD processors, and
         # this product takes nearly all the time of co-segmentation.

@@ -33,8 +33,7 @@ from reco_ray.distributed.timing import write_summary
 from reco_ray.errors import RecoError, pack, unpack
 from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import clear_outdated
-from reco_ray.models import load_language_image_model
-from reco_ray.models.dense import DenseModels
+from reco_ray.models.dense import DenseModels, load_retrieval_model
 from reco_ray.outcome import Outcome
 from reco_ray.vocabulary import Vocabulary
 
@@ -98,9 +97,7 @@ def build_many_references(
     """
     models = settings.models
     dense = DenseModels.load(models, seed=settings.seed)
-    retrieval = dense.language
-    if models.language is not None:
-        retrieval = load_language_image_model(models.retrieval, weights=models.weights, seed=settings.seed)
+    retrieval = load_retrieval_model(models, seed=settings.seed, dense=dense)
     index = CorpusIndex(index_uri, retrieval.fingerprint)
     outcomes: dict[str, Outcome] = {}
     plans: dict[str, tuple[ReferencePlan, artifacts.ArtifactWriter]] = {}

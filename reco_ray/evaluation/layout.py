@@ -73,7 +73,6 @@ def find_pairs(data: str, layout: Layout) -> list[Pair]:
 
 
 def _files(data: str, pattern: str) -> dict[Fields, str]:
-    """Fields -> URI of every file that matches a pattern."""
     folder = join(data, _folder(pattern))
     expression = re.escape(pattern.removeprefix(_folder(pattern) + "/"))
     expression = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", expression).replace(r"\*", "[^/]*")

@@ -31,10 +31,10 @@ def prefetched(
 _END: Any = object()
 
 
-def iterated_ahead(items: Iterable[Item], ahead: int = 16) -> Iterator[Item]:
-    """Yields the same items, produced in a thread at most `ahead` in advance."""
+def iterated_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Yields the same items, produced in a thread at most 16 in advance."""
     source = iter(items)
-    for item in prefetched(lambda _: next(source, _END), count(), threads=1, ahead=ahead):
+    for item in prefetched(lambda _: next(source, _END), count(), threads=1):
         if item is _END:
             return
         yield item

@@ -90,7 +90,7 @@ def retried(
                     if isinstance(error, pa.ArrowException) and "google::cloud::Status" in str(error):
                         raise OSError(reason(error)) from error  # credentials that cannot be used
                     raise
-                request.error = f"{reason(error)}{_through(what)}"
+                request.error = f"{reason(error)}{_proxy_note(what)}"
                 now = time.monotonic()
                 deadline = deadline or now + retry_seconds()
                 if now + pause > deadline:
@@ -105,7 +105,7 @@ def _retry_policy() -> str:
     return f"it is asked again for {retry_seconds():g} seconds (RECO_RETRY_SECONDS)"
 
 
-def _through(what: str) -> str:
+def _proxy_note(what: str) -> str:
     """Names the proxy in use, which may be the cause."""
     proxy = proxy_of(what)
     return f", through the proxy {proxy}" if proxy else ""

@@ -27,6 +27,23 @@ class DenseFeatures:
     language: torch.Tensor
 
 
+def load_retrieval_model(
+    models: ModelSettings, *, device: str = "cpu", seed: int = 0, dense: "DenseModels | None" = None
+) -> LanguageImageModel:
+    """Loads the model that an index is made and searched with; errors as of `load_language_image_model`.
+
+    Args:
+        models: of the settings.
+        device: as for `load_language_image_model`.
+        seed: of random weights.
+        dense: the dense models where they are loaded; their language model is returned where it is the same.
+    """
+    if dense is not None and models.language is None:
+        return dense.language
+    options = {"weights": models.weights, "device": device, "seed": seed, "precision": models.precision}
+    return load_language_image_model(models.retrieval, **options)  # type: ignore[arg-type]
+
+
 class DenseModels:
     """A dense encoder and the dense branch of a language-image model, each with its own normalisation and stride.
 

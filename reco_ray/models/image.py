@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+_MAX_ASPECT = 4.0  # longer images are squeezed: it bounds the memory that a panorama takes
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -40,20 +41,19 @@ class ImageTransform:
         """Resizes the whole image to a square, ignoring its aspect ratio: RGB image -> uint8 (size, size, 3)."""
         return np.asarray(image.resize((size, size), _RESAMPLING[self.interpolation]))
 
-    def fit(self, image: Image.Image, short_side: int, multiple: int, max_aspect: float = 4.0) -> np.ndarray:
+    def fit(self, image: Image.Image, short_side: int, multiple: int) -> np.ndarray:
         """Resizes the whole image so that its short side is near `short_side`.
 
         Args:
             image: RGB.
             short_side: pixels.
             multiple: of which both sides of the result are multiples.
-            max_aspect: limit of the aspect ratio, which bounds the memory that a panorama takes.
 
         Returns:
             uint8 (H, W, 3).
         """
         scale = short_side / min(image.size)
-        longest = short_side * max_aspect
+        longest = short_side * _MAX_ASPECT
         width, height = (
             max(multiple, round(min(edge * scale, longest) / multiple) * multiple) for edge in image.size
         )

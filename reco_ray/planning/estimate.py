@@ -143,7 +143,6 @@ def _index_bytes(plan: IndexPlan, rates: Sequence[Rate]) -> float | None:
 
 
 def _train(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes]) -> Estimate:
-    """Estimates the training of segmenters, several in parallel."""
     settings = work.settings
     workers, at_once = plan_runs(work.sets, settings, list_nodes(nodes))
     steps, at_once = settings.train.steps, min(at_once, work.sets)

@@ -54,16 +54,8 @@ class _Run(BaseModel):
 class _MeasuredRun:
     """An artifact and the last run that worked on it.
 
-    Attributes:
-        stage: Stage of the run.
-        preset: Preset of the run.
-        settings: Settings that determine the rate.
-        run: The measurements.
-        total: Items of the artifact, which several runs may have contributed to.
-        size: Size of the artifact in bytes.
-        dim: Dimensions of the embeddings.
-        training: Core-seconds per Tflop of k-means; None if unknown.
-        made: Description of the run.
+    settings: those that determine the rate. total: items of the artifact, to which several runs may have contributed.
+    size: bytes. dim: dimensions of the embeddings. training: core-seconds per Tflop of k-means; None if unknown.
     """
 
     stage: str

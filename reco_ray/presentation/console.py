@@ -32,8 +32,6 @@ _LATELY = 600  # seconds over which the rate is averaged: a part may take a minu
 
 
 class _RateColumn(ProgressColumn):
-    """Recent rate, images per second."""
-
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text(f"{speed:,.1f}/s" if speed else "")

@@ -92,7 +92,6 @@ def _is_picture(folder: str) -> bool:
 
 
 def _readable(part: str) -> str:
-    """Replaces the invalid parts of a file or folder name."""
     plain = _RESERVED.sub("_", part)
     plain = f"_{plain}" if _DEVICE.match(plain) else plain
     return _cut(plain, MAX_NAME_BYTES).rstrip(" .") or "_"

@@ -1,9 +1,6 @@
 """The deployment with the models: one encoder pass per batch, shared by all its requests and concepts."""
 
 import asyncio
-import logging
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,9 +11,7 @@ from safetensors.torch import save as save_tensors
 
 from reco_ray.config import Settings
 from reco_ray.cosegmentation.build import build_concept
-from reco_ray.errors import RecoError
-from reco_ray.models import load_language_image_model
-from reco_ray.models.dense import DenseFeatures, DenseModels
+from reco_ray.models.dense import DenseFeatures, DenseModels, load_retrieval_model
 from reco_ray.models.prompts import encode_prompts
 from reco_ray.models.runtime import resolve_runtime
 from reco_ray.models.text_cache import keep_in_memory
@@ -28,10 +23,9 @@ from reco_ray.serving.deployment_calls import return_errors
 from reco_ray.serving.heap_trimming import start_heap_trimming
 from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.options import ServeOptions
-from reco_ray.serving.segment_task import DEADLINE_EXCEEDED, LabelledImage, SegmentTask, TaskFailure
+from reco_ray.serving.segment_task import LabelledImage, SegmentTask, TaskFailure, label_batch
 from reco_ray.serving.serving_metrics import ModelMetrics
 
-logger = logging.getLogger("ray.serve")
 _BANK_BYTES = 256_000_000  # references kept in memory: some 90,000 concepts of `mini`
 
 
@@ -50,16 +44,8 @@ class Models:
         torch.set_num_threads(options.scale.threads)
         start_heap_trimming()
         self._dense = DenseModels.load(settings.models, device=self._device, seed=settings.seed)
-        self._retrieval = (
-            self._dense.language
-            if settings.models.language is None
-            else load_language_image_model(
-                settings.models.retrieval,
-                weights=settings.models.weights,
-                device=self._device,
-                seed=settings.seed,
-                precision=settings.models.precision,
-            )
+        self._retrieval = load_retrieval_model(
+            settings.models, device=self._device, seed=settings.seed, dense=self._dense
         )
         keep_in_memory()
         self._banks: ByteLRU[Targets] = ByteLRU(_BANK_BYTES)
@@ -100,30 +86,16 @@ class Models:
         )
 
     def _label_all(self, tasks: list[SegmentTask]) -> list[LabelledImage | TaskFailure]:
-        now = time.time()
-        late = [task.deadline < now for task in tasks]
-        labelled = self._label_batch([task for task, is_late in zip(tasks, late, strict=True) if not is_late])
-        return [DEADLINE_EXCEEDED if is_late else next(labelled) for is_late in late]
+        return label_batch(tasks, self._encode, self._label_one, self._metrics)
 
-    def _label_batch(self, tasks: list[SegmentTask]) -> Iterator[LabelledImage | TaskFailure]:
-        if not tasks:
-            return
-        self._metrics.batch(len(tasks))
-        with self._metrics.timed("encode"):
-            pixels = torch.from_numpy(np.stack([task.pixels for task in tasks])).to(self._device)
-            encoded = self._dense.encode(pixels)
-        for number, task in enumerate(tasks):
-            one = DenseFeatures(encoded.visual[number : number + 1], encoded.language[number : number + 1])
-            try:
-                yield self._label_one(task, one, pixels[number])
-            except RecoError as error:
-                yield TaskFailure(409, str(error))
-            except Exception:
-                logger.exception("labelling failed")
-                yield TaskFailure(500, "labelling failed: the server's log says why")
+    def _encode(self, pixels: torch.Tensor) -> DenseFeatures:
+        return self._dense.encode(pixels.to(self._device))
 
     @torch.inference_mode()
-    def _label_one(self, task: SegmentTask, encoded: DenseFeatures, pixels: torch.Tensor) -> LabelledImage:
+    def _label_one(
+        self, task: SegmentTask, encoded: DenseFeatures, number: int, pixels: torch.Tensor
+    ) -> LabelledImage:
+        one = DenseFeatures(encoded.visual[number : number + 1], encoded.language[number : number + 1])
         settings = task.applied_to(self._settings.segment)
         key = (task.bank.key, settings.background)
         targets = self._banks.get(key)
@@ -133,7 +105,7 @@ class Models:
             size = sum(t.nbytes for t in (targets.references, targets.text_embeddings, targets.labels))
             self._banks.put(key, targets, size)
         with self._metrics.timed("score" if settings.refine == "none" else settings.refine):
-            result = segment_features(encoded, targets, pixels, task.size, settings)
+            result = segment_features(one, targets, pixels.to(self._device), task.size, settings)
         return LabelledImage.of(result, int(targets.labels.max()) + 1)
 
     def _embed_words(self, words: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,14 +1,23 @@
 """Data sent between the ingress and the models: scaled pixels and label maps."""
 
+import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from reco_ray.config import SegmentSettings
+from reco_ray.errors import RecoError
 from reco_ray.segmentation.masks import statistics
 from reco_ray.segmentation.segment import SegmentedImage
 from reco_ray.serving.bank_of_request import BankRef
+from reco_ray.serving.serving_metrics import ModelMetrics
+
+logger = logging.getLogger("ray.serve")
+Features = TypeVar("Features")
 
 
 @dataclass(frozen=True)
@@ -65,3 +74,39 @@ class TaskFailure:
 DEADLINE_EXCEEDED = TaskFailure(
     503, "the server is too busy: the time was up before it was this image's turn"
 )
+
+
+def label_batch(
+    tasks: list[SegmentTask],
+    encode: Callable[[torch.Tensor], Features],
+    label: Callable[[SegmentTask, Features, int, torch.Tensor], LabelledImage],
+    metrics: ModelMetrics,
+) -> list[LabelledImage | TaskFailure]:
+    """Labels images of one shape with one pass of a network; a failure of one leaves the others.
+
+    Args:
+        tasks: those whose deadline has passed are not computed.
+        encode: runs the network: uint8 (b, H, W, 3) -> features.
+        label: labels one image: its task, the features of all, its number among them, its pixels.
+        metrics: of the replica.
+    """
+    now = time.time()
+    kept = [task for task in tasks if task.deadline >= now]
+    if not kept:
+        return [DEADLINE_EXCEEDED] * len(tasks)
+    metrics.batch(len(kept))
+    pixels = torch.from_numpy(np.stack([task.pixels for task in kept]))
+    with metrics.timed("encode"):
+        features = encode(pixels)
+
+    def one(number: int, task: SegmentTask) -> LabelledImage | TaskFailure:
+        try:
+            return label(task, features, number, pixels[number])
+        except RecoError as error:
+            return TaskFailure(409, str(error))
+        except Exception:
+            logger.exception("labelling failed")
+            return TaskFailure(500, "labelling failed: the server's log says why")
+
+    labelled = iter([one(number, task) for number, task in enumerate(kept)])
+    return [next(labelled) if task.deadline >= now else DEADLINE_EXCEEDED for task in tasks]

@@ -1,12 +1,8 @@
 """The deployment of trained segmenters, multiplexed: replicas keep the most recently used networks in memory."""
 
 import asyncio
-import logging
-import time
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from ray import serve
@@ -22,11 +18,9 @@ from reco_ray.serving.deployment_calls import return_errors
 from reco_ray.serving.heap_trimming import start_heap_trimming
 from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.options import ServeOptions
-from reco_ray.serving.segment_task import DEADLINE_EXCEEDED, LabelledImage, SegmentTask, TaskFailure
+from reco_ray.serving.segment_task import LabelledImage, SegmentTask, TaskFailure, label_batch
 from reco_ray.serving.serving_metrics import ModelMetrics
 from reco_ray.training.segmenter import Segmenter, best_label
-
-logger = logging.getLogger("ray.serve")
 
 
 class Segmenters:
@@ -82,32 +76,19 @@ class Segmenters:
         return name
 
     def _label_all(self, items: list[tuple[Segmenter, SegmentTask]]) -> list[LabelledImage | TaskFailure]:
-        now = time.time()
-        late = [task.deadline < now for _, task in items]
-        kept = [task for (_, task), is_late in zip(items, late, strict=True) if not is_late]
-        labelled = self._label_batch(items[0][0], kept)
-        return [DEADLINE_EXCEEDED if is_late else next(labelled) for is_late in late]
+        segmenter = items[0][0]  # the same for all, by `_kind`
 
-    def _label_batch(
-        self, segmenter: Segmenter, tasks: list[SegmentTask]
-    ) -> Iterator[LabelledImage | TaskFailure]:
-        if not tasks:
-            return
-        self._metrics.batch(len(tasks))
-        pixels = torch.from_numpy(np.stack([task.pixels for task in tasks]))
-        with self._metrics.timed("encode"):
-            logits = segmenter.logits(pixels)
-        for number, task in enumerate(tasks):
-            try:
-                settings = task.applied_to(self._settings)
-                with self._metrics.timed("score" if settings.refine == "none" else settings.refine):
-                    result = label_logits(
-                        logits[number], pixels[number], task.size, settings, background=segmenter.background
-                    )
-                yield LabelledImage.of(result, len(segmenter.labels))
-            except Exception:
-                logger.exception("labelling failed")
-                yield TaskFailure(500, "labelling failed: the server's log says why")
+        def label(
+            task: SegmentTask, logits: torch.Tensor, number: int, pixels: torch.Tensor
+        ) -> LabelledImage:
+            settings = task.applied_to(self._settings)
+            with self._metrics.timed("score" if settings.refine == "none" else settings.refine):
+                result = label_logits(
+                    logits[number], pixels, task.size, settings, background=segmenter.background
+                )
+            return LabelledImage.of(result, len(segmenter.labels))
+
+        return label_batch([task for _, task in items], segmenter.logits, label, self._metrics)
 
 
 @torch.inference_mode()

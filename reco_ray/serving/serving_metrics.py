@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from ray.serve import metrics
@@ -11,6 +11,13 @@ _MILLISECONDS: list[float] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 50
 
 _IMAGES: list[float] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64]
 _REQUEST_TAGS: Any = ("endpoint", "method", "code")  # Ray's annotation says one tag
+
+
+@contextmanager
+def _timed(histogram: metrics.Histogram, **tags: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    histogram.observe((time.perf_counter() - started) * 1000, tags=tags)
 
 
 class ModelMetrics:
@@ -33,12 +40,9 @@ class ModelMetrics:
         """Records the size of a batch."""
         self._batch.observe(images)
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> AbstractContextManager[None]:
         """Records the duration of the block."""
-        started = time.perf_counter()
-        yield
-        self._stage.observe((time.perf_counter() - started) * 1000, tags={"stage": stage})
+        return _timed(self._stage, stage=stage)
 
 
 class IngressMetrics:
@@ -82,12 +86,9 @@ class VocabularyMetrics:
         )
         self._built = metrics.Counter("reco_concepts_built", description="References made.")
 
-    @contextmanager
-    def search(self) -> Iterator[None]:
+    def search(self) -> AbstractContextManager[None]:
         """Records the duration of a search."""
-        started = time.perf_counter()
-        yield
-        self._retrieval.observe((time.perf_counter() - started) * 1000)
+        return _timed(self._retrieval)
 
     def built(self) -> None:
         """Counts a reference that was built."""

@@ -200,11 +200,9 @@ class _RecordKeeper(tune.Callback):
         return {}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Called when a trial has finished or was stopped."""
         self._end(trial, "stopped", None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Called when a trial's process died."""
         self._end(trial, "failed", "its process died")
 
     def _end(self, trial: Any, state: Any, reason: str | None) -> None:

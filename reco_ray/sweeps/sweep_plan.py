@@ -210,7 +210,6 @@ def _ordered(
 
 
 def _corpus(sweep: Sweep, folder: str, image_column: str | None) -> list[str]:
-    """Fingerprint of the corpus or of its index."""
     if sweep.corpus is not None:
         return [list_files(_path(folder, sweep.corpus), image_column).fingerprint]
     return [artifacts.read_manifest(_path(folder, str(sweep.index)), INDEX_KIND).made_at]

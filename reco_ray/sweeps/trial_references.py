@@ -13,7 +13,7 @@ from reco_ray.cosegmentation.build import ReferenceInputs, prepare_inputs, unrea
 from reco_ray.cosegmentation.prototypes import prototypes
 from reco_ray.cosegmentation.reference_plan import ReferencePlan, plan_references
 from reco_ray.cosegmentation.references import reference_from_features
-from reco_ray.models import load_language_image_model
+from reco_ray.models.dense import load_retrieval_model
 from reco_ray.sweeps.encoded_images import cached_models, features_of
 from reco_ray.sweeps.scores import seed_agreement, support_margin
 from reco_ray.vocabulary import Vocabulary
@@ -34,9 +34,7 @@ def plan_trial_references(settings: Settings, vocabulary: Vocabulary, index_uri:
     """
     models = settings.models
     dense = cached_models(models, settings.seed, "cpu")
-    retrieval = dense.language
-    if models.language is not None:
-        retrieval = load_language_image_model(models.retrieval, weights=models.weights, seed=settings.seed)
+    retrieval = load_retrieval_model(models, seed=settings.seed, dense=dense)
     index = CorpusIndex(index_uri, retrieval.fingerprint)
     plan = plan_references(
         vocabulary, settings, index.uri, index.manifest.made_at, retrieval.fingerprint, dense.fingerprint

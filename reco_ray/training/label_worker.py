@@ -119,7 +119,6 @@ class LabelWorker(Worker[Report]):
 
 
 def _bytes(shares: torch.Tensor) -> np.ndarray:
-    """Quantises [0, 1] to uint8."""
     return (shares.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 

@@ -257,7 +257,6 @@ class _Training:
             ray.train.report(entry, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def _module(self) -> nn.Module:
-        """The network without DistributedDataParallel."""
         return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 
     def _write_results(self) -> None:
@@ -281,7 +280,6 @@ def soft_cross_entropy(logits: torch.Tensor, soft: torch.Tensor) -> torch.Tensor
 
 
 def _optimizer(network: Network, rate: float, encoder_rate: float, decay: float) -> torch.optim.Optimizer:
-    """Adam with a separate parameter group for the encoder."""
     encoder = {id(p) for p in network.encoder.parameters()}
     groups: list[list[nn.Parameter]] = [[], []]
     for parameter in network.module.parameters():

@@ -122,7 +122,6 @@ class Segmenter:
 
 
 def _picture(image: Any) -> Image.Image:
-    """Converts an image in any form to RGB."""
     name = "image"
     try:
         if isinstance(image, str | PathLike):

@@ -296,7 +296,6 @@ def _is_words(value: Any) -> bool:
 
 
 def _words(value: Any) -> Any:
-    """Synonyms as a list; a string is split at commas."""
     if value is None:
         return []
     return [entry["name"] for entry in parse_names(value)] if isinstance(value, str) else value

@@ -15,6 +15,7 @@ from reco_ray.models import LanguageImageModel, clip_dense, load_language_image_
 from reco_ray.models.language_image import open_clip as family
 from reco_ray.models.runtime import fold_batch_norms
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 VIT = {"image_size": 32, "patch_size": 8, "layers": 3, "width": 48, "head_width": 16}
 # Real open_clip architectures, only smaller than any that was ever trained.
@@ -41,12 +42,6 @@ def _architectures(tmp_path_factory):
     for name, config in ARCHITECTURES.items():
         (folder / f"{name}.json").write_text(json.dumps(config))
     open_clip.add_model_config(folder)
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("RECO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("RECO_WEIGHTS", raising=False)
 
 
 def load(name, **options):

@@ -19,11 +19,6 @@ SETTINGS = load_settings("mini", overrides=["models.precision=fp32"])
 
 
 @pytest.fixture(scope="module")
-def models() -> DenseModels:
-    return DenseModels.load(SETTINGS.models)
-
-
-@pytest.fixture(scope="module")
 def pixels(models: DenseModels) -> torch.Tensor:
     return torch.from_numpy(models.encoder.transform.fit(photograph(0, 300), 160, 32).copy())[None]
 

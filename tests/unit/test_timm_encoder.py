@@ -12,6 +12,7 @@ from reco_ray.models import DenseEncoder, load_dense_encoder, weights
 from reco_ray.models.dense_encoders.timm import RELEASED, LayerFeatures
 from reco_ray.models.runtime import fold_batch_norms
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 # Every kind of encoder the presets and guides name: input size of its transform, channels, stride.
 KINDS = {
     "deit_small_distilled_patch16_224.sin": (224, 384, 16),
@@ -33,12 +34,6 @@ PREFIXED = {
     "vit_small_patch16_dinov3": 5,
     "eva02_tiny_patch14_224": 1,
 }
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("RECO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("RECO_WEIGHTS", raising=False)
 
 
 def load(name, **options):

@@ -10,11 +10,7 @@ from safetensors.torch import save_file
 from reco_ray.errors import RecoError
 from reco_ray.models import load_dense_encoder, load_language_image_model, weights
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("RECO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("RECO_WEIGHTS", raising=False)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

@@ -189,7 +189,6 @@ def _add(
 def _timed(
     embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerprint: str
 ) -> tuple[dict[str, Any], float]:
-    """Adds a shard; returns its record and the seconds it took."""
     start = time.perf_counter()
     return add_shard(embeddings, out, plan, shard, fingerprint), time.perf_counter() - start
 
