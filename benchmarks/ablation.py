@@ -24,7 +24,7 @@ from reco_ray.evaluation.compare import Variant
 from reco_ray.evaluation.evaluation_protocol import choose_protocol
 from reco_ray.evaluation.provenance import provenance
 from reco_ray.evaluation.results_table import figure_columns, markdown, percent
-from reco_ray.evaluation.score import score
+from reco_ray.evaluation.score_variants import score
 from reco_ray.files import storage
 
 

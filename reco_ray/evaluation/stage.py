@@ -18,7 +18,7 @@ from reco_ray.evaluation.evaluation_protocol import Protocol
 from reco_ray.evaluation.evaluation_report import write_report
 from reco_ray.evaluation.jaccard import cosegmentation_jaccard
 from reco_ray.evaluation.provenance import provenance
-from reco_ray.evaluation.score import score
+from reco_ray.evaluation.score_variants import score
 from reco_ray.files import storage
 from reco_ray.training import Segmenter
 

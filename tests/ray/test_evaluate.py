@@ -24,7 +24,7 @@ from reco_ray.evaluation.confusion import IGNORE, scores
 from reco_ray.evaluation.dataset import Dataset, Sample
 from reco_ray.evaluation.evaluation_protocol import PROTOCOL_NAMES, Protocol, choose_protocol
 from reco_ray.evaluation.jaccard import CosegmentWorker, square_loader
-from reco_ray.evaluation.score import EvaluateWorker, score
+from reco_ray.evaluation.score_variants import EvaluateWorker, score
 from reco_ray.evaluation.stage import RECO, RECO_PLUS, trained_for, variants
 from reco_ray.files.artifacts import ArtifactWriter
 from reco_ray.models.dense import DenseModels
