@@ -1,16 +1,29 @@
-"""Logits of trained segmenters -> labels, one label at a time; words that stay in memory."""
+"""Logits of trained segmenters -> labels, one label at a time; batches; words that stay in memory."""
 
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from reco_ray.config import SegmentSettings
+from reco_ray.errors import RecoError
 from reco_ray.models import text_cache
 from reco_ray.segmentation.refine import refine
+from reco_ray.serving.bank_of_request import BankRef
+from reco_ray.serving.segment_task import (
+    DEADLINE_EXCEEDED,
+    LabelledImage,
+    SegmentTask,
+    TaskFailure,
+    label_batch,
+)
 from reco_ray.serving.segmenters import label_logits
+from reco_ray.serving.serving_metrics import ModelMetrics
 from reco_ray.training.segmenter import best_label
+from reco_ray.vocabulary import parse_concepts
 
 LOGITS = torch.randn(5, 8, 12, generator=torch.Generator().manual_seed(3)) * 3
 PIXELS = torch.randint(0, 256, (32, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
@@ -65,3 +78,27 @@ def test_a_server_keeps_strangers_words_in_memory_and_forgets_the_oldest(
     before = len(encoded)
     cache.lookup(["x" * 9], encode, torch.device("cpu"))
     assert len(encoded) == before
+
+
+def test_what_is_late_or_fails_leaves_the_others_of_its_batch() -> None:
+    bank = BankRef("key", parse_concepts("cat"), (), "nowhere")
+    now = time.time()
+    tasks = [
+        SegmentTask(np.full((4, 4, 3), value, np.uint8), (4, 4), bank, deadline)
+        for value, deadline in ((0, now + 60), (1, now - 1), (2, now + 60), (3, now + 60), (4, now + 60))
+    ]
+
+    def label(task: SegmentTask, features: torch.Tensor, number: int, pixels: torch.Tensor) -> LabelledImage:
+        value = int(pixels[0, 0, 0])
+        assert torch.equal(features[number], pixels.float())
+        if value == 2:
+            raise RecoError("other models")
+        if value == 3:
+            raise KeyError("a bug")
+        return LabelledImage(np.full(task.size, value, np.uint8), [])
+
+    found = label_batch(tasks, torch.Tensor.float, label, ModelMetrics())
+    assert [each.status if isinstance(each, TaskFailure) else int(each.labels[0, 0]) for each in found] == [
+        0, 503, 409, 500, 4,
+    ]  # fmt: skip
+    assert label_batch(tasks[1:2], torch.Tensor.float, label, ModelMetrics()) == [DEADLINE_EXCEEDED]
