@@ -216,7 +216,7 @@ class Client:
                 `reco_ray.corpus.arrays.picture_of`.
             concepts: names to segment, instead of `vocabulary`.
             vocabulary: name of a vocabulary or segmenter of the service.
-            refine: "none", "pamr" or "crf"; None = the service's setting.
+            refine: "none", "pamr", "superpixels", "crf" or another refinement of the service; None = its setting.
             background: whether pixels that match no concept are labelled as background.
             threshold: score in [0, 1] below which a pixel is background.
             max_side: longer side of the answer, pixels.

@@ -161,7 +161,8 @@ class SegmentSettings(_Section):
         default="both", description="score by references times language attention, or by one of them alone"
     )
     refine: Refinement = Field(
-        default="none", description="sharpen masks by colour: PAMR (quick) or the paper's dense CRF"
+        default="none",
+        description="sharpen masks by colour: PAMR or superpixels (quick), or the paper's dense CRF",
     )
     background: bool | None = Field(
         default=None, description="label 0 for what shows no concept; None = as the vocabulary says"

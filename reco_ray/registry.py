@@ -84,7 +84,8 @@ LANGUAGE_IMAGE_MODELS = Registry(
     "language-image model", "reco_ray.language_image_models", "reco_ray.models.language_image"
 )
 DENSE_ENCODERS = Registry("dense encoder", "reco_ray.dense_encoders", "reco_ray.models.dense_encoders")
-# `TITLE`, which a person reads, and `refine(scores, image)` as `segmentation.refine` describes.
+# `TITLE`, which a person reads, and `refine(scores, image)` as `segmentation.refine` describes; also `require()` where
+# it needs a package that may be missing, which raises RecoError then.
 REFINEMENTS = Registry("refinement", "reco_ray.refinements", "reco_ray.segmentation.refine")
 # As `corpus.containers.Container` describes.
 CONTAINERS = Registry("container of images", "reco_ray.containers", "reco_ray.corpus.containers")

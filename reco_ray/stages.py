@@ -110,8 +110,11 @@ class SweepResult:
 def _run(request: RunRequest, listener: Listener) -> RunResult:
     vocabulary, settings = request.load_vocabulary(), request.load_settings()
     from reco_ray.models.weights import prefetch
+    from reco_ray.segmentation.refine import require_refinement
 
-    prefetch(settings.models.specs, settings.models.weights)  # before hours of embedding, not after them
+    # Before hours of embedding, not after them.
+    require_refinement(settings.segment.refine)
+    prefetch(settings.models.specs, settings.models.weights)
     return _main_job(request.corpus, request.images, vocabulary, settings, request, listener)
 
 
@@ -189,8 +192,10 @@ def _segment(request: SegmentRequest, listener: Listener) -> Outcome:
     settings = request.load_settings()
     from reco_ray.cosegmentation.bank import ReferenceBank
     from reco_ray.distributed.session import session
+    from reco_ray.segmentation.refine import require_refinement
     from reco_ray.segmentation.stage import segment_images
 
+    require_refinement(settings.segment.refine)
     listener.vocabulary(ReferenceBank.open(request.references).vocabulary)
     with session(request.address):
         made = segment_images(request.references, request.images, request.out, settings)
@@ -201,9 +206,11 @@ def _label(request: LabelRequest, listener: Listener) -> list[Outcome]:
     settings = request.load_settings()
     from reco_ray.cosegmentation.bank import ReferenceBank
     from reco_ray.distributed.session import session
+    from reco_ray.segmentation.refine import require_refinement
     from reco_ray.training.label import label_images
     from reco_ray.training.label_worker import LabelSet
 
+    require_refinement(settings.segment.refine)
     names = _names(request.references)
     sets = {
         name: LabelSet(absolute(uri), join(request.out, name, "labels"))
@@ -226,10 +233,13 @@ def _train(request: TrainRequest, listener: Listener) -> list[Outcome]:
     if not request.labels and not (request.vocabulary and request.index and request.images):
         raise UsageError("give --vocabulary, --index and --images, or --labels")
     from reco_ray.distributed.session import session
+    from reco_ray.segmentation.refine import require_refinement
     from reco_ray.training.stage import train_segmenters
     from reco_ray.training.vocabularies import require_distinct, train_vocabularies
     from reco_ray.vocabulary_sets import load_vocabularies
 
+    if not request.labels:
+        require_refinement(settings.segment.refine)
     vocabularies = load_vocabularies(request.vocabulary)
     require_distinct(vocabularies)
     for name, vocabulary in vocabularies.items():
@@ -278,7 +288,9 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult:
     from reco_ray.evaluation.stage import evaluate as measure
     from reco_ray.evaluation.stage import trained_for
     from reco_ray.models.weights import prefetch
+    from reco_ray.segmentation.refine import require_refinement
 
+    require_refinement(settings.segment.refine)
     protocol = choose_protocol(request.protocol, request.short_side, settings.segment)
     dataset = open_benchmark(request.benchmark, absolute(request.data))
     require_countable(dataset, settings.segment.max_pixels, protocol.cut_truth)
@@ -338,6 +350,7 @@ def _search(request: SearchRequest, listener: Listener) -> SearchResult:
 
 def _serve(request: ServeRequest, listener: Listener) -> None:
     from reco_ray.distributed.session import session
+    from reco_ray.segmentation.refine import require_refinement
     from reco_ray.serving.options import ServeOptions, split_overrides
     from reco_ray.serving.server import require_keys, run_server
 
@@ -354,7 +367,7 @@ def _serve(request: ServeRequest, listener: Listener) -> None:
         **serving,
     )
     require_keys(request.host, options)
-    options.load()
+    require_refinement(options.load().segment.refine)
     local = not (request.address or os.environ.get("RAY_ADDRESS"))
     with session(request.address):
         run_server(options, request.host, request.port, local=local)

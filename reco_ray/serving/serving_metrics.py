@@ -31,7 +31,7 @@ class ModelMetrics:
         )
         self._stage = metrics.Histogram(
             "reco_stage_ms",
-            description="Time of a stage: encode (a pass), score, pamr, crf (an image), build (a concept).",
+            description="Time of a stage: encode (a pass), score or the refinement (an image), build (a concept).",
             boundaries=_MILLISECONDS,
             tag_keys=("stage",),
         )

@@ -150,7 +150,7 @@ def test_all_forms_of_a_request_are_answered_alike(anna: httpx.Client, animals: 
         assert picture.width == first["width"]
 
 
-@pytest.mark.parametrize("refine", ["none", "pamr", "crf"])
+@pytest.mark.parametrize("refine", ["none", "pamr", "superpixels", "crf"])
 def test_a_mask_is_what_the_library_computes(
     anna: httpx.Client, animals: str, folder: Path, refine: str
 ) -> None:

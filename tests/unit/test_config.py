@@ -45,7 +45,7 @@ def test_values_are_yaml():
         (["exemplars=3"], r"setting exemplars: there is no such setting"),
         (["references.exemplars=0"], r"setting references\.exemplars: .*greater than or equal to 1"),
         (["references.exemplars=many"], r"setting references\.exemplars: .*integer"),
-        (["segment.refine=best"], r"setting segment\.refine: .*none, crf, pamr"),
+        (["segment.refine=best"], r"setting segment\.refine: .*none, crf, pamr, superpixels"),
         (["embed.max_pixels=999999999999"], r"setting embed\.max_pixels: .*less than or equal"),
         (["models=3"], r"setting models: "),
         (["references"], r"--set 'references': expected section\.field=value"),

@@ -214,7 +214,7 @@ def test_a_package_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch:
     install(tmp_path, "import a_module_that_is_not_there\n", GROUPS)
     monkeypatch.syspath_prepend(tmp_path)
     refinements = Registry("refinement", "reco_ray.refinements", "reco_ray.segmentation.refine")
-    assert refinements.names == ["none", "crf", "pamr", "grey"]
+    assert refinements.names == ["none", "crf", "pamr", "superpixels", "grey"]
     with pytest.raises(
         RecoError, match=r"'grey' of package other-package cannot be imported: .*a_module_that"
     ):
@@ -238,7 +238,8 @@ def test_every_component_of_reco_ray_has_what_its_kind_needs() -> None:
 
 def test_an_unknown_name_is_answered_with_those_there_are() -> None:
     with pytest.raises(
-        RecoError, match=r"unknown refinement 'pamer': known are none, crf, pamr; did you mean pamr\?"
+        RecoError,
+        match=r"unknown refinement 'pamer': known are none, crf, pamr, superpixels; did you mean pamr\?",
     ):
         REFINEMENTS.get("pamer")
 

@@ -93,9 +93,10 @@ def test_background_and_refinement_ask_again(page: Page, photo: Path) -> None:
         page.check("#background")
     answer = response.value.json()
     assert answer["background"] is True
-    with page.expect_response("**/v1/segment") as response:
-        page.select_option("#refine", "pamr")
-    answer = response.value.json()
-    page.wait_for_selector("#go:enabled")
-    page.mouse.move(5, 5)
-    assert np.array_equal(canvas_pixels(page, "#mask-canvas"), painted(answer))
+    for refine in ("pamr", "superpixels"):
+        with page.expect_response("**/v1/segment") as response:
+            page.select_option("#refine", refine)
+        answer = response.value.json()
+        page.wait_for_selector("#go:enabled")
+        page.mouse.move(5, 5)
+        assert np.array_equal(canvas_pixels(page, "#mask-canvas"), painted(answer))

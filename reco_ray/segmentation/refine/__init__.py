@@ -18,10 +18,10 @@ def refine(scores: Tensor, image: Tensor, method: str = "none") -> Tensor:
         method: a name in `REFINEMENTS`; "none" returns the scores unchanged.
 
     Returns:
-        (m, H, W); float32 in [0, 1] from "pamr" and "crf", summing to 1 over the concepts from "crf".
+        (m, H, W); float32 in [0, 1] from the methods of reco-ray, summing to 1 over the concepts from "crf".
 
     Raises:
-        RecoError: the method is unknown.
+        RecoError: the method is unknown, or needs a package that is not installed.
         ValueError: an argument has the wrong shape or dtype.
     """
     refinement = REFINEMENTS.get(method)
@@ -34,3 +34,17 @@ def refine(scores: Tensor, image: Tensor, method: str = "none") -> Tensor:
         )
     with torch.autocast(image.device.type, enabled=False):  # the lattice of the CRF needs float32
         return refinement.refine(scores, image)
+
+
+def require_refinement(method: str) -> None:
+    """Checks before any work whether a method can be used.
+
+    Args:
+        method: a name in `REFINEMENTS`.
+
+    Raises:
+        RecoError: the method is unknown, or needs a package that is not installed.
+    """
+    refinement = REFINEMENTS.get(method)
+    if hasattr(refinement, "require"):
+        refinement.require()
