@@ -79,7 +79,8 @@ class Registry:
 
 
 # `load(name, *, weights, device, seed, precision)` -> model, `name` being what follows the colon of a spec; of families
-# whose weights come from a hub also `pull(name, stem)` and `prefetch(name, weights)`, see `models/weights.py`.
+# whose weights come from a hub also `pull(name, stem)` and `prefetch(name, weights)`, see `models/weights.py`. Where
+# `NUMBERED` is true, a number at the end of the spec is the name: `my_encoder2` is `my_encoder` with "2".
 LANGUAGE_IMAGE_MODELS = Registry(
     "language-image model", "reco_ray.language_image_models", "reco_ray.models.language_image"
 )

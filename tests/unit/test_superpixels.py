@@ -32,7 +32,7 @@ def means_by_definition(scores: torch.Tensor, regions: torch.Tensor) -> torch.Te
 
 def picture(height: int, width: int, number: int = 21) -> torch.Tensor:
     """A photograph stretched to a size, uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(photograph(number).resize((width, height)))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(photograph(number, 1000).resize((width, height)))).permute(2, 0, 1)
 
 
 def test_two_halves_by_hand() -> None:

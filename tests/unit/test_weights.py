@@ -209,6 +209,7 @@ def test_an_unreachable_hub_is_noticed_at_once(monkeypatch, tmp_path):
     [
         ("conse:efficientnet_lite0", "nothing to pull"),
         ("efficientnet_lite0", "nothing to pull"),
+        ("efficientnet_lite2", "nothing to pull"),
         ("open_clip:RN50/random", "made, not pulled"),
         ("open_clip:RN5/openai", "did you mean RN50"),
         ("timm:resnet18.nope", "no weights 'nope'"),

