@@ -290,8 +290,9 @@ def _memory(uris: list[str], sizes: list[int]) -> dict[str, Any]:
     for rows in sizes:
         with tempfile.TemporaryDirectory() as scratch, session(), _watched() as peaks:
             _write_tars(Path(scratch, "tars"), small, rows)
-            manifest, _ = embed_corpus(str(Path(scratch, "tars")), str(Path(scratch, "out")), settings)
+            manifest = embed_corpus(str(Path(scratch, "tars")), str(Path(scratch, "out")), settings).manifest
             summary = json.loads(Path(scratch, "out", "summary.json").read_text())
+        assert manifest is not None
         counts = manifest.counts
         assert counts["images"] == rows == sum(counts[k] for k in ("embedded", "rejected", "duplicates"))
         runs.append(

@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 
 from reco_ray.config import IndexSettings
+from reco_ray.contents import EmbeddingsContent
 from reco_ray.corpus.index import CorpusIndex, build_index
 from reco_ray.corpus.index.recall import KINDS, Queries, draw_queries, recall
 from reco_ray.corpus.index.vectors import list_parts, vectors_of
@@ -67,9 +68,9 @@ def main() -> None:
     with session(), tempfile.TemporaryDirectory() as scratch:
         folder = options.out or scratch
         embeddings = write_vectors(f"{folder}/embeddings", options.vectors, options.dim)
-        queries = draw_queries(
-            embeddings, list_parts(embeddings, artifacts.read_manifest(embeddings)), seed=7
-        )  # not those that the stage draws
+        content = artifacts.read_manifest(embeddings, EmbeddingsContent).content
+        # Not those that the stage draws.
+        queries = draw_queries(embeddings, list_parts(embeddings, content), seed=7)
         row, exact = measure_plain(embeddings, queries, options.latency_queries)
         rows = [row]
         for factory in ["Flat", *factories, *(["autofaiss"] if options.autofaiss else [])]:
@@ -118,7 +119,7 @@ def synthetic(count: int, dim: int, seed: int) -> np.ndarray:
 
 def write_vectors(uri: str, count: int, dim: int) -> str:
     """An embeddings artifact, made piece by piece."""
-    writer = artifacts.ArtifactWriter(uri, "embeddings", {"corpus": "synthetic"})
+    writer = artifacts.ArtifactWriter(uri, EmbeddingsContent, {"corpus": "synthetic"})
     writer.finished()
     for number, start in enumerate(range(0, count, PART)):
         rows = synthetic(min(PART, count - start), dim, seed=1 + number)
@@ -134,7 +135,7 @@ def write_vectors(uri: str, count: int, dim: int) -> str:
         )
         storage.write_table(f"{uri}/embeddings/{number:08d}.parquet", table.cast(embeddings_schema(dim)))
     counts = {"images": count, "embedded": count, "rejected": 0, "duplicates": 0}
-    writer.commit(counts, {"dim": dim, "model": MODEL, "shards": number + 1})
+    writer.commit(counts, EmbeddingsContent(dim=dim, model=MODEL, shards=number + 1))
     return uri
 
 
@@ -144,8 +145,9 @@ def measure_plain(
     """faiss.IndexFlatIP over everything in memory; also the exact answers."""
     faiss = load_faiss()
     start = time.perf_counter()
-    index = faiss.IndexFlatIP(artifacts.read_manifest(embeddings, "embeddings").content["dim"])
-    for part in list_parts(embeddings, artifacts.read_manifest(embeddings)):
+    content = artifacts.read_manifest(embeddings, EmbeddingsContent).content
+    index = faiss.IndexFlatIP(content.dim)
+    for part in list_parts(embeddings, content):
         index.add(_vectors(f"{embeddings}/embeddings/{part.name}"))
     built = time.perf_counter() - start
     exact = index.search(queries.vectors, queries.neighbours)[1]
@@ -159,10 +161,10 @@ def measure_stage(
 ) -> dict[str, Any]:
     """What `reco-ray index` makes of the factory."""
     out = f"{folder}/{factory.replace(',', '_')}"
-    images = artifacts.read_manifest(embeddings, "embeddings").counts["embedded"]
+    images = artifacts.read_manifest(embeddings, EmbeddingsContent).counts["embedded"]
     share = -(-images // (os.cpu_count() or 1))
     start = time.time()
-    manifest, _ = build_index(embeddings, out, IndexSettings(factory=factory, min_recall=0, shard_size=share))
+    build_index(embeddings, out, IndexSettings(factory=factory, min_recall=0, shard_size=share))
     built = time.time() - start
     index = CorpusIndex(out, MODEL)
     found = index.search(queries.vectors, queries.neighbours)[1]
@@ -171,7 +173,7 @@ def measure_stage(
         "build_seconds": round(built, 1),
         "train_seconds": round(Path(out, "trained/fingerprint").stat().st_mtime - start, 1),
         "bytes_a_vector": _size(Path(out, "shards"), len(index)),
-        "nprobe": manifest.content.get("nprobe"),
+        "nprobe": index.manifest.content.nprobe,
     }
     latency = _latency(lambda query: index.search(query, 50), queries.vectors, latency_queries)
     return row | latency | _recalls(found, exact, queries)
@@ -205,7 +207,7 @@ def measure_autofaiss(
     """What autofaiss makes of the same vectors, in a process of its own environment."""
     work = Path(folder, "autofaiss")
     (work / "npy").mkdir(parents=True)
-    parts = list_parts(embeddings, artifacts.read_manifest(embeddings))
+    parts = list_parts(embeddings, artifacts.read_manifest(embeddings, EmbeddingsContent).content)
     for part in parts:
         np.save(work / "npy" / f"{part.name}.npy", _vectors(f"{embeddings}/embeddings/{part.name}"))
     np.save(work / "queries.npy", queries.vectors)

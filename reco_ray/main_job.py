@@ -11,19 +11,16 @@ from contextlib import contextmanager
 from filelock import FileLock, Timeout
 
 from reco_ray.config import Settings
-from reco_ray.corpus.index import KIND as INDEX
+from reco_ray.contents import EmbeddingsContent, IndexContent, MasksContent, ReferencesContent
 from reco_ray.corpus.index import build_index
 from reco_ray.corpus.own_output import mark_output
 from reco_ray.corpus.read import list_images
-from reco_ray.corpus.stage import KIND as EMBEDDINGS
 from reco_ray.corpus.stage import embed_corpus
-from reco_ray.cosegmentation.bank import KIND as REFERENCES
-from reco_ray.cosegmentation.stage import STAGE, build_references
+from reco_ray.cosegmentation.stage import build_references
 from reco_ray.errors import RecoError, file_error, reason
-from reco_ray.files.artifacts import ArtifactWriter
+from reco_ray.files.artifacts import ArtifactWriter, Content
 from reco_ray.files.storage import join, local_path
 from reco_ray.outcome import Outcome
-from reco_ray.segmentation.masks import KIND as MASKS
 from reco_ray.segmentation.report import write_report
 from reco_ray.segmentation.stage import segment_images
 from reco_ray.vocabulary import Vocabulary
@@ -48,15 +45,19 @@ def run_all(
     mark_output(out)
     embeddings, index = join(out, "embeddings"), join(out, "index")
     references, masks = join(out, "references"), join(out, "masks")
-    kinds = {embeddings: EMBEDDINGS, index: INDEX, references: REFERENCES, masks: MASKS}
+    kinds: dict[str, type[Content]] = {
+        embeddings: EmbeddingsContent,
+        index: IndexContent,
+        references: ReferencesContent,
+        masks: MasksContent,
+    }
     for place, kind in kinds.items():
         ArtifactWriter(place, kind, {}).stored()  # raises for other content
     with _locked(out):
-        yield Outcome("embed", embeddings, *embed_corpus(corpus, embeddings, settings, renew=True))
-        yield Outcome("index", index, *build_index(embeddings, index, settings.index, renew=True))
-        built = build_references(index, vocabulary, references, settings, renew=True)
-        yield Outcome(STAGE, references, *built)
-        yield Outcome("segment", masks, *segment_images(references, images, masks, settings, renew=True))
+        yield embed_corpus(corpus, embeddings, settings, renew=True)
+        yield build_index(embeddings, index, settings.index, renew=True)
+        yield build_references(index, vocabulary, references, settings, renew=True)
+        yield segment_images(references, images, masks, settings, renew=True)
         write_report(references, masks, join(out, "report"))
 
 

@@ -1,23 +1,73 @@
-"""What became of an artifact that a stage was asked to make."""
+"""What stages return."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from reco_ray.errors import RecoError
 from reco_ray.files.artifacts import Manifest
 
+if TYPE_CHECKING:
+    from reco_ray.sweeps.plan import SweepPlan
+    from reco_ray.sweeps.trial import TrialRecord
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """One artifact of a stage.
+    """What became of one output of a stage.
 
-    stage: that was asked for it. uri: of the artifact. manifest: None if it failed. new: whether there was anything to
-    do. name: of its vocabulary, where a stage makes several artifacts; one that fails stops no other. error: why it
-    failed.
+    Attributes:
+        stage: that was asked for it.
+        uri: of the output.
+        manifest: of the artifact; None if it failed, and for `evaluate`, whose output is no artifact.
+        new: whether anything was computed.
+        name: of its vocabulary, where a stage makes several artifacts; one that fails stops no other.
+        error: why it failed.
     """
 
     stage: str
     uri: str
-    manifest: Manifest | None = None
+    manifest: Manifest[Any] | None = None
     new: bool = True
     name: str = ""
     error: RecoError | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What the main job made. report: path of its HTML page."""
+
+    embeddings: Outcome
+    index: Outcome
+    references: Outcome
+    masks: Outcome
+    report: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateResult(Outcome):
+    """results: as in the JSON file of path `file`. report: path of its HTML page."""
+
+    results: dict[str, Any]
+    report: str
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult(Outcome):
+    """Of a sweep; its manifest is None while trials that failed can be tried again.
+
+    ranked: the records of all trials, the best first. report, best: paths of the HTML page and of the best settings.
+    """
+
+    plan: "SweepPlan"
+    ranked: list["TrialRecord"]
+    report: str
+    best: str
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """hits: `rank`, `similarity`, `uri`, the most similar first. sheet: path of the contact sheet, a JPEG."""
+
+    hits: list[dict[str, Any]]
+    sheet: str

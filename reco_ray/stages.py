@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.files.storage import absolute, join, write_bytes
-from reco_ray.outcome import Outcome
+from reco_ray.outcome import EvaluateResult, Outcome, RunResult, SearchResult, SweepResult
 from reco_ray.requests import (
     DemoRequest,
     EmbedRequest,
@@ -67,46 +67,6 @@ class Stage(Generic[R, Result]):
     carry_out: Callable[[R, Listener], Result]
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What the main job made. report: path of its HTML page."""
-
-    embeddings: Outcome
-    index: Outcome
-    references: Outcome
-    masks: Outcome
-    report: str
-
-
-@dataclass(frozen=True)
-class EvaluateResult:
-    """results: as in the JSON file of path `file`. report: path of its HTML page."""
-
-    results: dict[str, Any]
-    report: str
-    file: str
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """hits: `rank`, `similarity`, `uri`, the most similar first. sheet: path of the contact sheet, a JPEG."""
-
-    hits: list[dict[str, Any]]
-    sheet: str
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """outcome: of the artifact; its manifest is None while trials that failed can be tried again. ranked: the records
-    of all trials, the best first. report, best: paths of the HTML page and of the best settings."""
-
-    plan: "SweepPlan"
-    outcome: Outcome
-    ranked: list["TrialRecord"]
-    report: str
-    best: str
-
-
 def _run(request: RunRequest, listener: Listener) -> RunResult:
     vocabulary, settings = request.load_vocabulary(), request.load_settings()
     from reco_ray.models.weights import prefetch
@@ -143,9 +103,8 @@ def _main_job(
     with session(request.address):
         for outcome in run_all(corpus, images, vocabulary, request.out, settings):
             made[outcome.stage] = _notify(listener, outcome)
-    return RunResult(
-        made["embed"], made["index"], made["reference"], made["segment"], _report_path(request.out)
-    )
+    report = join(absolute(request.out), "report", "index.html")
+    return RunResult(made["embed"], made["index"], made["reference"], made["segment"], report)
 
 
 def _embed(request: EmbedRequest, listener: Listener) -> Outcome:
@@ -154,8 +113,7 @@ def _embed(request: EmbedRequest, listener: Listener) -> Outcome:
     from reco_ray.distributed.session import session
 
     with session(request.address):
-        made = embed_corpus(request.corpus, request.out, settings, request.follow)
-    return _notify(listener, Outcome("embed", request.out, *made))
+        return _notify(listener, embed_corpus(request.corpus, request.out, settings, request.follow))
 
 
 def _index(request: IndexRequest, listener: Listener) -> Outcome | str:
@@ -173,19 +131,17 @@ def _index(request: IndexRequest, listener: Listener) -> Outcome | str:
     from reco_ray.distributed.session import session
 
     with session(request.address) if plan.needs_cluster else nullcontext():
-        made = build_index(request.embeddings, request.out, settings, plan)
-    return _notify(listener, Outcome("index", request.out, *made))
+        return _notify(listener, build_index(request.embeddings, request.out, settings, plan))
 
 
 def _references(request: ReferencesRequest, listener: Listener) -> Outcome:
     vocabulary, settings = request.load_vocabulary(), request.load_settings()
-    from reco_ray.cosegmentation.stage import STAGE, build_references
+    from reco_ray.cosegmentation.stage import build_references
     from reco_ray.distributed.session import session
 
     listener.vocabulary(vocabulary)
     with session(request.address):
-        made = build_references(request.index, vocabulary, request.out, settings)
-    return _notify(listener, Outcome(STAGE, request.out, *made))
+        return _notify(listener, build_references(request.index, vocabulary, request.out, settings))
 
 
 def _segment(request: SegmentRequest, listener: Listener) -> Outcome:
@@ -198,8 +154,7 @@ def _segment(request: SegmentRequest, listener: Listener) -> Outcome:
     require_refinement(settings.segment.refine)
     listener.vocabulary(ReferenceBank.open(request.references).vocabulary)
     with session(request.address):
-        made = segment_images(request.references, request.images, request.out, settings)
-    return _notify(listener, Outcome("segment", request.out, *made))
+        return _notify(listener, segment_images(request.references, request.images, request.out, settings))
 
 
 def _label(request: LabelRequest, listener: Listener) -> list[Outcome]:
@@ -220,9 +175,7 @@ def _label(request: LabelRequest, listener: Listener) -> list[Outcome]:
         listener.vocabulary(ReferenceBank.open(one.bank).vocabulary, name)
     with session(request.address):
         made = label_images(sets, request.images, join(request.out, "frames"), settings)
-    return [
-        _notify(listener, Outcome("label", sets[name].out, *one, name=name)) for name, one in made.items()
-    ]
+        return [_notify(listener, one) for one in made]
 
 
 def _train(request: TrainRequest, listener: Listener) -> list[Outcome]:
@@ -271,8 +224,7 @@ def _train(request: TrainRequest, listener: Listener) -> list[Outcome]:
 def _export(request: ExportRequest, listener: Listener) -> Outcome:
     from reco_ray.training.export import export_segmenter
 
-    made = export_segmenter(request.segmenter, request.out, request.format)
-    return _notify(listener, Outcome("export", request.out, *made))
+    return _notify(listener, export_segmenter(request.segmenter, request.out, request.format))
 
 
 def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult:
@@ -301,12 +253,9 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult:
     with session(request.address):
         if request.corpus is not None:
             embeddings, index = join(request.out, "embeddings"), join(request.out, "index")
-            made = embed_corpus(request.corpus, embeddings, settings)
-            _notify(listener, Outcome("embed", embeddings, *made))
-            _notify(listener, Outcome("index", index, *build_index(embeddings, index, settings.index)))
-        results = measure(dataset, request.data, str(index), request.out, settings, protocol, trained)
-    file = join(absolute(request.out), "results.json")
-    return EvaluateResult(results, _report_path(request.out), file)
+            _notify(listener, embed_corpus(request.corpus, embeddings, settings))
+            _notify(listener, build_index(embeddings, index, settings.index))
+        return measure(dataset, request.data, str(index), request.out, settings, protocol, trained)
 
 
 def _sweep(request: SweepRequest, listener: Listener) -> SweepResult:
@@ -319,12 +268,10 @@ def _sweep(request: SweepRequest, listener: Listener) -> SweepResult:
     for name, vocabulary in plan.vocabularies.items():
         listener.vocabulary(vocabulary, name)
     with session(request.address):
-        manifest, new, ranked = run_sweep(plan, request.out, lambda record: listener.trial(plan, record))
-    outcome = Outcome("sweep", request.out, manifest, new)
-    if manifest is not None:
-        listener.outcome(outcome)
-    best = join(absolute(request.out), "best.yaml")
-    return SweepResult(plan, outcome, ranked, _report_path(request.out), best)
+        result = run_sweep(plan, request.out, lambda record: listener.trial(plan, record))
+    if result.manifest is not None:
+        listener.outcome(result)
+    return result
 
 
 def _search(request: SearchRequest, listener: Listener) -> SearchResult:
@@ -388,10 +335,6 @@ def _pairs(texts: list[str]) -> dict[str, str]:
 def _notify(listener: Listener, outcome: Outcome) -> Outcome:
     listener.outcome(outcome)
     return outcome
-
-
-def _report_path(out: str) -> str:
-    return join(absolute(out), "report", "index.html")
 
 
 def _names(uris: list[str]) -> list[str]:

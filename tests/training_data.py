@@ -10,9 +10,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from reco_ray.config import load_settings
+from reco_ray.contents import FramesContent, LabelsContent, SegmenterContent
 from reco_ray.files import artifacts, storage
 from reco_ray.training.network import build_network
-from reco_ray.training.pseudo_labels import FRAMES_KIND, FRAMES_SCHEMA, IGNORE, LABELS_KIND, LABELS_SCHEMA
+from reco_ray.training.pseudo_labels import FRAMES_SCHEMA, IGNORE, LABELS_SCHEMA
 from reco_ray.vocabulary import parse_concepts
 
 
@@ -55,24 +56,18 @@ def write_pseudo_labels(
         total += pixels
     storage.remove(str(folder / "frames" / "manifest.json"))
     names = vocabulary.names
-    for kind, where, content in (
-        (FRAMES_KIND, "frames", {}),
-        (
-            LABELS_KIND,
-            "labels",
-            {
-                "labels": names,
-                "background": False,
-                "vocabulary": vocabulary.model_dump(mode="json"),
-                "references": "",
-                "soft": False,
-                "frames": str(folder / "frames"),
-                "pixels": dict(zip(names, total.tolist(), strict=False)),
-            },
-        ),
-    ):
-        writer = artifacts.ArtifactWriter(str(folder / where), kind, {"made": "by a test"})
-        writer.commit({"images": count}, content)
+    content = LabelsContent(
+        labels=names,
+        background=False,
+        vocabulary=vocabulary,
+        references="",
+        frames=str(folder / "frames"),
+        soft=False,
+        pixels=dict(zip(names, total.tolist(), strict=False)),
+    )
+    for where, each in (("frames", FramesContent()), ("labels", content)):
+        writer = artifacts.ArtifactWriter(str(folder / where), type(each), {"made": "by a test"})
+        writer.commit({"images": count}, each)
     return str(folder / "labels")
 
 
@@ -80,16 +75,16 @@ def write_segmenter(folder: Path, labels: int, *, stored: int | None = None, spe
     """Writes a Segmenter with random weights -> its URI. stored: how many labels its weights have."""
     spec = spec or load_settings("mini").train.segmenter
     network = build_network(spec, stored or labels, initial="random", seed=1)
-    writer = artifacts.ArtifactWriter(str(folder), "segmenter", {"made": "by a test"})
+    writer = artifacts.ArtifactWriter(str(folder), SegmenterContent, {"made": "by a test"})
     writer.finished()
     state = {name: tensor.contiguous() for name, tensor in network.module.state_dict().items()}
     save_file(state, folder / "weights.safetensors")
-    content = {
-        "architecture": spec,
-        "labels": [str(n) for n in range(labels)],
-        "background": False,
-        "vocabulary": parse_concepts("a,b,c").model_dump(mode="json"),
-        "image_size": 64,
-    }
+    content = SegmenterContent(
+        architecture=spec,
+        labels=[str(n) for n in range(labels)],
+        background=False,
+        vocabulary=parse_concepts("a,b,c"),
+        image_size=64,
+    )
     writer.commit({}, content)
     return str(folder)

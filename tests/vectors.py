@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from reco_ray.contents import EmbeddingsContent
 from reco_ray.corpus.stage import embeddings_schema
 from reco_ray.files import artifacts, storage
 
@@ -24,7 +25,7 @@ def write_embeddings(folder: Path | str, vectors: np.ndarray, part_size: int = 3
     """An embeddings artifact of these vectors; every third image is of the set `b`, the others of `a`."""
     uri = str(folder)
     dim = vectors.shape[1]
-    writer = artifacts.ArtifactWriter(uri, "embeddings", {"corpus": "synthetic"})
+    writer = artifacts.ArtifactWriter(uri, EmbeddingsContent, {"corpus": "synthetic"})
     assert writer.finished() is None
     for number, start in enumerate(range(0, len(vectors), part_size)):
         rows = vectors[start : start + part_size]
@@ -43,5 +44,5 @@ def write_embeddings(folder: Path | str, vectors: np.ndarray, part_size: int = 3
             storage.join(uri, "embeddings", f"{number:08d}.parquet"), table.cast(embeddings_schema(dim))
         )
     counts = {"images": len(vectors), "embedded": len(vectors), "rejected": 0, "duplicates": 0}
-    writer.commit(counts, {"dim": dim, "model": MODEL, "shards": number + 1})
+    writer.commit(counts, EmbeddingsContent(dim=dim, model=MODEL, shards=number + 1))
     return uri

@@ -4,8 +4,9 @@ from typing import Any
 
 from reco_ray.cli.from_request import add_command
 from reco_ray.cli.terminal import Terminal
+from reco_ray.outcome import EvaluateResult, RunResult, SearchResult, SweepResult
 from reco_ray.presentation.console import console
-from reco_ray.stages import STAGES, EvaluateResult, RunResult, SearchResult, SweepResult
+from reco_ray.stages import STAGES
 
 
 def _command(name: str) -> None:
@@ -38,7 +39,7 @@ def _print(result: Any) -> None:
         from reco_ray.sweeps.sweep_report import as_table as trials_table
 
         print(trials_table(result.plan, result.ranked))
-        if result.outcome.manifest is None:
+        if result.manifest is None:
             failed = sum(record.state == "failed" for record in result.ranked)
             console.print(f"sweep      {failed} trials failed: the same command tries them again")
         console.print(f"report     {result.report}")

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from reco_ray.contents import EmbeddingsContent
 from reco_ray.files.storage import absolute, join
 from reco_ray.outcome import Outcome
 from reco_ray.presentation.console import console
@@ -32,7 +33,8 @@ class Terminal(Listener):
         time = f"{manifest.seconds:.1f} s" if outcome.new else "nothing to do, made before"
         console.print(f"{outcome.stage:<10} {counts}   {time}   {uri}")
         if outcome.new and manifest.counts.get("rejected"):
-            reasons = manifest.content.get("rejected_by_reason", {})
+            content = manifest.content
+            reasons = content.rejected_by_reason if isinstance(content, EmbeddingsContent) else {}
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in reasons.items())
             console.print(f"{'rejected':<10} {kinds or 'each with its reason'}   {join(uri, 'rejected')}")
 

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from reco_ray.contents import EmbeddingsContent
 from reco_ray.corpus.containers import container_pattern, is_container
 from reco_ray.corpus.listing import SCHEMA, UNKNOWN, Listing
 from reco_ray.errors import UnreadableError, reason
-from reco_ray.files import artifacts, storage
+from reco_ray.files import storage
 
 GONE_SCHEMA = SCHEMA.append(pa.field("shard", pa.int64()))  # shard: of the recorded row
 _FOLDER = "listing"
@@ -227,19 +228,11 @@ def shard_of(name: str) -> int:
     return int(name.partition("-")[0].partition(".")[0])
 
 
-def embedding_files(uri: str, manifest: artifacts.Manifest) -> list[str]:
-    """URIs of the tables of a finished embeddings artifact, in order, without those of a run in progress.
-
-    Raises:
-        RecoError: an earlier version with another file layout made it.
-    """
-    if "shards" not in manifest.content:
-        raise UnreadableError(
-            f"{uri}: was made by an earlier version ({manifest.made_by}): delete it and embed the corpus again"
-        )
+def embedding_files(uri: str, content: EmbeddingsContent) -> list[str]:
+    """URIs of the tables of a finished embeddings artifact, in order, without those of a run in progress."""
     folder = storage.join(uri, "embeddings")
     names = storage.list_names(folder, ".parquet")
-    return [storage.join(folder, name) for name in names if shard_of(name) < manifest.content["shards"]]
+    return [storage.join(folder, name) for name in names if shard_of(name) < content.shards]
 
 
 def pending_units(

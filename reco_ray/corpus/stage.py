@@ -8,7 +8,7 @@ Each part of a shard is committed separately, so a killed run resumes. The artif
 - `duplicates/<part>.parquet`: `uri`, `duplicate_of`
 - `summary.json`: counts, reasons, rates
 
-where embeddings + rejected + duplicates = images listed. Parts of shards from `content["shards"]` of the manifest on
+where embeddings + rejected + duplicates = images listed. Parts of shards from `shards` of the manifest on
 belong to a generation that is still being added, and are omitted by `embedding_files`. Images removed from the source
 are removed from the tables by the next `reco-ray run` (`update.py`).
 """
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reco_ray.config import ModelSettings, Settings
+from reco_ray.contents import EmbeddingsContent
 from reco_ray.corpus import web
 from reco_ray.corpus.budget import RejectBudget
 from reco_ray.corpus.embed import embed_pixels
@@ -52,9 +53,9 @@ from reco_ray.errors import OtherModelError, UnfinishedError, UnreadableError
 from reco_ray.files import artifacts, storage
 from reco_ray.models.dense import load_retrieval_model
 from reco_ray.models.description import ModelDescription, describe_retrieval_model
+from reco_ray.outcome import Outcome
 from reco_ray.presentation.console import waiting
 
-KIND = "embeddings"
 REJECTED_SCHEMA = pa.schema([("uri", pa.string()), ("reason", pa.string())])
 
 
@@ -86,7 +87,7 @@ def embeddings_schema(dim: int) -> pa.Schema:
 
 def embed_corpus(
     corpus: str, out: str, settings: Settings, follow: bool = False, renew: bool = False
-) -> tuple[artifacts.Manifest, bool]:
+) -> Outcome:
     """Embeds each image of `corpus` once, on the connected Ray cluster.
 
     Args:
@@ -96,9 +97,6 @@ def embed_corpus(
         follow: also embed images that were added to the source since; remove none.
         renew: as `follow`, also remove images that the source no longer has, and replace embeddings of other models or
             settings.
-
-    Returns:
-        The manifest, and whether there was anything to do.
 
     Raises:
         RecoError: no images, none usable, too many rejected, a changed source, a store that does not answer, or an
@@ -111,7 +109,7 @@ def embed_corpus(
     model = describe_retrieval_model(settings.models, settings.seed)
     writer = artifacts.ArtifactWriter(
         out,
-        KIND,
+        EmbeddingsContent,
         {
             "corpus": storage.absolute(corpus),
             "image_column": settings.image_column,
@@ -124,16 +122,17 @@ def embed_corpus(
     if renew and found is not None:
         generations = update(writer, found, generations, settings.embed.shard_size)
     manifest = writer.finished()
+    unchanged = Outcome("embed", out, manifest, new=False)
     went_on = bool(generations)
     if found is not None and not generations:
         generations = [record_generation(out, found, found.table, [], settings.embed.shard_size)]
-    elif manifest and manifest.content["generation"] == len(generations):
+    elif manifest and manifest.content.generation == len(generations):
         if renew:
-            return manifest, False
+            return unchanged
         went_on = False
         found = _list(corpus, settings.image_column)
         if found.fingerprint == generations[-1].source:
-            return manifest, False
+            return unchanged
         recorded = read_recorded(out, generations)
         new, gone = added_rows(found, recorded), removed_rows(found, recorded)
         if not follow:
@@ -145,12 +144,12 @@ def embed_corpus(
                 "another --out embeds it anew"
             )
         if not new.num_rows:
-            return manifest, False
+            return unchanged
         generations.append(record_generation(out, found, new, generations, settings.embed.shard_size))
     manifest = _embed_pending(corpus, writer, generations, model, settings, manifest)
     if follow and went_on:  # the begun generation is finished; the source may have grown since
-        manifest, _ = embed_corpus(corpus, out, settings, follow=True)
-    return manifest, True
+        manifest = embed_corpus(corpus, out, settings, follow=True).manifest
+    return Outcome("embed", out, manifest)
 
 
 def _list(corpus: str, image_column: str | None) -> Listing:
@@ -160,12 +159,12 @@ def _list(corpus: str, image_column: str | None) -> Listing:
 
 def _embed_pending(
     corpus: str,
-    writer: artifacts.ArtifactWriter,
+    writer: artifacts.ArtifactWriter[EmbeddingsContent],
     generations: list[Generation],
     model: ModelDescription,
     settings: Settings,
-    manifest: artifacts.Manifest | None,
-) -> artifacts.Manifest:
+    manifest: artifacts.Manifest[EmbeddingsContent] | None,
+) -> artifacts.Manifest[EmbeddingsContent]:
     """Embeds the parts that are not committed, then finishes and commits the artifact."""
     out, options = writer.uri, settings.embed
     known = [generation.images for generation in generations]
@@ -204,7 +203,7 @@ def _embed_pending(
             budget.add(report.items, report.rejected, corpus, out)
     if pending_units(generations, _committed(out), options.shard_size, without):
         raise UnfinishedError(f"{out}: not all of {corpus} was committed: run the command again")
-    first_new = manifest.content["shards"] if manifest else 0
+    first_new = manifest.content.shards if manifest else 0
     counts = finish_embeddings(out, first_new)
     numbers = {
         "images": counts.images,
@@ -231,16 +230,16 @@ def _embed_pending(
         "generation": len(generations),
     }
     write_summary(out, "embed", numbers, speed | run, settings, others)
-    content = {
-        "dim": model.dim,
-        "model": model.fingerprint,
-        "generation": len(generations),
-        "shards": generations[-1].first_shard + generations[-1].shards,
-        "listing": generations[-1].source,
-        "rejected_by_reason": counts.reasons,
-        "left_out": left_out,
-        "gone": sum(generation.gone for generation in generations),
-    }
+    content = EmbeddingsContent(
+        dim=model.dim,
+        model=model.fingerprint,
+        generation=len(generations),
+        shards=generations[-1].first_shard + generations[-1].shards,
+        listing=generations[-1].source,
+        rejected_by_reason=counts.reasons,
+        left_out=left_out,
+        gone=sum(generation.gone for generation in generations),
+    )
     return writer.commit(numbers, content)
 
 
@@ -256,7 +255,7 @@ def _images_done(
 
 
 def _committed(out: str) -> list[str]:
-    names = storage.list_names(storage.join(out, KIND), ".parquet")
+    names = storage.list_names(storage.join(out, EmbeddingsContent.kind), ".parquet")
     return [name.removesuffix(".parquet") for name in names]
 
 
@@ -306,6 +305,6 @@ class EmbedWorker(Worker[EmbedReport]):
         table = rows.select(["image_id", "uri", "width", "height"]).take(usable)
         table = table.append_column("embedding", embedding).cast(embeddings_schema(dim))
         table = table.replace_schema_metadata({IMAGES_KEY: str(rows.num_rows)})
-        storage.write_table(storage.join(self._out, KIND, file), table)
+        storage.write_table(storage.join(self._out, EmbeddingsContent.kind, file), table)
         reasons = count_reasons(rejected["reason"].to_pylist())
         return EmbedReport(rows.num_rows, duplicates.num_rows, dict(reasons))

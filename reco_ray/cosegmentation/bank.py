@@ -20,13 +20,12 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from reco_ray.contents import ReferencesContent
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.reference_plan import ReferencePlan
 from reco_ray.errors import OtherModelError, UnreadableError
 from reco_ray.files import artifacts, storage
 from reco_ray.vocabulary import Vocabulary, slug
-
-KIND = "references"
 
 # seed_row, seed_col: location in the support map. support: its value there, in [0, 1] times the weight.
 EXEMPLARS_SCHEMA = pa.schema(
@@ -82,11 +81,11 @@ class ReferenceBank:
         Raises:
             RecoError: it is missing, unfinished, damaged, or made with other models.
         """
-        manifest = artifacts.read_manifest(uri, KIND)
-        made_with = manifest.content["model"]
-        if model is not None and made_with != model:
+        manifest = artifacts.read_manifest(uri, ReferencesContent)
+        content = manifest.content
+        if model is not None and content.model != model:
             raise OtherModelError(
-                f"{uri}: made with models {made_with}, but this run uses {model}: build the references anew"
+                f"{uri}: made with models {content.model}, but this run uses {model}: build the references anew"
             )
         try:
             data = storage.read_bytes(storage.join(uri, "references.safetensors"))
@@ -97,15 +96,19 @@ class ReferenceBank:
             ) from error
         return cls(
             storage.absolute(uri),
-            Vocabulary(**manifest.content["vocabulary"]),
+            content.vocabulary,
             tensors["references"],
             tensors["text_embeddings"],
-            manifest.content["context"],
+            content.context,
             tensors["context_references"],
             tensors["context_text_embeddings"],
-            made_with,
+            content.model,
             manifest.made_at,
-            storage.digest(manifest.content["vocabulary"], hashlib.sha256(data).hexdigest()),
+            # Of the fields in the file: a later version may have more, which do not change old references.
+            storage.digest(
+                content.vocabulary.model_dump(mode="json", exclude_unset=True),
+                hashlib.sha256(data).hexdigest(),
+            ),
         )
 
     def exemplars(self) -> pa.Table:
@@ -143,7 +146,9 @@ def assemble_bank(plan: ReferencePlan, concepts: Mapping[str, Mapping[str, torch
     )
 
 
-def write_bank(writer: artifacts.ArtifactWriter, plan: ReferencePlan, store: ConceptStore) -> dict[str, int]:
+def write_bank(
+    writer: artifacts.ArtifactWriter[ReferencesContent], plan: ReferencePlan, store: ConceptStore
+) -> dict[str, int]:
     """Writes the files of a bank whose concepts are all in the store; the caller commits.
 
     Returns:

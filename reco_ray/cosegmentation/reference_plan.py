@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reco_ray.config import Settings
+from reco_ray.contents import ReferencesContent
 from reco_ray.files.storage import digest
 from reco_ray.vocabulary import Concept, Vocabulary
 
@@ -53,13 +54,9 @@ class ReferencePlan:
     context_ids: tuple[str, ...]
 
     @property
-    def content(self) -> dict[str, Any]:
+    def content(self) -> ReferencesContent:
         """Content of the manifest of the ReferenceBank."""
-        return {
-            "vocabulary": self.vocabulary.model_dump(),
-            "context": list(self.context),
-            "model": self.model,
-        }
+        return ReferencesContent(vocabulary=self.vocabulary, context=list(self.context), model=self.model)
 
     @property
     def key(self) -> str:

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 import torch
 
 from reco_ray.config import Settings
+from reco_ray.contents import ReferencesContent
 from reco_ray.corpus.index import CorpusIndex
-from reco_ray.cosegmentation.bank import KIND, write_bank
+from reco_ray.cosegmentation.bank import write_bank
 from reco_ray.cosegmentation.build import ReferenceInputs, build_concept, exemplar_loader, prepare_inputs
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.reference_plan import (
@@ -47,7 +48,7 @@ _OWN = re.compile(
 
 def build_references(
     index: str, vocabulary: Vocabulary, out: str, settings: Settings, renew: bool = False
-) -> tuple[artifacts.Manifest, bool]:
+) -> Outcome:
     """Builds the ReferenceBank of a vocabulary from an index, on the connected Ray cluster.
 
     Args:
@@ -57,17 +58,14 @@ def build_references(
         settings: of the run.
         renew: replace references in `out` of another index, vocabulary or other settings.
 
-    Returns:
-        The manifest, and whether there was anything to do.
-
     Raises:
         RecoError: an index of other models, more exemplars than images, a missing exemplar, or unwritable output.
     """
     concepts = storage.join(out, _CONCEPTS)
     (built,) = build_many_references(index, {"": vocabulary}, {"": out}, settings, concepts, renew)
-    if built.manifest is None:
-        raise built.error or RecoError("")
-    return built.manifest, built.new
+    if built.error is not None:
+        raise built.error
+    return built
 
 
 def build_many_references(
@@ -100,7 +98,7 @@ def build_many_references(
     retrieval = load_retrieval_model(models, seed=settings.seed, dense=dense)
     index = CorpusIndex(index_uri, retrieval.fingerprint)
     outcomes: dict[str, Outcome] = {}
-    plans: dict[str, tuple[ReferencePlan, artifacts.ArtifactWriter]] = {}
+    plans: dict[str, tuple[ReferencePlan, artifacts.ArtifactWriter[ReferencesContent]]] = {}
     evidence = ReferenceInputs({}, {})
     for name, vocabulary in vocabularies.items():
         plan = plan_references(
@@ -111,16 +109,16 @@ def build_many_references(
             retrieval.fingerprint,
             dense.fingerprint,
         )
-        writer = artifacts.ArtifactWriter(outs[name], KIND, plan.made_from)
+        writer = artifacts.ArtifactWriter(outs[name], ReferencesContent, plan.made_from)
         try:
             if renew:
                 clear_outdated(writer, STAGE, lambda path: _OWN.fullmatch(path) is not None, keep=_CONCEPTS)
             if manifest := writer.finished():
-                outcomes[name] = Outcome(STAGE, outs[name], manifest, new=False, name=name)
+                outcomes[name] = Outcome(STAGE, writer.uri, manifest, new=False, name=name)
                 continue
             found = prepare_inputs(plan, index, retrieval, dense.language, settings)
         except RecoError as error:
-            outcomes[name] = Outcome(STAGE, outs[name], name=name, error=error)
+            outcomes[name] = Outcome(STAGE, writer.uri, name=name, error=error)
             continue
         plans[name] = plan, writer
         # A shared concept is built from the inputs of the first vocabulary that has it.
@@ -133,14 +131,14 @@ def build_many_references(
     for name, (plan, writer) in plans.items():
         reasons = [failed[step.id] for step in plan.steps if step.id in failed]
         if reasons:
-            outcomes[name] = Outcome(STAGE, outs[name], name=name, error=unpack(reasons[0]))
+            outcomes[name] = Outcome(STAGE, writer.uri, name=name, error=unpack(reasons[0]))
             continue
         counts = write_bank(writer, plan, store)
         if renew:
             store.prune({step.id for step in plan.steps}, max_others=0)
         built = {"concepts": sum(step.same_as is None for step in plan.steps)}
         write_summary(writer.uri, "references", built, builder.run, settings)
-        outcomes[name] = Outcome(STAGE, outs[name], writer.commit(counts, plan.content), name=name)
+        outcomes[name] = Outcome(STAGE, writer.uri, writer.commit(counts, plan.content), name=name)
     return [outcomes[name] for name in vocabularies]
 
 

@@ -1,6 +1,5 @@
 """The evaluation stage: builds references without labels, scores all variants, and writes the results."""
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +19,7 @@ from reco_ray.evaluation.jaccard import cosegmentation_jaccard
 from reco_ray.evaluation.provenance import provenance
 from reco_ray.evaluation.score_variants import score
 from reco_ray.files import storage
+from reco_ray.outcome import EvaluateResult
 from reco_ray.training import Segmenter
 
 RECO, RECO_PLUS = "ReCo", "ReCo+"
@@ -49,7 +49,7 @@ def evaluate(
     settings: Settings,
     protocol: Protocol,
     segmenter: Trained | None = None,
-) -> dict[str, Any]:
+) -> EvaluateResult:
     """Builds references for a benchmark's classes from an unlabelled corpus, scores all variants and writes a report.
 
     Args:
@@ -62,7 +62,7 @@ def evaluate(
         segmenter: A segmenter for the same classes (`trained_for`) to evaluate as well; None for none.
 
     Returns:
-        The content of `results.json`: settings, model, counts, provenance, the figures of each variant
+        `results`, as in `results.json`: settings, model, counts, provenance, the figures of each variant
         (`VariantScores.figures`) and, for binary masks, the Jaccard index of co-segmenting the images of each class.
         `confusion.parquet` has the number of pixels by variant, true and predicted class; for binary masks,
         `confusion_with_background.parquet` has the same with the background as a class.
@@ -97,7 +97,8 @@ def evaluate(
             name: {"jaccard": float(np.mean(list(values.values()))), "classes": values}
             for name, values in by_class.items()
         }
-    storage.write_bytes(storage.join(out, "results.json"), json.dumps(results, indent=2).encode())
+    results_file = storage.join(out, "results.json")
+    storage.write_json(results_file, results)
     tables = {"confusion.parquet": _confusion_table(measured.matrices, dataset.classes)}
     if dataset.binary and dataset.classes_with_background:
         table = _confusion_table(measured.with_background, dataset.classes_with_background)
@@ -106,10 +107,10 @@ def evaluate(
         storage.write_table(storage.join(out, file), table)
     name = RECO_PLUS if trained else RECO
     shown = {name: compared[name]}
-    write_report(
+    report = write_report(
         storage.join(out, "report"), results, dataset, shown, measured.images[name], protocol, settings
     )
-    return results
+    return EvaluateResult("evaluate", out, results=results, report=report, file=results_file)
 
 
 def trained_for(segmenter: str, dataset: Dataset) -> Trained:

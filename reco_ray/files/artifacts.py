@@ -3,10 +3,17 @@
 import json
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import pyarrow.fs as pafs
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from reco_ray import __version__
 from reco_ray.errors import (
@@ -35,7 +42,20 @@ BEING_CLEARED: dict[str, Any] = {}  # replaces `made_from` while an artifact's f
 SUMMARY = "summary.json"  # statistics of the last run, see `distributed/timing.py`
 
 
-class Manifest(BaseModel):
+class Content(BaseModel):
+    """What a reader needs to open an artifact's files: of any kind; `contents.py` has a class for each."""
+
+    kind: ClassVar[str] = ""
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
+
+
+C = TypeVar("C", bound=Content)
+
+
+class Manifest(BaseModel, Generic[C]):
     """Kind, origin and counts of an artifact. Written last: a directory without it is unfinished."""
 
     kind: str
@@ -47,22 +67,38 @@ class Manifest(BaseModel):
     )
     counts: dict[str, int] = {}
     seconds: float = 0.0
-    content: dict[str, Any] = Field(default={}, description="what a reader needs to open the files")
+    content: SerializeAsAny[C]
     checksums: ChecksumTable | None = Field(default=None, description="None = made before they were kept")
 
 
-def read_manifest(uri: str, kind: str | None = None) -> Manifest:
+def read_manifest(uri: str, content: type[C]) -> Manifest[C]:
     """Reads the manifest of an artifact.
 
     Args:
         uri: of the artifact.
-        kind: expected kind; None = any.
+        content: of the expected kind; `Content` for any.
 
     Raises:
-        RecoError: the artifact does not exist, is unfinished, of another kind, or of a newer schema.
+        MissingError: the artifact does not exist.
+        UnfinishedError: it is unfinished.
+        UnreadableError: it is damaged, of another kind, or made by a version with other fields.
     """
+    manifest, data = _read(uri, content.kind)
     try:
-        manifest = Manifest.model_validate_json(read_bytes(join(uri, MANIFEST)))
+        return Manifest[content].model_validate_json(data)  # type: ignore[valid-type]
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UnreadableError(
+            f"{uri}: was made by another version ({manifest.made_by}; {field} is missing or has another form): "
+            "delete it and make it again"
+        ) from error
+
+
+def _read(uri: str, kind: str) -> tuple[Manifest[Content], bytes]:
+    """The manifest without its content, and the file."""
+    try:
+        data = read_bytes(join(uri, MANIFEST))
+        manifest = Manifest[Content].model_validate_json(data)
     except FileNotFoundError as error:
         begun = exists(join(uri, STARTED))
         state = "is unfinished: run the command that makes it again" if begun else "is not there"
@@ -81,29 +117,29 @@ def read_manifest(uri: str, kind: str | None = None) -> Manifest:
         raise UnreadableError(
             f"{uri}: schema {manifest.schema_version} was made by a newer version ({manifest.made_by})"
         )
-    return manifest
+    return manifest, data
 
 
-class ArtifactWriter:
+class ArtifactWriter(Generic[C]):
     """Creates an artifact: resumes unfinished work, commits at the end, never changes other content.
 
     `made_from` is everything that determines the content. If a finished artifact has the same one, there is nothing to
     do; if an unfinished one has it, work resumes; anything else is an error.
     """
 
-    def __init__(self, uri: str, kind: str, made_from: Mapping[str, Any]) -> None:
-        self.uri, self.kind = absolute(uri), kind
+    def __init__(self, uri: str, content: type[C], made_from: Mapping[str, Any]) -> None:
+        self.uri, self.kind, self._content = absolute(uri), content.kind, content
         self.made_from = json.loads(json.dumps(made_from))
         self._started_at = time.monotonic()
 
-    def finished(self) -> Manifest | None:
+    def finished(self) -> Manifest[C] | None:
         """The manifest if this artifact is finished; else claims the directory and returns None.
 
         Raises:
             RecoError: the directory has other content, or cannot be written.
         """
         if exists(join(self.uri, MANIFEST)):
-            manifest = read_manifest(self.uri, self.kind)
+            manifest = read_manifest(self.uri, self._content)
             self._require_same(manifest.made_from, "made")
             return manifest
         begun = self.stored()
@@ -120,7 +156,7 @@ class ArtifactWriter:
             RecoError: the directory has other content, or cannot be read.
         """
         if exists(join(self.uri, MANIFEST)):
-            return read_manifest(self.uri, self.kind).made_from
+            return _read(self.uri, self.kind)[0].made_from
         if exists(join(self.uri, STARTED)):
             try:
                 started = json.loads(read_bytes(join(self.uri, STARTED)))
@@ -148,7 +184,7 @@ class ArtifactWriter:
         started = {"kind": self.kind, "made_from": self.made_from if made_from is None else made_from}
         write_bytes(join(self.uri, STARTED), json.dumps(started, indent=2).encode())
 
-    def commit(self, counts: Mapping[str, int], content: Mapping[str, Any] | None = None) -> Manifest:
+    def commit(self, counts: Mapping[str, int], content: C) -> Manifest[C]:
         """Writes the checksums, then the manifest, which completes the artifact."""
         checksums = write_checksums(self.uri)
         manifest = Manifest(
@@ -156,7 +192,7 @@ class ArtifactWriter:
             made_from=self.made_from,
             counts=dict(counts),
             seconds=round(time.monotonic() - self._started_at, 2),
-            content=dict(content or {}),
+            content=content,
             checksums=checksums,
         )
         write_bytes(join(self.uri, MANIFEST), manifest.model_dump_json(indent=2).encode())

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from reco_ray.errors import UnreadableError, file_error, reason
 from reco_ray.files import storage
-from reco_ray.files.artifacts import Manifest, read_manifest
+from reco_ray.files.artifacts import Content, Manifest, read_manifest
 from reco_ray.files.checksums import FILE, list_files, read_sums
 from reco_ray.files.recorded_writes import FileChecksum
 
@@ -36,7 +36,7 @@ def verify(uri: str) -> Verified:
     Raises:
         RecoError: the artifact is unfinished, or was made before checksums were kept.
     """
-    manifest = read_manifest(uri)
+    manifest = read_manifest(uri, Content)
     checksums = manifest.checksums
     if checksums is None:
         raise UnreadableError(

@@ -7,19 +7,31 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from reco_ray.contents import (
+    EmbeddingsContent,
+    FramesContent,
+    IndexContent,
+    LabelsContent,
+    MasksContent,
+    ReferencesContent,
+    SegmenterContent,
+)
 from reco_ray.errors import UnreadableError
 from reco_ray.files import artifacts, checksums, storage
-from reco_ray.files.artifacts import SUMMARY
+from reco_ray.files.artifacts import SUMMARY, Content, Manifest
 from reco_ray.planning.rate_file import ITEMS, Rate
 
-# Kind of artifact -> stage.
-_STAGES = {
-    "embeddings": "embed",
-    "index": "index",
-    "references": "references",
-    "masks": "segment",
-    "pseudo-labels": "label",
-    "segmenter": "train",
+# Kind of artifact -> content of its manifest, stage.
+_STAGES: dict[str, tuple[type[Content], str]] = {
+    content.kind: (content, stage)
+    for content, stage in (
+        (EmbeddingsContent, "embed"),
+        (IndexContent, "index"),
+        (ReferencesContent, "references"),
+        (MasksContent, "segment"),
+        (LabelsContent, "label"),
+        (SegmenterContent, "train"),
+    )
 }
 
 
@@ -128,12 +140,13 @@ def _rate(runs: list[_MeasuredRun], machine: str | None) -> Rate:
 
 
 def _read(artifact: str) -> _MeasuredRun:
-    manifest = artifacts.read_manifest(artifact)
-    stage = _STAGES.get(manifest.kind)
-    if stage is None:
-        raise UnreadableError(
-            f"{artifact}: holds {manifest.kind}: rates exist for {', '.join(_STAGES.values())} only"
-        )
+    kind = artifacts.read_manifest(artifact, Content).kind
+    if kind not in _STAGES:
+        stages = ", ".join(stage for _, stage in _STAGES.values())
+        raise UnreadableError(f"{artifact}: holds {kind}: rates exist for {stages} only")
+    content_class, stage = _STAGES[kind]
+    manifest = artifacts.read_manifest(artifact, content_class)
+    content = manifest.content
     again = "make the artifact again with this version"
     try:
         summary = json.loads(storage.read_bytes(storage.join(artifact, SUMMARY)))
@@ -160,36 +173,35 @@ def _read(artifact: str) -> _MeasuredRun:
         settings=summary["settings"],
         run=run,
         total=total,
-        size=_size(artifact, stage, manifest),
-        dim=manifest.content.get("dim"),
-        training=_training(stage, run, manifest),
+        size=_size(artifact, manifest),
+        dim=content.dim if isinstance(content, EmbeddingsContent | IndexContent) else None,
+        training=_training(run, manifest),
         made=f"{took}, {manifest.made_at}, {manifest.made_by}",
     )
 
 
-def _size(artifact: str, stage: str, manifest: artifacts.Manifest) -> int:
+def _size(artifact: str, manifest: Manifest) -> int:
     """Bytes that a stage wrote; for an index only the tables of images, as the codes are computed from its kind."""
-    if stage == "index":
+    content = manifest.content
+    if isinstance(content, IndexContent):
         files = storage.read_table(storage.join(artifact, checksums.FILE)).to_pylist()
         return sum(file["size"] for file in files if file["path"].startswith("images/"))
     sealed = [manifest.checksums]
-    if stage == "label":
-        sealed.append(artifacts.read_manifest(manifest.content["frames"]).checksums)
+    if isinstance(content, LabelsContent):
+        sealed.append(artifacts.read_manifest(content.frames, FramesContent).checksums)
     return sum(each.bytes for each in sealed if each is not None)
 
 
-def _training(stage: str, run: _Run, manifest: artifacts.Manifest) -> float | None:
+def _training(run: _Run, manifest: Manifest) -> float | None:
     """Core-seconds per Tflop of k-means; None if there was none, a GPU did it, or codes were trained as well."""
-    if stage != "index" or not run.train_cores or not manifest.made_from.get("index.sample"):
-        return None
-    if "PQ" in manifest.content["factory"]:
+    content, sample = manifest.content, manifest.made_from.get("index.sample")
+    if not isinstance(content, IndexContent) or not run.train_cores or not sample or "PQ" in content.factory:
         return None
     from reco_ray.config import IndexSettings
     from reco_ray.corpus.index.index_plan import make_plan
 
-    content, sample = manifest.content, manifest.made_from["index.sample"]
-    settings = IndexSettings(factory=content["factory"], sample=sample)
-    plan = make_plan(manifest.counts["images"], content["dim"], settings, [])
+    settings = IndexSettings(factory=content.factory, sample=sample)
+    plan = make_plan(manifest.counts["images"], content.dim, settings, [])
     return run.train_seconds * run.train_cores / (plan.training_operations / 1e12)
 
 

@@ -15,7 +15,6 @@ import pyarrow as pa
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-KIND = "masks"
 # uri: the image. name: without suffix, for both files. mask: the mask's file, from the artifact's directory.
 # rle: COCO's compressed run lengths (column-major), of size (height, width). area: pixels. score: mean over the region.
 REGIONS_SCHEMA = pa.schema(

@@ -5,12 +5,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from reco_ray.contents import MasksContent
 from reco_ray.corpus.decode import decode_image
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.files import artifacts, storage
 from reco_ray.presentation.html import css_colour, data_uri, jpeg_uri, render_page
-from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, decode_png, mask_file
+from reco_ray.segmentation.masks import REGIONS_SCHEMA, decode_png, mask_file
 from reco_ray.segmentation.overlay import overlay
 
 MOST_IMAGES = 48  # embedded in the page, so that it opens at once however large the run
@@ -28,14 +29,14 @@ def write_report(references: str, masks: str, out: str) -> str:
         RecoError: an artifact is missing or unfinished.
     """
     bank = ReferenceBank.open(references)
-    manifest = artifacts.read_manifest(masks, KIND)
-    colours = np.array(manifest.content["palette"], np.uint8)
+    manifest = artifacts.read_manifest(masks, MasksContent)
+    colours = np.array(manifest.content.palette, np.uint8)
     columns = [name for name in REGIONS_SCHEMA.names if name not in ("mask", "rle")]
     regions = storage.read_table(storage.join(masks, "regions"), columns)
     names = regions["name"].unique().to_pylist()
     page = render_page(
         "report.html",
-        concepts=_concepts(bank, colours[manifest.content["labels"].index(bank.vocabulary.names[0]) :]),
+        concepts=_concepts(bank, colours[manifest.content.labels.index(bank.vocabulary.names[0]) :]),
         images=[_image(masks, name, regions, colours) for name in sorted(names)[:MOST_IMAGES]],
         image_count=len(names),
         counts=manifest.counts,
@@ -43,7 +44,7 @@ def write_report(references: str, masks: str, out: str) -> str:
         made_at=manifest.made_at,
         model=bank.model,
         refine=manifest.made_from["segment.refine"],
-        background="background" in manifest.content["labels"],
+        background="background" in manifest.content.labels,
     )
     uri = storage.join(out, "index.html")
     storage.write_bytes(uri, page)

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import torch
 
 from reco_ray.config import SegmentSettings, Settings
+from reco_ray.contents import MasksContent
 from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.corpus.read import list_images
 from reco_ray.corpus.stage import write_rejected
@@ -22,6 +23,7 @@ from reco_ray.files.replacing import clear_outdated, print_status
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.description import describe_dense_models
 from reco_ray.models.image import ImageTransform
+from reco_ray.outcome import Outcome
 from reco_ray.segmentation.image_parts import (
     IMAGES,
     LEAVING,
@@ -31,7 +33,7 @@ from reco_ray.segmentation.image_parts import (
     read_images,
     take_out,
 )
-from reco_ray.segmentation.masks import KIND, REGIONS_SCHEMA, encode_png, mask_file, overlay_file, regions
+from reco_ray.segmentation.masks import REGIONS_SCHEMA, encode_png, mask_file, overlay_file, regions
 from reco_ray.segmentation.names import add_names
 from reco_ray.segmentation.overlay import overlay, with_legend
 from reco_ray.segmentation.palette import palette
@@ -41,7 +43,7 @@ from reco_ray.segmentation.targets import has_background, label_names, targets_o
 
 def segment_images(
     references: str, images: str, out: str, settings: Settings, renew: bool = False
-) -> tuple[artifacts.Manifest, bool]:
+) -> Outcome:
     """Segments all images of a source with a ReferenceBank, on the connected Ray cluster.
 
     Args:
@@ -51,9 +53,6 @@ def segment_images(
         settings: of the run.
         renew: update masks of the same references and settings to the source; replace those of others.
 
-    Returns:
-        The manifest, and whether there was anything to do.
-
     Raises:
         RecoError: a bank of other models, no images, none usable, or unwritable output.
     """
@@ -62,7 +61,7 @@ def segment_images(
     listing = list_images(images, image_column=settings.image_column)
     writer = artifacts.ArtifactWriter(
         out,
-        KIND,
+        MasksContent,
         {
             "references": bank.uri,
             "references_digest": bank.digest,
@@ -76,7 +75,7 @@ def segment_images(
     if renew:
         _renew(writer)
     if manifest := writer.finished():
-        return manifest, False
+        return Outcome("segment", writer.uri, manifest, new=False)
     table = add_names(listing.table, listing.root)
     recorded = read_images(writer.uri)
     planned, leaving = plan_parts(table, recorded, settings.segment.shard_size)
@@ -111,7 +110,8 @@ def segment_images(
     write_summary(writer.uri, "segment", counts, run, settings, {"left_out": listing.left_out})
     labels = label_names(bank, settings.segment)
     colours = palette(len(labels), background=has_background(bank, settings.segment)).tolist()
-    return writer.commit(counts, {"labels": labels, "palette": colours, "references": bank.uri}), True
+    content = MasksContent(labels=labels, palette=colours, references=bank.uri)
+    return Outcome("segment", writer.uri, writer.commit(counts, content))
 
 
 def _renew(writer: artifacts.ArtifactWriter) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from reco_ray.contents import SegmenterContent
 from reco_ray.cosegmentation.bank import ReferenceBank, assemble_bank
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.reference_plan import ReferencePlan
@@ -55,13 +56,13 @@ def open_segmenter(name: str, uri: str) -> BankRef:
     Raises:
         RecoError: missing, unfinished, of another kind.
     """
-    content = artifacts.read_manifest(uri, "segmenter").content
+    content = artifacts.read_manifest(uri, SegmenterContent).content
     return BankRef(
         name,
-        Vocabulary(**content["vocabulary"]),
+        content.vocabulary,
         (),
         uri,
         segmenter=True,
-        labels=tuple(content["labels"]),
-        background=content["background"],
+        labels=tuple(content.labels),
+        background=content.background,
     )

@@ -50,7 +50,7 @@ class ConceptBuilder:
     def plan(self, vocabulary: Vocabulary) -> ReferencePlan:
         """Plans the references of a vocabulary."""
         manifest = self._index.manifest
-        retrieval = manifest.content["model"]
+        retrieval = manifest.content.model
         return plan_references(
             vocabulary, self._settings, self._index.uri, manifest.made_at, retrieval, self._dense
         )

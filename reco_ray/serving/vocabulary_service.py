@@ -9,8 +9,9 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from reco_ray.contents import ReferencesContent
 from reco_ray.corpus.index import CorpusIndex
-from reco_ray.cosegmentation.bank import KIND, write_bank
+from reco_ray.cosegmentation.bank import write_bank
 from reco_ray.cosegmentation.build import exemplar_loader
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.reference_plan import ReferencePlan
@@ -270,7 +271,7 @@ class VocabularyService:
 
     def _assemble(self, record: VocabularyRecord, plan: ReferencePlan) -> None:
         """Writes the bank as an artifact, like `reco-ray references`."""
-        writer = artifacts.ArtifactWriter(self._records.bank_uri(record), KIND, plan.made_from)
+        writer = artifacts.ArtifactWriter(self._records.bank_uri(record), ReferencesContent, plan.made_from)
         if not writer.finished():
             writer.commit(write_bank(writer, plan, self._concepts), plan.content)
 

@@ -22,12 +22,14 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
+from reco_ray.contents import SweepContent
 from reco_ray.corpus.index import build_index
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.distributed.workers import plan_workers
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
 from reco_ray.models.weights import prefetch
+from reco_ray.outcome import SweepResult
 from reco_ray.presentation.console import progress
 from reco_ray.sweeps.run_trial import (
     METRIC,
@@ -43,13 +45,12 @@ from reco_ray.sweeps.sweep_plan import SweepPlan, identity
 from reco_ray.sweeps.sweep_report import write_results
 from reco_ray.vocabulary import slug
 
-KIND = "sweep"
 _TRIAL_CPUS = 0.01  # a trial's process only waits
 
 
 def run_sweep(
     plan: SweepPlan, out: str, on_trial_end: Callable[[TrialRecord], None] = lambda record: None
-) -> tuple[artifacts.Manifest | None, bool, list[TrialRecord]]:
+) -> SweepResult:
     """Runs the trials of a plan on the connected Ray cluster and writes the results.
 
     Args:
@@ -57,16 +58,13 @@ def run_sweep(
         out: URI of the output.
         on_trial_end: Called with the record of each trial when it ends.
 
-    Returns:
-        The manifest, or None if trials failed, in which case running the sweep again retries them; whether anything was
-        computed; and the records of all trials, ranked.
-
     Raises:
         RecoError: If the output cannot be written or no trial finished.
     """
-    writer = artifacts.ArtifactWriter(out, KIND, plan.made_from())
+    writer = artifacts.ArtifactWriter(out, SweepContent, plan.made_from())
     if manifest := writer.finished():
-        return manifest, False, write_results(plan, writer.uri, read_records(writer.uri))
+        ranked = write_results(plan, writer.uri, read_records(writer.uri))
+        return _result(plan, writer.uri, ranked, manifest, new=False)
     workers = plan_workers(plan.base.models.device)
     indexes = _indexes(plan, writer.uri)
     shared: Any = ray.remote(num_cpus=0)(SharedTasks).remote(workers)
@@ -84,8 +82,20 @@ def run_sweep(
         )
     ranked = write_results(plan, writer.uri, records)
     if any(not record.ended for record in records):
-        return None, True, ranked
-    return writer.commit({"trials": len(records), **states, "encoded": encoded}), True, ranked
+        return _result(plan, writer.uri, ranked, None)
+    manifest = writer.commit({"trials": len(records), **states, "encoded": encoded}, SweepContent())
+    return _result(plan, writer.uri, ranked, manifest)
+
+
+def _result(
+    plan: SweepPlan,
+    out: str,
+    ranked: list[TrialRecord],
+    manifest: artifacts.Manifest | None,
+    new: bool = True,
+) -> SweepResult:
+    report, best = storage.join(out, "report", "index.html"), storage.join(out, "best.yaml")
+    return SweepResult("sweep", out, manifest, new, plan=plan, ranked=ranked, report=report, best=best)
 
 
 def _indexes(plan: SweepPlan, out: str) -> dict[str, str]:

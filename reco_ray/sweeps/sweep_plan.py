@@ -9,7 +9,7 @@ from math import prod
 from typing import Any, get_args
 
 from reco_ray.config import Settings, load_settings
-from reco_ray.corpus.index import KIND as INDEX_KIND
+from reco_ray.contents import IndexContent
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.read import list_images
 from reco_ray.errors import RecoError, SettingError
@@ -212,7 +212,7 @@ def _ordered(
 def _corpus(sweep: Sweep, folder: str, image_column: str | None) -> list[str]:
     if sweep.corpus is not None:
         return [list_files(_path(folder, sweep.corpus), image_column).fingerprint]
-    return [artifacts.read_manifest(_path(folder, str(sweep.index)), INDEX_KIND).made_at]
+    return [artifacts.read_manifest(_path(folder, str(sweep.index)), IndexContent).made_at]
 
 
 def _path(folder: str, uri: str) -> str:

@@ -23,13 +23,13 @@ from timm.layers import Conv2dSame
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from reco_ray.contents import ExportContent, SegmenterContent
 from reco_ray.errors import MissingPackageError, RecoError, reason
 from reco_ray.files import artifacts, storage
+from reco_ray.outcome import Outcome
 from reco_ray.training.network import Network
-from reco_ray.training.segmenter import KIND as SEGMENTER_KIND
 from reco_ray.training.segmenter import Segmenter
 
-KIND = "exported-segmenter"
 Format = Literal["onnx", "torch-export"]
 FILES: dict[Format, str] = {"onnx": "segmenter.onnx", "torch-export": "segmenter.pt2"}
 _MAX_STRIDES = 100_000  # per side; the exporter needs an upper bound
@@ -77,16 +77,13 @@ class AnySize(nn.Module):
         return torch.arange(strides * self._stride).clamp(max=side - 1)
 
 
-def export_segmenter(uri: str, out: str, form: Format) -> tuple[artifacts.Manifest, bool]:
+def export_segmenter(uri: str, out: str, form: Format) -> Outcome:
     """Exports a Segmenter, and compares both on images of other sizes than the traced one.
 
     Args:
         uri: of the Segmenter.
         out: URI of the export.
         form: file format.
-
-    Returns:
-        The manifest, and whether it is new.
 
     Raises:
         RecoError: there is no Segmenter, packages are missing, the network cannot be traced, outputs differ, or the
@@ -95,34 +92,36 @@ def export_segmenter(uri: str, out: str, form: Format) -> tuple[artifacts.Manife
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if form == "onnx" and missing:
         raise MissingPackageError(f'ONNX needs {", ".join(missing)}: pip install "reco-ray[export]"')
-    made_at = artifacts.read_manifest(uri, SEGMENTER_KIND).made_at
+    made_at = artifacts.read_manifest(uri, SegmenterContent).made_at
     segmenter = Segmenter.from_artifact(uri, precision="fp32")
     made_from = {"segmenter": segmenter.uri, "segmenter_made_at": made_at, "format": form}
-    writer = artifacts.ArtifactWriter(out, KIND, made_from)
+    writer = artifacts.ArtifactWriter(out, ExportContent, made_from)
     if manifest := writer.finished():
-        return manifest, False
+        return Outcome("export", writer.uri, manifest, new=False)
     stride = segmenter.network.stride
-    content = {
-        "file": FILES[form],
-        "labels": segmenter.labels,
-        "background": segmenter.background,
-        "palette": segmenter.palette.tolist(),
-        "image_size": segmenter.image_size,
-        "stride": stride,
-    }
+    content = ExportContent(
+        file=FILES[form],
+        labels=segmenter.labels,
+        background=segmenter.background,
+        palette=segmenter.palette.tolist(),
+        image_size=segmenter.image_size,
+        stride=stride,
+    )
+    metadata = json.dumps(content.model_dump())
     module = AnySize(PixelsToLogits(segmenter.network), stride).eval()
     program = trace(with_fixed_padding(module))
     with tempfile.TemporaryDirectory(prefix="reco-ray-") as folder:
         file = Path(folder) / FILES[form]
         if form == "onnx":
-            run = _save_onnx(program, file, json.dumps(content))
+            run = _save_onnx(program, file, metadata)
         else:
-            torch.export.save(program, file, extra_files={"reco_ray.json": json.dumps(content)})
+            torch.export.save(program, file, extra_files={"reco_ray.json": metadata})
             run = program.module()  # not read from the file, as reading a .pt2 may unpickle
-        content["largest_difference"] = largest_difference(module, run, stride)
+        content.largest_difference = largest_difference(module, run, stride)
         data = file.read_bytes()
     storage.write_bytes(storage.join(writer.uri, FILES[form]), data)
-    return writer.commit({"labels": len(segmenter.labels), "bytes": len(data)}, content), True
+    counts = {"labels": len(segmenter.labels), "bytes": len(data)}
+    return Outcome("export", writer.uri, writer.commit(counts, content))
 
 
 def with_fixed_padding(module: nn.Module) -> nn.Module:

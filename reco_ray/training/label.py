@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from reco_ray.config import Settings
+from reco_ray.contents import FramesContent, LabelsContent
 from reco_ray.corpus.load import ImageLoader
 from reco_ray.corpus.read import list_images
 from reco_ray.cosegmentation.bank import ReferenceBank
@@ -19,17 +20,16 @@ from reco_ray.distributed.timing import write_summary
 from reco_ray.errors import SettingError, UnreadableError
 from reco_ray.files import artifacts, storage
 from reco_ray.models.description import describe_dense_models
+from reco_ray.outcome import Outcome
 from reco_ray.segmentation.calibration import Calibration
 from reco_ray.segmentation.stage import whole_image_loader
 from reco_ray.segmentation.targets import has_background, label_names
 from reco_ray.training.calibrate import calibrate
 from reco_ray.training.label_worker import LabelSet, LabelWorker
-from reco_ray.training.pseudo_labels import FRAMES_KIND, IGNORE, LABELS_KIND, MAX_LABELS
+from reco_ray.training.pseudo_labels import IGNORE, MAX_LABELS
 
 
-def label_images(
-    sets: dict[str, LabelSet], images: str, frames: str, settings: Settings
-) -> dict[str, tuple[artifacts.Manifest, bool]]:
+def label_images(sets: dict[str, LabelSet], images: str, frames: str, settings: Settings) -> list[Outcome]:
     """Labels every image of a source with each of several ReferenceBanks, on the connected Ray cluster.
 
     Args:
@@ -39,7 +39,7 @@ def label_images(
         settings: of the run.
 
     Returns:
-        For each set its manifest, and whether it is new.
+        Outcomes in the order of the sets.
 
     Raises:
         RecoError: a bank was made with other models, there are more than 255 labels, no image is usable, or the output
@@ -58,11 +58,11 @@ def label_images(
         "train.image_size": settings.train.image_size,
         "segment.shard_size": settings.segment.shard_size,
     }
-    frames_writer = artifacts.ArtifactWriter(frames, FRAMES_KIND, {**source, **shape})
+    frames_writer = artifacts.ArtifactWriter(frames, FramesContent, {**source, **shape})
     banks = {name: ReferenceBank.open(one.bank, dense.fingerprint) for name, one in sets.items()}
     writers = {
         name: artifacts.ArtifactWriter(
-            one.out, LABELS_KIND, {**source, **shape, **_made_from(banks[name], settings)}
+            one.out, LabelsContent, {**source, **shape, **_made_from(banks[name], settings)}
         )
         for name, one in sets.items()
     }
@@ -86,13 +86,18 @@ def label_images(
         kept = sum(footer.num_rows for footer in footers.values())
         if not kept:
             raise UnreadableError(f"{images}: none of the {total} images can be used")
-        frames_writer.commit({"images": total, "frames": kept, "rejected": total - kept})
-    return {
-        name: (manifest, False)
-        if (manifest := finished[name])
-        else (_commit(writer, banks[name], frames_writer.uri, settings, run, listing.left_out), True)
+        frames_writer.commit({"images": total, "frames": kept, "rejected": total - kept}, FramesContent())
+    return [
+        Outcome(
+            "label",
+            writer.uri,
+            finished[name]
+            or _commit(writer, banks[name], frames_writer.uri, settings, run, listing.left_out),
+            new=name in pending_sets,
+            name=name,
+        )
         for name, writer in writers.items()
-    }
+    ]
 
 
 def _made_from(bank: ReferenceBank, settings: Settings) -> dict[str, Any]:
@@ -132,27 +137,27 @@ def _run(
 
 
 def _commit(
-    writer: artifacts.ArtifactWriter,
+    writer: artifacts.ArtifactWriter[LabelsContent],
     bank: ReferenceBank,
     frames: str,
     settings: Settings,
     run: dict[str, Any],
     left_out: dict[str, int],
-) -> artifacts.Manifest:
+) -> artifacts.Manifest[LabelsContent]:
     names = label_names(bank, settings.segment)
     footers = storage.read_footers(storage.join(writer.uri, "labels"))
     pixels = sum(
         (np.array(json.loads(each.metadata[b"pixels"])) for each in footers.values()), np.zeros(256, int)
     )
-    content = {
-        "labels": names,
-        "background": has_background(bank, settings.segment),
-        "vocabulary": bank.vocabulary.model_dump(),
-        "references": bank.uri,
-        "frames": frames,
-        "soft": uses_calibration(bank, settings),
-        "pixels": dict(zip(names, pixels.tolist(), strict=False)),
-    }
+    content = LabelsContent(
+        labels=names,
+        background=has_background(bank, settings.segment),
+        vocabulary=bank.vocabulary,
+        references=bank.uri,
+        frames=frames,
+        soft=uses_calibration(bank, settings),
+        pixels=dict(zip(names, pixels.tolist(), strict=False)),
+    )
     images = sum(footer.num_rows for footer in footers.values())
     counts = {"images": images, "labels": len(names), "ignored_pixels": int(pixels[IGNORE])}
     write_summary(writer.uri, "label", counts, run, settings, {"left_out": left_out})

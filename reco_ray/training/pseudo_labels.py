@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-FRAMES_KIND, LABELS_KIND = "frames", "pseudo-labels"
 IGNORE = 255  # in label maps: ignored pixels
 MAX_LABELS = 255
 

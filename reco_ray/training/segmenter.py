@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load as load_tensors
 
+from reco_ray.contents import SegmenterContent
 from reco_ray.corpus.arrays import picture_of
 from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.corpus.read import read_image_bytes
@@ -25,7 +26,6 @@ from reco_ray.segmentation.segment import SegmentedImage
 from reco_ray.training.network import Network, build_network
 from reco_ray.vocabulary import Vocabulary
 
-KIND = "segmenter"
 MAX_PIXELS = 178_956_970  # of an image; Pillow refuses larger ones
 
 
@@ -60,24 +60,23 @@ class Segmenter:
         Raises:
             RecoError: the artifact is missing, unfinished or damaged, or its weights have another architecture.
         """
-        manifest = artifacts.read_manifest(uri, KIND)
-        content: dict[str, Any] = manifest.content
-        network = build_network(content["architecture"], len(content["labels"]), initial="random")
+        content = artifacts.read_manifest(uri, SegmenterContent).content
+        network = build_network(content.architecture, len(content.labels), initial="random")
         try:
             data = storage.read_bytes(storage.join(uri, "weights.safetensors"))
             network.module.load_state_dict(load_tensors(data))
         except Exception as error:  # safetensors has no common base for its errors
             raise UnreadableError(
-                f"{uri}: its weights are not those of a {content['architecture']}: {reason(error)}"
+                f"{uri}: its weights are not those of a {content.architecture}: {reason(error)}"
             ) from error
         runtime = resolve_runtime(device, precision)
         runtime.prepare(network.module)
         return cls(
             storage.absolute(uri),
-            Vocabulary(**content["vocabulary"]),
-            content["labels"],
-            content["background"],
-            content["image_size"],
+            content.vocabulary,
+            content.labels,
+            content.background,
+            content.image_size,
             len(data),
             network,
             runtime,

@@ -14,6 +14,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from reco_ray.config import Settings
+from reco_ray.contents import LabelsContent, SegmenterContent
 from reco_ray.distributed.timing import Meter, write_summary
 from reco_ray.distributed.workers import Workers, plan_runs
 from reco_ray.errors import OtherModelError, RecoError, SettingError, UnreadableError, reason, unpack
@@ -21,10 +22,8 @@ from reco_ray.files import artifacts, storage
 from reco_ray.outcome import Outcome
 from reco_ray.training.live_table import live_table
 from reco_ray.training.loop import TIMING, Job, train_worker
-from reco_ray.training.pseudo_labels import LABELS_KIND
 from reco_ray.training.records import tracking_environment
 from reco_ray.training.samples import Frames, split
-from reco_ray.training.segmenter import KIND
 from reco_ray.training.trainability import require_network
 from reco_ray.vocabulary import Vocabulary
 
@@ -54,14 +53,16 @@ def train_segmenters(
     jobs, writers = {}, {}
     workers, at_once, environment = require_trainer(len(labels), settings)
     for name, uri in labels.items():
-        manifest = artifacts.read_manifest(uri, LABELS_KIND)
+        manifest = artifacts.read_manifest(uri, LabelsContent)
         try:
             _require_trainable(name, manifest, uri, settings, (vocabularies or {}).get(name))
         except RecoError as error:
             yield Outcome("train", storage.absolute(outs[name]), name=name, error=error)
             continue
         jobs[name] = _job(name, manifest, uri, outs[name], settings, workers.threads, environment)
-        writers[name] = artifacts.ArtifactWriter(outs[name], KIND, _made_from(manifest, uri, settings))
+        writers[name] = artifacts.ArtifactWriter(
+            outs[name], SegmenterContent, _made_from(manifest, uri, settings)
+        )
     finished = {name: writer.finished() for name, writer in writers.items()}
     for name, done in finished.items():
         if done is not None:
@@ -74,8 +75,8 @@ def train_segmenters(
                 yield Outcome("train", writers[name].uri, name=name, error=problem)
                 continue
             table.end(name, "done")
-            manifest = _commit(writers[name], jobs[name], workers, meter)
-            yield Outcome("train", writers[name].uri, manifest, name=name)
+            trained = _commit(writers[name], jobs[name], workers, meter)
+            yield Outcome("train", writers[name].uri, trained, name=name)
 
 
 def require_trainer(runs: int, settings: Settings) -> tuple[Workers, int, dict[str, str]]:
@@ -97,13 +98,17 @@ def require_trainer(runs: int, settings: Settings) -> tuple[Workers, int, dict[s
 
 
 def _require_trainable(
-    name: str, manifest: artifacts.Manifest, uri: str, settings: Settings, vocabulary: Vocabulary | None
+    name: str,
+    manifest: artifacts.Manifest[LabelsContent],
+    uri: str,
+    settings: Settings,
+    vocabulary: Vocabulary | None,
 ) -> None:
     content = manifest.content
-    if vocabulary is not None and vocabulary.model_dump(mode="json") != content["vocabulary"]:
-        theirs = ", ".join(content["labels"][:5])
+    if vocabulary is not None and vocabulary != content.vocabulary:
+        theirs = ", ".join(content.labels[:5])
         raise OtherModelError(f"{name}: {uri} holds pseudo-labels of another vocabulary ({theirs}, ...)")
-    pixels = content["pixels"]
+    pixels = content.pixels
     if not any(pixels.values()):
         raise SettingError(f"{name}: every pseudo-label is ignored: lower train.min_score")
     empty = [label for label, count in pixels.items() if not count and label != "background"]
@@ -127,7 +132,7 @@ def _made_from(manifest: artifacts.Manifest, uri: str, settings: Settings) -> di
 
 def _job(
     name: str,
-    manifest: artifacts.Manifest,
+    manifest: artifacts.Manifest[LabelsContent],
     uri: str,
     out: str,
     settings: Settings,
@@ -137,11 +142,11 @@ def _job(
     content = manifest.content
     return Job(
         name=name,
-        frames=content["frames"],
+        frames=content.frames,
         labels_uri=storage.absolute(uri),
-        labels=content["labels"],
-        background=content["background"],
-        soft=content["soft"],
+        labels=content.labels,
+        background=content.background,
+        soft=content.soft,
         out=storage.absolute(out),
         settings=settings,
         threads=threads,
@@ -223,19 +228,21 @@ def _last_line(error: Exception) -> str:
 # --- after --------------------------------------------------------------------------------------------------
 
 
-def _commit(writer: artifacts.ArtifactWriter, job: Job, workers: Workers, meter: Meter) -> artifacts.Manifest:
+def _commit(
+    writer: artifacts.ArtifactWriter[SegmenterContent], job: Job, workers: Workers, meter: Meter
+) -> artifacts.Manifest[SegmenterContent]:
     curve = storage.read_table(storage.join(job.out, "curve.parquet")).to_pylist()
     best = max(curve, key=lambda entry: entry["agreement"])
-    labels = artifacts.read_manifest(job.labels_uri, LABELS_KIND)
-    content = {
-        "architecture": job.settings.train.segmenter,
-        "labels": job.labels,
-        "background": job.background,
-        "vocabulary": labels.content["vocabulary"],
-        "image_size": job.settings.train.image_size,
-        "best_step": best["step"],
-        "agreement": round(best["agreement"], 4),
-    }
+    labels = artifacts.read_manifest(job.labels_uri, LabelsContent)
+    content = SegmenterContent(
+        architecture=job.settings.train.segmenter,
+        labels=job.labels,
+        background=job.background,
+        vocabulary=labels.content.vocabulary,
+        image_size=job.settings.train.image_size,
+        best_step=best["step"],
+        agreement=round(best["agreement"], 4),
+    )
     sizes = Frames.open(job.frames, job.labels_uri).sizes
     trained, held_out = split(sizes, job.settings.train.held_out, job.settings.seed)
     storage.remove(storage.join(job.out, "progress.json"))

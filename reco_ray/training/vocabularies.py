@@ -44,8 +44,7 @@ def train_vocabularies(
     if not banks:
         return
     sets = {name: LabelSet(uri, storage.join(out, name, "labels")) for name, uri in banks.items()}
-    for name, (manifest, new) in label_images(sets, images, storage.join(out, "frames"), settings).items():
-        yield Outcome("label", sets[name].out, manifest, new, name)
+    yield from label_images(sets, images, storage.join(out, "frames"), settings)
     labels = {name: one.out for name, one in sets.items()}
     outs = {name: storage.join(out, name, "segmenter") for name in sets}
     yield from train_segmenters(labels, outs, settings, vocabularies)

@@ -1,6 +1,5 @@
 """`reco-ray serve` in a process of its own, on a free port of loopback, and the artifacts it serves."""
 
-import json
 import os
 import signal
 import socket
@@ -14,6 +13,7 @@ import httpx
 import ray
 from safetensors.torch import save as save_tensors
 
+from reco_ray.contents import SegmenterContent
 from reco_ray.files import artifacts, storage
 from reco_ray.training.network import build_network
 from reco_ray.vocabulary import parse_concepts
@@ -97,17 +97,13 @@ def write_segmenter(out: Path, concepts: str) -> int:
         "smp:FPN/tu-tf_efficientnet_lite0@decoder_pyramid_channels=32,decoder_segmentation_channels=32"
     )
     network = build_network(architecture, len(labels), initial="random", seed=7)
-    writer = artifacts.ArtifactWriter(str(out), "segmenter", {"seed": 7})
+    writer = artifacts.ArtifactWriter(str(out), SegmenterContent, {"seed": 7})
     assert writer.finished() is None
     tensors = {name: tensor.contiguous() for name, tensor in network.module.state_dict().items()}
     weights = save_tensors(tensors)
     storage.write_bytes(storage.join(writer.uri, "weights.safetensors"), weights)
-    content = {
-        "architecture": architecture,
-        "labels": labels,
-        "background": True,
-        "vocabulary": json.loads(vocabulary.model_dump_json()),
-        "image_size": 96,
-    }
+    content = SegmenterContent(
+        architecture=architecture, labels=labels, background=True, vocabulary=vocabulary, image_size=96
+    )
     writer.commit({"images": 0}, content)
     return len(weights)

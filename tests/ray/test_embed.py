@@ -73,7 +73,8 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
 @pytest.mark.timeout(180)
 def test_every_file_is_embedded_rejected_or_a_duplicate(cpus, corpus, settings, expected, tmp_path):
     """On one CPU too, where workers that took all of it would starve their readers for ever."""
-    manifest, new = embed_corpus(str(corpus), str(tmp_path / "out"), settings)
+    outcome = embed_corpus(str(corpus), str(tmp_path / "out"), settings)
+    manifest, new = outcome.manifest, outcome.new
     assert new
     assert manifest.counts == {"images": 19, "embedded": 14, "rejected": 2, "duplicates": 3}
     assert_same(embeddings(tmp_path / "out"), expected)
@@ -125,7 +126,8 @@ class TestOnOneCluster:
 
     def test_duplicates_within_and_across_shards_are_embedded_once(self, listed, made, settings):
         photographs = listed[1]
-        manifest, new = embed_corpus(str(listed[0] / "list.txt"), str(made), settings)
+        outcome = embed_corpus(str(listed[0] / "list.txt"), str(made), settings)
+        manifest, new = outcome.manifest, outcome.new
         assert not new
         assert manifest.counts == {"images": 12, "embedded": 6, "rejected": 0, "duplicates": 6}
         assert [row["uri"] for row in rows(made, "embeddings")] == [str(file) for file in photographs]
@@ -135,7 +137,8 @@ class TestOnOneCluster:
 
     def test_a_second_run_does_nothing(self, listed, made, settings):
         before = files(made)
-        manifest, new = embed_corpus(str(listed[0] / "list.txt"), str(made), settings)
+        outcome = embed_corpus(str(listed[0] / "list.txt"), str(made), settings)
+        manifest, new = outcome.manifest, outcome.new
         assert not new
         assert files(made) == before
         assert manifest.counts["embedded"] == 6
@@ -150,7 +153,8 @@ class TestOnOneCluster:
         assert files(made) == before
 
     def test_the_index_finds_every_image_by_its_own_embedding(self, listed, made, model, tmp_path):
-        manifest, new = build_index(str(made), str(tmp_path / "index"))
+        outcome = build_index(str(made), str(tmp_path / "index"))
+        manifest, new = outcome.manifest, outcome.new
         assert new
         assert manifest.counts == {"images": 6}
         index = CorpusIndex(str(tmp_path / "index"), model.fingerprint)
@@ -165,7 +169,7 @@ class TestOnOneCluster:
             index.search(np.stack(list(vectors.values())), 7)
 
         before = files(tmp_path / "index")
-        assert build_index(str(made), str(tmp_path / "index"))[1] is False
+        assert build_index(str(made), str(tmp_path / "index")).new is False
         assert files(tmp_path / "index") == before
 
     def test_images_in_parquet_are_embedded_like_files(self, corpus, settings, expected, tmp_path):
@@ -173,7 +177,7 @@ class TestOnOneCluster:
         images = [{"bytes": file.read_bytes(), "path": file.name} for file in photographs[:5]]
         images.append({"bytes": b"no image", "path": "bad.jpg"})
         pq.write_table(pa.table({"image": images}), tmp_path / "t.parquet", row_group_size=2)
-        manifest, _ = embed_corpus(str(tmp_path / "t.parquet"), str(tmp_path / "out"), settings)
+        manifest = embed_corpus(str(tmp_path / "t.parquet"), str(tmp_path / "out"), settings).manifest
         assert manifest.counts == {"images": 6, "embedded": 5, "rejected": 1, "duplicates": 0}
         assert_same(embeddings(tmp_path / "out"), dict(list(expected.items())[:5]))
         assert rows(tmp_path / "out", "rejected") == [

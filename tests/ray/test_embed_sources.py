@@ -20,6 +20,7 @@ from images import encoded, photograph, write_photographs
 from stores import RESET, SHORT, google_store, hub, s3_store, serving
 
 from reco_ray.config import load_settings
+from reco_ray.contents import EmbeddingsContent
 from reco_ray.corpus import web
 from reco_ray.corpus.generations import embedding_files
 from reco_ray.corpus.read import read_image_bytes
@@ -93,7 +94,7 @@ def test_a_folder_of_tars(photographs, expected, settings, tmp_path):
     cut = tmp_path / "tars" / "2.tar"
     cut.write_bytes(cut.read_bytes()[: names[0].stat().st_size + 2400])
     out = tmp_path / "out"
-    manifest, _ = embed_corpus(str(tmp_path / "tars"), str(out), settings)
+    manifest = embed_corpus(str(tmp_path / "tars"), str(out), settings).manifest
     assert manifest.counts == counts(13, rejected=1, duplicates=2)
     assert embeddings(out).keys() == embeddings(expected).keys()
     for row in rows(out, "embeddings"):
@@ -111,7 +112,7 @@ def test_a_folder_of_tars(photographs, expected, settings, tmp_path):
     lost = next(file for file in out.glob("embeddings/*-00000.parquet"))
     before = files(out)
     lost.unlink()
-    assert embed_corpus(str(tmp_path / "tars"), str(out), settings)[0].counts == manifest.counts
+    assert embed_corpus(str(tmp_path / "tars"), str(out), settings).manifest.counts == manifest.counts
     after = files(out)
     changed = {name for name in before if after[name] != before[name]}
     assert str(lost.relative_to(out)) in changed
@@ -122,10 +123,11 @@ def test_a_folder_of_tars(photographs, expected, settings, tmp_path):
 def test_what_is_new_is_followed(photographs, settings, tmp_path):
     corpus, out = tmp_path / "corpus", tmp_path / "out"
     shutil.copytree(photographs, corpus)
-    first, _ = embed_corpus(str(corpus), str(out), settings, follow=True)
-    assert (first.counts, first.content["generation"]) == (counts(10), 1)
+    first = embed_corpus(str(corpus), str(out), settings, follow=True).manifest
+    assert (first.counts, first.content.generation) == (counts(10), 1)
     before = files(out)
-    assert embed_corpus(str(corpus), str(out), settings, follow=True) == (first, False)
+    again = embed_corpus(str(corpus), str(out), settings, follow=True)
+    assert (again.manifest, again.new) == (first, False)
     assert files(out) == before
 
     (corpus / "new.jpg").write_bytes(encoded(photograph(20)))
@@ -134,16 +136,18 @@ def test_what_is_new_is_followed(photographs, settings, tmp_path):
     with pytest.raises(RecoError, match=r"has changed since \(2 new, 1 gone\): --follow embeds what is new"):
         embed_corpus(str(corpus), str(out), settings)
     assert files(out) == before
-    second, new = embed_corpus(str(corpus), str(out), settings, follow=True)
+    outcome = embed_corpus(str(corpus), str(out), settings, follow=True)
+    second, new = outcome.manifest, outcome.new
     assert new
-    assert (second.counts, second.content["generation"]) == (counts(12, duplicates=1), 2)
+    assert (second.counts, second.content.generation) == (counts(12, duplicates=1), 2)
     after = files(out)
     old = {name for name in before if name.startswith(("embeddings/", "duplicates/", "listing/"))}
     assert {name: after[name] for name in old} == {name: before[name] for name in old}
     (duplicate,) = rows(out, "duplicates")
     assert duplicate == {"uri": str(corpus / "copy.jpg"), "duplicate_of": str(corpus / "003.jpg")}
     assert len(embedding_files(str(out), second)) == len(embedding_files(str(out), first)) + 1
-    assert embed_corpus(str(corpus), str(out), settings) == (second, False)
+    again = embed_corpus(str(corpus), str(out), settings)
+    assert (again.manifest, again.new) == (second, False)
 
 
 def test_a_list_of_addresses(photographs, expected, settings, tmp_path):
@@ -157,7 +161,7 @@ def test_a_list_of_addresses(photographs, expected, settings, tmp_path):
         )
         names = [*sorted(file.name for file in photographs.iterdir()), "missing.jpg"]
         (tmp_path / "urls.txt").write_text("\n".join(f"{server.url}/{name}" for name in names))
-        manifest, _ = embed_corpus(str(tmp_path / "urls.txt"), str(tmp_path / "out"), settings)
+        manifest = embed_corpus(str(tmp_path / "urls.txt"), str(tmp_path / "out"), settings).manifest
         assert server.asked["GET", "/missing.jpg"] == 1
     assert manifest.counts == counts(11, rejected=1)
     assert [row["reason"] for row in rows(tmp_path / "out", "rejected")] == [
@@ -177,7 +181,7 @@ def test_hosts_of_a_list_have_a_limit_each(photographs, settings, tmp_path, monk
         hosts = [server.url, server.url.replace("127.0.0.1", "localhost")]
         lines = [str(photographs / "000.jpg"), *(f"{host}/{name}" for name in names for host in hosts)]
         (tmp_path / "urls.txt").write_text("\n".join(lines))
-        manifest, _ = embed_corpus(str(tmp_path / "urls.txt"), str(tmp_path / "out"), settings)
+        manifest = embed_corpus(str(tmp_path / "urls.txt"), str(tmp_path / "out"), settings).manifest
         assert server.by_host == {"127.0.0.1": 1, "localhost": 1}
     assert manifest.counts == counts(21, duplicates=11)
 
@@ -232,17 +236,18 @@ def test_corpus_and_output_in_google_storage(photographs, expected, settings, tm
     pq.write_table(pa.table({"bytes": [file.read_bytes() for file in names[5:]]}), tmp_path / "1.parquet")
     for name in ("0.tar", "1.parquet"):
         storage.write_bytes(f"gs://corpus/inside/{name}", (tmp_path / name).read_bytes())
-    manifest, _ = embed_corpus("gs://corpus/inside", "gs://corpus/out", settings)
+    manifest = embed_corpus("gs://corpus/inside", "gs://corpus/out", settings).manifest
     assert manifest.counts == counts(10)
     stored = storage.read_table("gs://corpus/out/embeddings").to_pylist()
     assert {row["image_id"] for row in stored} == embeddings(expected).keys()
     assert {read_image_bytes(row["uri"]) for row in stored} == {file.read_bytes() for file in names}
-    assert embed_corpus("gs://corpus/inside", "gs://corpus/out", settings) == (manifest, False)
+    again = embed_corpus("gs://corpus/inside", "gs://corpus/out", settings)
+    assert (again.manifest, again.new) == (manifest, False)
 
 
 def test_a_corpus_at_the_hub(dataset, expected, settings, tmp_path):
     corpus = "hf://datasets/someone/photos/train"
-    manifest, _ = embed_corpus(corpus, str(tmp_path / "out"), settings)
+    manifest = embed_corpus(corpus, str(tmp_path / "out"), settings).manifest
     assert manifest.counts == counts(10)
     assert embeddings(tmp_path / "out").keys() == embeddings(expected).keys()
     assert all(row["uri"].startswith(f"{corpus}/") for row in rows(tmp_path / "out", "embeddings"))
@@ -264,7 +269,7 @@ def test_corpus_and_output_in_s3_with_faults(s3, photographs, expected, settings
     s3.fault = lambda method, path, before: faults[before] if before < 2 else None
     s3.seconds = 0.01
     try:
-        manifest, _ = embed_corpus("s3://corpus/photographs", "s3://corpus/out", settings)
+        manifest = embed_corpus("s3://corpus/photographs", "s3://corpus/out", settings).manifest
         refused = sum(
             1 for (method, path), asked in s3.asked.items() if "/photographs/" in path and asked > 1
         )
@@ -275,7 +280,7 @@ def test_corpus_and_output_in_s3_with_faults(s3, photographs, expected, settings
     stored = storage.read_table("s3://corpus/out/embeddings").to_pylist()
     assert {row["image_id"] for row in stored} == embeddings(expected).keys()
     assert {row["uri"] for row in stored} == {f"s3://corpus/photographs/{n:03d}.jpg" for n in range(10)}
-    assert artifacts.read_manifest("s3://corpus/out", "embeddings") == manifest
+    assert artifacts.read_manifest("s3://corpus/out", EmbeddingsContent) == manifest
 
 
 @pytest.mark.chaos
@@ -294,7 +299,7 @@ def test_a_store_that_stops_answering_stops_the_run_and_it_goes_on(s3, photograp
     committed = storage.list_names("s3://corpus/again-out/embeddings", ".parquet")
     assert len(committed) < 3
     assert not storage.exists("s3://corpus/again-out/manifest.json")
-    manifest, _ = embed_corpus("s3://corpus/again", "s3://corpus/again-out", settings)
+    manifest = embed_corpus("s3://corpus/again", "s3://corpus/again-out", settings).manifest
     assert manifest.counts == counts(10)
 
 
@@ -335,7 +340,7 @@ def test_a_corpus_that_changes_while_it_is_read(photographs, settings, tmp_path)
     last.unlink()
     before = files(out)
     pq.write_table(pa.table({"bytes": data[:1]}), changed)
-    manifest, _ = embed_corpus(str(corpus), str(out), settings)
+    manifest = embed_corpus(str(corpus), str(out), settings).manifest
     assert manifest.counts == counts(10, rejected=1)
     (rejected,) = rows(out, "rejected")
     assert rejected["uri"] == changed
@@ -357,7 +362,7 @@ def test_too_many_rejected_images_stop_the_run(photographs, tmp_path):
         embed_corpus(str(corpus), str(out), strict)
     assert not (out / "manifest.json").exists()
     loose = load_settings("mini", overrides=[*OVERRIDES, "embed.max_rejected=3"])
-    assert embed_corpus(str(corpus), str(out), loose)[0].counts == counts(13, rejected=3)
+    assert embed_corpus(str(corpus), str(out), loose).manifest.counts == counts(13, rejected=3)
 
 
 def test_a_full_disk(photographs, settings, tmp_path):
@@ -374,7 +379,7 @@ def test_a_full_disk(photographs, settings, tmp_path):
             embed_corpus(str(photographs), str(small / "out"), settings)
         assert not (small / "out" / "manifest.json").exists()
         (small / "filler").unlink()
-        manifest, _ = embed_corpus(str(photographs), str(small / "out"), settings)
+        manifest = embed_corpus(str(photographs), str(small / "out"), settings).manifest
         assert manifest.counts == counts(10)
         assert len(rows(small / "out", "embeddings")) == 10
     finally:

@@ -17,6 +17,7 @@ from safetensors.torch import save as save_tensors
 
 from reco_ray.cli import main
 from reco_ray.config import load_settings
+from reco_ray.contents import SegmenterContent
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.benchmark import open_benchmark
 from reco_ray.evaluation.compare import Compared, Comparer, Trained, Variant, sample_loader
@@ -31,6 +32,7 @@ from reco_ray.models.dense import DenseModels
 from reco_ray.segmentation.stage import SegmentWorker, whole_image_loader
 from reco_ray.training import Segmenter
 from reco_ray.training.network import build_network
+from reco_ray.vocabulary import Concept, Vocabulary
 
 OVERRIDES = [
     "references.image_size=64",
@@ -154,13 +156,19 @@ def untrained(folder: Path, labels: list[str]) -> str:
     """A segmenter artifact whose network never saw an image."""
     spec = "smp:FPN/tu-tf_efficientnet_lite0@decoder_pyramid_channels=64,decoder_segmentation_channels=32"
     network = build_network(spec, len(labels), initial="packaged")
-    writer = ArtifactWriter(str(folder), "segmenter", {})
+    writer = ArtifactWriter(str(folder), SegmenterContent, {})
     assert writer.finished() is None
     (folder / "weights.safetensors").write_bytes(save_tensors(network.module.state_dict()))
     background = labels[0] == "background"
-    content = {"architecture": spec, "labels": labels, "background": background, "image_size": 64}
-    concepts = [{"name": label} for label in labels[background:]]
-    writer.commit({}, {**content, "vocabulary": {"concepts": concepts, "background": background}})
+    concepts = tuple(Concept(name=label) for label in labels[background:])
+    content = SegmenterContent(
+        architecture=spec,
+        labels=labels,
+        background=background,
+        vocabulary=Vocabulary(concepts=concepts, background=background),
+        image_size=64,
+    )
+    writer.commit({}, content)
     return str(folder)
 
 

@@ -20,6 +20,7 @@ from ray.cluster_utils import Cluster
 from stores import RESET, Server, s3_store
 
 from reco_ray.config import load_settings
+from reco_ray.contents import EmbeddingsContent
 from reco_ray.corpus.generations import embedding_files
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.files import artifacts, storage
@@ -72,7 +73,7 @@ def cluster(s3) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def undisturbed(cluster, corpus, settings, tmp_path_factory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    manifest, _ = embed_corpus(str(corpus), str(out), settings)
+    manifest = embed_corpus(str(corpus), str(out), settings).manifest
     assert manifest.counts == COUNTS
     return content(out)
 
@@ -145,7 +146,8 @@ def test_a_driver_killed_again_and_again(cluster, corpus, settings, undisturbed,
         with running(cluster, corpus, out, _STOPPING.format(at=at, after=after)) as driver:
             wait_until(lambda driver=driver: _is_stopped(driver.pid), driver)
         assert not (out / "manifest.json").exists()
-    manifest, new = embed_corpus(str(corpus), str(out), settings)
+    outcome = embed_corpus(str(corpus), str(out), settings)
+    manifest, new = outcome.manifest, outcome.new
     assert new
     assert manifest.counts == COUNTS
     assert content(out) == undisturbed
@@ -171,7 +173,7 @@ def test_a_node_killed_in_the_middle(cluster, corpus, settings, undisturbed, tmp
 
     killer = threading.Thread(target=kill_node)
     killer.start()
-    manifest, _ = embed_corpus(str(corpus), str(out), settings)
+    manifest = embed_corpus(str(corpus), str(out), settings).manifest
     killer.join()
     assert any(name.startswith("ray::") for name in killed)
     assert manifest.counts == COUNTS
@@ -224,7 +226,8 @@ def test_a_driver_killed_while_it_writes_to_a_store_and_while_it_follows(
     assert not storage.exists(f"{out}/manifest.json")
     killed("/out/manifest.json", 0, RESET)
     assert not storage.exists(f"{out}/manifest.json")
-    first, new = embed_corpus(str(growing), out, settings)
+    outcome = embed_corpus(str(growing), out, settings)
+    first, new = outcome.manifest, outcome.new
     assert new
     embed_corpus(str(growing), str(local), settings)
     assert content(out) == content(local)
@@ -236,9 +239,9 @@ def test_a_driver_killed_while_it_writes_to_a_store_and_while_it_follows(
         killed(at, after, outcome, "--follow")
         assert [storage.read_bytes(file) for file in embedding_files(out, first)] == before
     embed_corpus(str(growing), out, settings, follow=True)
-    manifest, _ = embed_corpus(str(growing), str(local), settings, follow=True)
+    manifest = embed_corpus(str(growing), str(local), settings, follow=True).manifest
     assert manifest.counts == COUNTS
     assert content(out) == content(local)
-    stored = artifacts.read_manifest(out, "embeddings")
+    stored = artifacts.read_manifest(out, EmbeddingsContent)
     assert (stored.counts, stored.content) == (manifest.counts, manifest.content)
     assert verify(out).differences == []

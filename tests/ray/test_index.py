@@ -50,24 +50,24 @@ class TestOnOneCluster:
     @pytest.fixture(scope="class")
     def built(self, embeddings, tmp_path_factory) -> Path:
         out = tmp_path_factory.mktemp("built") / "index"
-        manifest, new = build_index(embeddings, str(out), SETTINGS)
-        assert new
-        assert manifest.counts == {"images": ROWS}
+        built = build_index(embeddings, str(out), SETTINGS)
+        assert built.new
+        assert built.manifest.counts == {"images": ROWS}
         return out
 
     def test_recall_is_measured_and_written_down(self, built, vectors):
         index = CorpusIndex(str(built), MODEL)
-        assert all(shard["bytes"] < 1000 * 40 + 2000 for shard in index.manifest.content["shards"]), (
+        assert all(shard.bytes < 1000 * 40 + 2000 for shard in index.manifest.content.shards), (
             "centroids too?"
         )
-        told = index.manifest.content["recall"]
-        assert told["k"] == 50
-        assert min(told["images"], told["between"]) > 0.9
+        told = index.manifest.content.recall
+        assert told.k == 50
+        assert min(told.images, told.between) > 0.9
         queries = clustered(200, seed=9)
         exact = np.argsort(-(queries @ vectors.T), axis=1)[:, :50]
         found = index.search(queries, 50)[1]
         mine = np.mean([len(set(a) & set(b)) / 50 for a, b in zip(found, exact, strict=True)])
-        assert mine == pytest.approx(told["images"], abs=0.05)
+        assert mine == pytest.approx(told.images, abs=0.05)
 
     def test_similarities_fall_and_belong_to_their_rows(self, built, vectors):
         queries = clustered(5, seed=4)
@@ -81,10 +81,10 @@ class TestOnOneCluster:
         build_index(embeddings, str(tmp_path / "one"), SETTINGS.model_copy(update={"shard_size": ROWS}))
         queries = clustered(20, seed=7)
         one, many = CorpusIndex(str(tmp_path / "one"), MODEL), CorpusIndex(str(built), MODEL)
-        assert len(one.manifest.content["shards"]) == 1
-        assert len(many.manifest.content["shards"]) == SHARDS
-        assert one.manifest.content["nprobe"] == many.manifest.content["nprobe"]
-        assert one.manifest.content["recall"] == many.manifest.content["recall"]
+        assert len(one.manifest.content.shards) == 1
+        assert len(many.manifest.content.shards) == SHARDS
+        assert one.manifest.content.nprobe == many.manifest.content.nprobe
+        assert one.manifest.content.recall == many.manifest.content.recall
         np.testing.assert_allclose(many.search(queries, 60)[0], one.search(queries, 60)[0], rtol=1e-5)
 
     def test_a_prefix_gives_k_results_where_there_are_as_many(self, built, vectors):
@@ -114,7 +114,7 @@ class TestOnOneCluster:
         build_index(embeddings, str(tmp_path / "f"), IndexSettings(factory="Flat", shard_size=2500))
         query = clustered(10, seed=3)
         index = CorpusIndex(str(tmp_path / "f"), MODEL)
-        assert len(index.manifest.content["shards"]) == 3
+        assert len(index.manifest.content.shards) == 3
         exact = np.argsort(-(query @ vectors.T), axis=1)[:, :10]
         assert (np.sort(index.search(query, 10)[1]) == np.sort(exact)).all()
 
@@ -219,7 +219,7 @@ def test_a_killed_driver_and_then_a_killed_node_change_nothing(vectors, tmp_path
     assert {name: after[name] for name in committed} == {name: before[name] for name in committed}
     assert content(out) == content(tmp_path / "undisturbed")
     index = CorpusIndex(str(out), MODEL)
-    assert len(index.manifest.content["shards"]) == shards
+    assert len(index.manifest.content.shards) == shards
     everything = index.search(clustered(1), ROWS)[1][0]
     assert sorted(everything) == list(range(ROWS))
 

@@ -17,6 +17,7 @@ from images import write_photographs
 from PIL import Image
 from processes import descendants, title, wait_until
 
+from reco_ray.contents import EmbeddingsContent, SegmenterContent, SweepContent
 from reco_ray.files.artifacts import read_manifest
 from reco_ray.pipeline import read_pipeline
 
@@ -165,19 +166,21 @@ def test_a_pipeline_is_stopped_goes_on_without_an_installation_and_then_has_noth
     assert done.returncode == 0, done.stdout
     assert summary_of(project) == ("done", [(stage, "done") for stage in STAGES])
     assert {part: part.stat().st_mtime_ns for part in committed} == committed
-    embeddings = read_manifest(str(project / "embeddings"), "embeddings")
+    embeddings = read_manifest(str(project / "embeddings"), EmbeddingsContent)
     assert embeddings.counts["embedded"] == 12
     assert "placement" not in embeddings.model_dump_json()
     assert len(list((project / "masks" / "masks").glob("*.png"))) == 4
-    assert read_manifest(str(project / "trained" / "pets" / "segmenter"), "segmenter").counts["steps"] == 2
-    assert read_manifest(str(project / "swept"), "sweep").counts["finished"] == 2
+    assert (
+        read_manifest(str(project / "trained" / "pets" / "segmenter"), SegmenterContent).counts["steps"] == 2
+    )
+    assert read_manifest(str(project / "swept"), SweepContent).counts["finished"] == 2
     assert json.loads((project / "evaluated" / "results.json").read_text())["images"] == 2
 
     done = submit(cluster, *job_of(project))
     assert done.returncode == 0, done.stdout
     # An evaluation is measured again: its references are there.
     assert done.stdout.count("nothing to do, made before") == len(STAGES) - 1
-    assert read_manifest(str(project / "embeddings"), "embeddings") == embeddings
+    assert read_manifest(str(project / "embeddings"), EmbeddingsContent) == embeddings
 
 
 def workers_of(cluster: Rehearsal) -> list[str]:

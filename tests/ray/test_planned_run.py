@@ -7,6 +7,7 @@ from images import write_photographs
 
 from reco_ray.cli import main
 from reco_ray.files import artifacts
+from reco_ray.files.artifacts import Content
 from reco_ray.pipeline import read_pipeline
 from reco_ray.planning.estimate import Estimate, estimate
 from reco_ray.planning.nodes import parse_nodes
@@ -68,7 +69,7 @@ def planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Estim
 
 def test_a_plan_tells_what_a_larger_run_takes(folder: Path, planned: dict[str, Estimate]) -> None:
     for stage, name in (("embed", "embeddings"), ("segment", "masks")):
-        manifest = artifacts.read_manifest(str(folder / "large" / name))
+        manifest = artifacts.read_manifest(str(folder / "large" / name), Content)
         hours, gigabytes = planned[stage].hours, planned[stage].gigabytes
         assert hours is not None
         assert gigabytes is not None

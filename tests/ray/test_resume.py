@@ -47,7 +47,7 @@ def corpus(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(corpus, settings, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    manifest, _ = embed_corpus(str(corpus), str(out), settings)
+    manifest = embed_corpus(str(corpus), str(out), settings).manifest
     assert manifest.counts == COUNTS
     return out
 
@@ -101,7 +101,8 @@ def test_a_killed_run_goes_on_where_it_stopped(corpus, settings, undisturbed, tm
     # What a kill in mid-write leaves behind is no shard.
     (out / "embeddings" / "00000041.parquet.0a1b2c3d.tmp").write_bytes(b"half a table")
 
-    manifest, new = embed_corpus(str(corpus), str(out), settings)
+    outcome = embed_corpus(str(corpus), str(out), settings)
+    manifest, new = outcome.manifest, outcome.new
     assert new
     assert manifest.counts == COUNTS
     assert_equal(out, undisturbed)
@@ -125,7 +126,8 @@ def test_an_interrupted_run_says_that_it_goes_on(corpus, tmp_path):
 def test_a_run_killed_before_its_last_line_only_commits(corpus, settings, undisturbed):
     before = files(undisturbed)
     (undisturbed / "manifest.json").unlink()
-    manifest, new = embed_corpus(str(corpus), str(undisturbed), settings)
+    outcome = embed_corpus(str(corpus), str(undisturbed), settings)
+    manifest, new = outcome.manifest, outcome.new
     assert new
     assert manifest.counts == COUNTS
     after = files(undisturbed)
@@ -148,7 +150,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(corpus, settings, undisturbed
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    manifest, _ = embed_corpus(str(corpus), str(out), settings)
+    manifest = embed_corpus(str(corpus), str(out), settings).manifest
     killer.join()
     assert len(killed) == 1
     assert manifest.counts == COUNTS

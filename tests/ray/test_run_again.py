@@ -14,6 +14,7 @@ from images import encoded, photograph, write_photographs
 
 from reco_ray.cli import main
 from reco_ray.files import artifacts, storage
+from reco_ray.files.artifacts import Content
 from reco_ray.files.verify import verify
 
 SMALL = [
@@ -89,7 +90,7 @@ def content(out: Path, *, copies: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {
         "embeddings": sorted(rows, key=lambda row: row["image_id"]),
         "listed": sorted(listed),
-        "counts": {stage: artifacts.read_manifest(str(out / stage)).counts for stage in STAGES},
+        "counts": {stage: artifacts.read_manifest(str(out / stage), Content).counts for stage in STAGES},
         "indexed": sorted(row["image_id"] for row in table(out / "index" / "images")),
         "exemplars": [{**row, "uri": ""} for row in table(out / "references" / "exemplars.parquet")],
         "regions": sorted(table(out / "masks" / "regions"), key=lambda row: (row["uri"], row["label"])),

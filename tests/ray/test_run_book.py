@@ -23,6 +23,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from ray.util import get_node_ip_address
 from servers import free_port
 
+from reco_ray.contents import EmbeddingsContent
 from reco_ray.files.artifacts import read_manifest
 
 IMAGES = 600
@@ -102,7 +103,7 @@ def test_parts_larger_than_the_object_store_take_the_disk_and_a_full_one_ends_th
     assert "Ray's object store is full, and so is the disk" in lines[0]
     with command(*embed(corpus, out, IMAGES), **small) as process:
         assert ended(process)[0] == 0
-    assert read_manifest(str(out), "embeddings").counts["embedded"] == IMAGES
+    assert read_manifest(str(out), EmbeddingsContent).counts["embedded"] == IMAGES
 
 
 # --- memory -----------------------------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ def test_workers_that_ray_kills_for_memory_cost_a_pause(
             wait_until(lambda: before - set(workers(process.pid)), "no worker was killed")
         status, lines = ended(process)
     assert (status, len(lines)) == (0, 1)
-    assert read_manifest(str(out), "embeddings").counts["embedded"] == IMAGES
+    assert read_manifest(str(out), EmbeddingsContent).counts["embedded"] == IMAGES
 
 
 def test_workers_that_never_have_the_memory_end_the_run_with_a_line(
@@ -159,7 +160,7 @@ def test_a_computation_that_gets_no_memory_ends_the_run_with_a_line(
     assert lines[0].startswith("error: out of memory on node ")
     with command(*words, RAY_TMPDIR=ray_folder) as process:
         assert ended(process)[0] == 0
-    assert read_manifest(str(out), "embeddings").counts["embedded"] == IMAGES
+    assert read_manifest(str(out), EmbeddingsContent).counts["embedded"] == IMAGES
 
 
 def workers(root: int) -> list[int]:

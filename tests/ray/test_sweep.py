@@ -219,9 +219,12 @@ def test_a_search_without_labels_stops_some_early_and_leaves_out_broken_images(
     plan = plan_of(folder, "free", FREE)
     assert plan.rungs == [3, 6, 10]
     told: list[TrialRecord] = []
-    manifest, new, ranked = run_sweep(plan, str(tmp_path / "out"), told.append)
-    assert new
+    result = run_sweep(plan, str(tmp_path / "out"), told.append)
+    manifest, ranked = result.manifest, result.ranked
+    assert result.new
     assert manifest is not None
+    assert Path(result.report).is_file()
+    assert Path(result.best).is_file()
     assert len(told) == 4
     assert manifest.counts["trials"] == len(ranked) == len({record.id for record in told})
     assert manifest.counts["finished"] + manifest.counts["stopped"] == len(ranked)
@@ -234,18 +237,18 @@ def test_a_search_without_labels_stops_some_early_and_leaves_out_broken_images(
     assert "chosen without labels" in page
 
     before = ended(tmp_path / "out")
-    again, new, _ = run_sweep(plan, str(tmp_path / "out"))
-    assert not new
-    assert again == manifest
+    again = run_sweep(plan, str(tmp_path / "out"))
+    assert not again.new
+    assert again.manifest == manifest
     assert verify(str(tmp_path / "out")).differences == []
     assert ended(tmp_path / "out") == before
 
     (
         tmp_path / "out" / "manifest.json"
     ).unlink()  # as if killed before its last line: nothing is computed again
-    replayed, new, _ = run_sweep(plan, str(tmp_path / "out"))
-    assert new
-    assert replayed is not None
+    replayed = run_sweep(plan, str(tmp_path / "out"))
+    assert replayed.new
+    assert replayed.manifest is not None
     assert before.items() <= ended(tmp_path / "out").items()
 
 

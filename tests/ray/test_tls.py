@@ -13,6 +13,7 @@ from clusters import BIN, Rehearsal, rehearsal
 from images import write_photographs
 from ray.util import get_node_ip_address
 
+from reco_ray.contents import EmbeddingsContent
 from reco_ray.distributed.reachability import check_reachable
 from reco_ray.files.artifacts import read_manifest
 
@@ -48,7 +49,7 @@ def test_a_stage_runs_where_everybody_shows_a_certificate(
 ) -> None:
     done = embed(cluster, tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert read_manifest(str(tmp_path / "out"), "embeddings").counts["embedded"] == 6
+    assert read_manifest(str(tmp_path / "out"), EmbeddingsContent).counts["embedded"] == 6
 
 
 def test_who_has_no_certificate_of_the_ca_is_refused_at_once(

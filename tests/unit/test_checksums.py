@@ -9,25 +9,27 @@ import pyarrow as pa
 import pytest
 
 from reco_ray.cli import main
+from reco_ray.contents import IndexContent, MasksContent
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
 from reco_ray.files.checksums import with_checksums
 from reco_ray.files.verify import Difference, verify
 
+CONTENT = MasksContent(labels=[], palette=[], references="")
 ROOTS = ["local", "memory://checksums"]
 
 
 def make(uri: str) -> artifacts.Manifest:
     """A small artifact: two shards as workers write them, a file of the driver's, an artifact inside."""
-    writer = artifacts.ArtifactWriter(uri, "masks", {"images": "some"})
+    writer = artifacts.ArtifactWriter(uri, MasksContent, {"images": "some"})
     assert writer.finished() is None
     for shard in ("000", "001"):
         with_checksums(write_shard, writer.uri, shard)
     storage.write_bytes(storage.join(writer.uri, "vectors.faiss"), b"written by the driver")
-    inner = artifacts.ArtifactWriter(storage.join(writer.uri, "index"), "index", {})
+    inner = artifacts.ArtifactWriter(storage.join(writer.uri, "index"), IndexContent, {})
     assert inner.finished() is None
-    inner.commit({})
-    return writer.commit({"images": 2})
+    inner.commit({}, IndexContent(dim=8, model="m", factory="Flat"))
+    return writer.commit({"images": 2}, CONTENT)
 
 
 def write_shard(uri: str, shard: str) -> str:
@@ -101,33 +103,33 @@ def test_checksums_that_were_changed_along_with_a_file_do_not_pass(uri: str) -> 
 
 
 def test_what_is_written_again_after_its_note_is_read_back(uri: str) -> None:
-    writer = artifacts.ArtifactWriter(uri, "masks", {})
+    writer = artifacts.ArtifactWriter(uri, MasksContent, {})
     writer.finished()
     with_checksums(write_shard, uri, "000")
     # Same size, as after a driver that rewrites a worker's table.
     storage.write_bytes(storage.join(uri, "masks/street/a #000 100%.png"), b"0x0")
-    writer.commit({})
+    writer.commit({}, CONTENT)
     assert verify(uri).differences == []
 
 
 def test_what_a_killed_worker_left_without_a_note_is_read_back(uri: str) -> None:
-    writer = artifacts.ArtifactWriter(uri, "masks", {})
+    writer = artifacts.ArtifactWriter(uri, MasksContent, {})
     writer.finished()
     with_checksums(write_shard, uri, "000")
     write_shard(uri, "001")
-    assert writer.commit({}).checksums is not None
+    assert writer.commit({}, CONTENT).checksums is not None
     assert verify(uri).differences == []
 
 
 def test_files_that_workers_noted_are_not_read_at_the_commit(uri: str) -> None:
-    writer = artifacts.ArtifactWriter(uri, "masks", {})
+    writer = artifacts.ArtifactWriter(uri, MasksContent, {})
     writer.finished()
     with_checksums(write_shard, uri, "000")
     secret = Path(uri) / "masks/street/a #000 100%.png"
     before = os.stat(secret)
     secret.write_bytes(b"0?0")  # another content of the same size and time: only a reader would see it
     os.utime(secret, ns=(before.st_atime_ns, before.st_mtime_ns))
-    writer.commit({})
+    writer.commit({}, CONTENT)
     assert verify(uri).differences == [Difference("masks/street/a #000 100%.png", "content changed")]
 
 
@@ -136,9 +138,9 @@ def test_a_commit_that_was_killed_before_its_manifest_is_not_done_again(uri: str
     sums = Path(uri) / "checksums.parquet"
     before = sums.stat().st_mtime_ns
     (Path(uri) / "manifest.json").unlink()
-    writer = artifacts.ArtifactWriter(uri, "masks", {"images": "some"})
+    writer = artifacts.ArtifactWriter(uri, MasksContent, {"images": "some"})
     assert writer.finished() is None
-    writer.commit({"images": 2})
+    writer.commit({"images": 2}, CONTENT)
     assert sums.stat().st_mtime_ns == before
     assert verify(uri).differences == []
 

@@ -3,6 +3,7 @@
 import pytest
 
 from reco_ray.cli.terminal import Terminal
+from reco_ray.contents import EmbeddingsContent
 from reco_ray.distributed.session import _MemoryWarnings
 from reco_ray.files.artifacts import Manifest
 from reco_ray.outcome import Outcome
@@ -16,7 +17,10 @@ def lines(capsys):
 
 
 def test_paths_are_neither_broken_nor_read_as_markup(lines):
-    manifest = Manifest(kind="embeddings", made_from={}, counts={"images": 1200, "rejected": 0})
+    content = EmbeddingsContent(dim=8, model="m", shards=1)
+    manifest = Manifest(
+        kind="embeddings", made_from={}, counts={"images": 1200, "rejected": 0}, content=content
+    )
     Terminal().outcome(Outcome("embed", OUT, manifest))
     (line,) = lines()
     assert line.startswith("embed      1,200 images, 0 rejected ")
@@ -24,7 +28,8 @@ def test_paths_are_neither_broken_nor_read_as_markup(lines):
 
 
 def test_what_was_rejected_is_said_with_where_to_read_it(lines):
-    content = {"rejected_by_reason": {"cannot be read": 2, "empty file": 1}}
+    reasons = {"cannot be read": 2, "empty file": 1}
+    content = EmbeddingsContent(dim=8, model="m", shards=1, rejected_by_reason=reasons)
     manifest = Manifest(kind="embeddings", made_from={}, counts={"rejected": 3}, content=content)
     Terminal().outcome(Outcome("embed", OUT, manifest))
     assert lines()[1:] == [f"rejected   2 cannot be read, 1 empty file   {OUT}/rejected"]

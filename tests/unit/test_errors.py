@@ -8,6 +8,7 @@ from vectors import clustered, write_embeddings
 
 import reco_ray
 from reco_ray.config import load_settings
+from reco_ray.contents import EmbeddingsContent
 from reco_ray.corpus.index.corpus_index import CorpusIndex
 from reco_ray.errors import (
     MissingError,
@@ -60,7 +61,7 @@ def test_stages_say_what_kind_of_trouble_it_is(index: str, tmp_path: Path) -> No
     with pytest.raises(MissingError, match="is not there"):
         reco_ray.index(embeddings=f"{tmp_path}/none", out=f"{tmp_path}/other")
     with pytest.raises(UnreadableError, match="holds index, but embeddings"):
-        read_manifest(index, "embeddings")
+        read_manifest(index, EmbeddingsContent)
 
 
 @pytest.mark.parametrize(

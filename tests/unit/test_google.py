@@ -9,6 +9,7 @@ import pytest
 from images import encoded, photograph, write_photographs
 from stores import RESET, assert_written_is_read_back, google_store, proxy_to, serving
 
+from reco_ray.contents import IndexContent
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.read import list_images, read_image_bytes
 from reco_ray.errors import RecoError
@@ -101,12 +102,12 @@ def test_folders_are_listed_and_deleted_though_nobody_made_them(store):
 
 
 def test_an_artifact(store):
-    writer = ArtifactWriter("gs://bucket/artifact", "index", {"corpus": "gs://bucket/corpus"})
+    writer = ArtifactWriter("gs://bucket/artifact", IndexContent, {"corpus": "gs://bucket/corpus"})
     assert writer.finished() is None
     storage.write_table("gs://bucket/artifact/tables/0.parquet", pa.table({"a": [1]}))
     storage.write_table("gs://bucket/artifact/tables/1.parquet", pa.table({"a": [2]}))
-    manifest = writer.commit({"images": 2})
-    assert read_manifest("gs://bucket/artifact", "index") == manifest == writer.finished()
+    manifest = writer.commit({"images": 2}, IndexContent(dim=8, model="m", factory="Flat"))
+    assert read_manifest("gs://bucket/artifact", IndexContent) == manifest == writer.finished()
     assert storage.read_table("gs://bucket/artifact/tables")["a"].to_pylist() == [1, 2]
     assert storage.read_footers("gs://bucket/artifact/tables").keys() == {"0.parquet", "1.parquet"}
     assert verify("gs://bucket/artifact").differences == []

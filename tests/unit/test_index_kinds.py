@@ -9,6 +9,7 @@ from vectors import MODEL, clustered, write_embeddings
 
 from reco_ray import faiss_library
 from reco_ray.config import IndexSettings
+from reco_ray.contents import EmbeddingsContent, ExactRecall, Recall
 from reco_ray.corpus.index import CorpusIndex, build_index, plan_index
 from reco_ray.corpus.index.index_plan import choose_factory, make_plan
 from reco_ray.corpus.index.recall import EXACT, ExactAnswers, Queries, measure, merge_answers, recall
@@ -102,8 +103,8 @@ def test_a_flat_index_answers_exactly_as_faiss_does(vectors, index_uri):
         expected, found = plain.search(queries, k), index.search(queries, k)
         np.testing.assert_array_equal(found[0], expected[0])
         np.testing.assert_array_equal(found[1], expected[1])
-    assert index.manifest.content["factory"] == "Flat"
-    assert index.manifest.content["recall"] == {"exact": True}
+    assert index.manifest.content.factory == "Flat"
+    assert index.manifest.content.recall == ExactRecall()
 
 
 def test_rows_are_looked_up_in_any_order(index_uri):
@@ -130,8 +131,8 @@ def test_a_prefix_searches_exactly_among_what_it_names(vectors, index_uri):
 
 
 def test_the_same_command_again_does_nothing_and_other_settings_change_no_flat_index(embeddings, index_uri):
-    assert build_index(embeddings, index_uri)[1] is False
-    assert build_index(embeddings, index_uri, IndexSettings(nprobe=3))[1] is False
+    assert build_index(embeddings, index_uri).new is False
+    assert build_index(embeddings, index_uri, IndexSettings(nprobe=3)).new is False
 
 
 def test_an_index_of_version_0_1_goes_on_working(vectors, embeddings, index_uri, tmp_path):
@@ -150,7 +151,7 @@ def test_an_index_of_version_0_1_goes_on_working(vectors, embeddings, index_uri,
     np.testing.assert_array_equal(index.search(queries, 30)[1], new.search(queries, 30)[1])
     np.testing.assert_array_equal(index.search(queries, 30, "/a/")[1], new.search(queries, 30, "/a/")[1])
     assert index.images.take(np.array([1499]))["uri"].to_pylist() == ["/a/0001499.jpg"]
-    assert build_index(embeddings, str(old))[1] is False
+    assert build_index(embeddings, str(old)).new is False
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_a_shard_in_a_store_is_downloaded_once(index_uri, tmp_path, monkeypatch)
 
 
 def test_samples_come_from_all_over_the_corpus(vectors, embeddings):
-    parts = list_parts(embeddings, artifacts.read_manifest(embeddings))
+    parts = list_parts(embeddings, artifacts.read_manifest(embeddings, EmbeddingsContent).content)
     sample = sample_vectors(embeddings, parts, 500, seed=0)
     assert len(sample) == pytest.approx(500, abs=5)
     places = {row.tobytes(): n for n, row in enumerate(vectors)}
@@ -266,9 +267,9 @@ def test_nprobe_is_chosen_on_half_of_the_queries_and_measured_on_the_other():
     answers = {
         step: (np.zeros((8, 51)), rows) for step, rows in ((EXACT, exact), (1, some), (2, most), (4, exact))
     }
-    found = measure(answers, np.full(8, -1), target=0.9)
-    assert found["nprobe"] == 2
-    assert found["recall"] == {"k": 50, "queries": 4, "images": 0.8, "between": 0.8}
+    nprobe, found = measure(answers, np.full(8, -1), target=0.9)
+    assert nprobe == 2
+    assert found == Recall(k=50, queries=4, images=0.8, between=0.8)
 
 
 def test_gpus_are_used_if_faiss_has_them(monkeypatch):

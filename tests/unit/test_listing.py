@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from images import encoded, photograph, write_photographs
 
+from reco_ray.contents import EmbeddingsContent, MasksContent
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.own_output import MARK, mark_output
 from reco_ray.corpus.read import list_images, read_image_bytes
@@ -245,7 +246,9 @@ def write_run(out: str) -> None:
     mark_output(out)
     storage.write_bytes(f"{out}/report/index.html", b"<html>")
     storage.write_bytes(f"{out}/references/sheets/dog.jpg", encoded(photograph(1, 48)))
-    artifacts.ArtifactWriter(f"{out}/masks", "masks", {"of": 1}).commit({}) if "://" not in out else None
+    if "://" not in out:
+        content = MasksContent(labels=[], palette=[], references="")
+        artifacts.ArtifactWriter(f"{out}/masks", MasksContent, {"of": 1}).commit({}, content)
     storage.write_bytes(f"{out}/masks/overlays/0.jpg", encoded(photograph(2, 48)))
 
 
@@ -278,7 +281,9 @@ def test_artifacts_in_a_folder_of_photographs_are_known_without_a_mark(folder):
     before = list_files(str(folder)).fingerprint
     mark_output(str(folder))
     assert not (folder / MARK).exists()
-    artifacts.ArtifactWriter(str(folder / "embeddings"), "embeddings", {"of": 1}).commit({})
+    artifacts.ArtifactWriter(str(folder / "embeddings"), EmbeddingsContent, {"of": 1}).commit(
+        {}, EmbeddingsContent(dim=8, model="m", shards=1)
+    )
     pq.write_table(pa.table({"uri": ["x.jpg"]}), folder / "embeddings" / "0.parquet")
     write_unfinished(str(folder / "masks"))
     assert list_files(str(folder)).fingerprint == before

@@ -3,6 +3,7 @@
 import pyarrow as pa
 import pytest
 
+from reco_ray.contents import MasksContent
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import clear
@@ -100,11 +101,11 @@ def test_an_image_that_comes_back_while_it_was_leaving_is_made_again(tmp_path):
 
 def test_only_files_of_the_artifact_are_cleared(tmp_path):
     out = str(tmp_path / "masks")
-    writer = artifacts.ArtifactWriter(out, "masks", {"segment.refine": "none"})
+    writer = artifacts.ArtifactWriter(out, MasksContent, {"segment.refine": "none"})
     writer.finished()
     run(out, ROWS)
-    writer.commit({})
-    other = artifacts.ArtifactWriter(out, "masks", {"segment.refine": "pamr"})
+    writer.commit({}, MasksContent(labels=[], palette=[], references=""))
+    other = artifacts.ArtifactWriter(out, MasksContent, {"segment.refine": "pamr"})
     for foreign in ("notes.txt", "masks/mine.png", "regions/mine.parquet", "manifest/manifest.json"):
         storage.write_bytes(f"{out}/{foreign}", b"mine")
         before = sorted(file for file in tmp_path.rglob("*"))
@@ -126,11 +127,11 @@ def test_a_directory_that_was_being_cleared_is_cleared_to_its_end(tmp_path, monk
     remove = storage.remove
     for after in range(20):
         out = str(tmp_path / str(after))
-        writer = artifacts.ArtifactWriter(out, "masks", {"segment.refine": "none"})
+        writer = artifacts.ArtifactWriter(out, MasksContent, {"segment.refine": "none"})
         writer.finished()
         run(out, ROWS)
-        writer.commit({})
-        other = artifacts.ArtifactWriter(out, "masks", {"segment.refine": "pamr"})
+        writer.commit({}, MasksContent(labels=[], palette=[], references=""))
+        other = artifacts.ArtifactWriter(out, MasksContent, {"segment.refine": "pamr"})
         left = [after]
 
         def killed_or_removed(uri, left=left):

@@ -6,6 +6,7 @@ import pytest
 from vectors import clustered, write_embeddings
 
 from reco_ray.cli.terminal import Terminal
+from reco_ray.contents import IndexContent
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.files.artifacts import read_manifest
 from reco_ray.pipeline import read_pipeline, run_pipeline
@@ -98,7 +99,7 @@ def test_steps_run_in_turn_say_what_they_did_and_go_on(tmp_path, capsys) -> None
     summary = run("small", "large")
     assert summary["pipeline"] == f"{tmp_path}/p.yaml"
     assert summary["steps"][1]["options"]["out"] == f"{tmp_path}/large-index"
-    assert read_manifest(f"{tmp_path}/large-index", "index").counts["images"] == 40
+    assert read_manifest(f"{tmp_path}/large-index", IndexContent).counts["images"] == 40
     assert "nothing to do" not in capsys.readouterr().err
     run("small", "large")
     assert capsys.readouterr().err.count("nothing to do, made before") == 2

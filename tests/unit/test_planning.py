@@ -9,6 +9,7 @@ from documents import ROOT
 
 from reco_ray.cli import main
 from reco_ray.config import load_settings
+from reco_ray.contents import FramesContent, MasksContent
 from reco_ray.distributed.timing import Meter, decisive_settings, write_summary
 from reco_ray.distributed.workers import Workers, count_readers, total_resources
 from reco_ray.errors import RecoError, UsageError
@@ -182,7 +183,7 @@ def test_workers_that_fit_nowhere_are_an_error_and_fewer_are_said() -> None:
 
 def finished_masks(folder: Path, images: int, *, run: int | None = None, work: float = 1.0) -> str:
     """A masks artifact whose run of two workers took `work` seconds an image."""
-    writer = artifacts.ArtifactWriter(str(folder), "masks", {"made": "by a test"})
+    writer = artifacts.ArtifactWriter(str(folder), MasksContent, {"made": "by a test"})
     writer.finished()
     storage.write_bytes(str(folder / "masks" / "a.png"), bytes(1000 * images))
     meter = Meter()
@@ -192,7 +193,7 @@ def finished_masks(folder: Path, images: int, *, run: int | None = None, work: f
     write_summary(
         writer.uri, "segment", counts, {"images": images if run is None else run, **made}, load_settings()
     )
-    writer.commit(counts)
+    writer.commit(counts, MasksContent(labels=[], palette=[], references=""))
     return str(folder)
 
 
@@ -217,9 +218,9 @@ def test_what_tells_no_rate_is_named(tmp_path: Path) -> None:
         measure([str(tmp_path / "old")])
     with pytest.raises(RecoError, match="is not there"):
         measure([str(tmp_path / "nothing")])
-    writer = artifacts.ArtifactWriter(str(tmp_path / "frames"), "frames", {})
+    writer = artifacts.ArtifactWriter(str(tmp_path / "frames"), FramesContent, {})
     writer.finished()
-    writer.commit({"images": 1})
+    writer.commit({"images": 1}, FramesContent())
     with pytest.raises(RecoError, match="holds frames: rates exist for embed, index, references"):
         measure([str(tmp_path / "frames")])
 

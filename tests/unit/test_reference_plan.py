@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from reco_ray.config import load_settings
+from reco_ray.contents import ReferencesContent
 from reco_ray.cosegmentation.bank import ReferenceBank, write_bank
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.reference_plan import ReferencePlan, plan_references, sequences, unique_steps
@@ -105,7 +106,7 @@ def test_a_bank_is_written_from_the_store_and_is_what_memory_holds(tmp_path: obj
         else:
             store.write_alias(step, torch.full((2,), 9.0))
     assert store.missing([step.id for step in found.steps] + ["other"]) == {"other"}
-    writer = ArtifactWriter(f"{tmp_path}/bank", "references", found.made_from)
+    writer = ArtifactWriter(f"{tmp_path}/bank", ReferencesContent, found.made_from)
     assert writer.finished() is None
     writer.commit(write_bank(writer, found, store), found.content)
     bank = ReferenceBank.open(f"{tmp_path}/bank", "d")

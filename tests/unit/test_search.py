@@ -10,6 +10,7 @@ from PIL import Image
 
 from reco_ray.cli import main
 from reco_ray.config import load_settings
+from reco_ray.contents import EmbeddingsContent
 from reco_ray.corpus.index import CorpusIndex, build_index
 from reco_ray.corpus.load import load_images
 from reco_ray.corpus.read import list_images
@@ -43,7 +44,7 @@ def index(corpus, settings, tmp_path_factory) -> str:
     """Embedded by the stage's own pieces, without a cluster; indexed as by the command."""
     out = tmp_path_factory.mktemp("made")
     model = load_language_image_model(settings.models.retrieval)
-    writer = artifacts.ArtifactWriter(str(out / "embeddings"), "embeddings", {"corpus": str(corpus)})
+    writer = artifacts.ArtifactWriter(str(out / "embeddings"), EmbeddingsContent, {"corpus": str(corpus)})
     assert writer.finished() is None
     worker = EmbedWorker(
         settings.models, 0, 8, str(out / "embeddings"), describe_retrieval_model(settings.models, 0)
@@ -56,7 +57,7 @@ def index(corpus, settings, tmp_path_factory) -> str:
         short_side=model.transform.size,
     )
     worker.work("00000000", loaded)
-    content = {"dim": model.embedding_dim, "model": model.fingerprint, "shards": 1}
+    content = EmbeddingsContent(dim=model.embedding_dim, model=model.fingerprint, shards=1)
     writer.commit({"embedded": COUNT}, content)
     build_index(str(out / "embeddings"), str(out / "index"))
     return str(out / "index")

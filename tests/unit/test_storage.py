@@ -6,10 +6,12 @@ import re
 import pyarrow as pa
 import pytest
 
-from reco_ray.errors import RecoError
+from reco_ray.contents import EmbeddingsContent, IndexContent, Recall, ShardRecord
+from reco_ray.errors import RecoError, UnreadableError
 from reco_ray.files import artifacts, storage
-from reco_ray.files.artifacts import MANIFEST, SCHEMA_VERSION, STARTED, ArtifactWriter, Manifest
+from reco_ray.files.artifacts import MANIFEST, SCHEMA_VERSION, STARTED, ArtifactWriter, Content, Manifest
 
+CONTENT = IndexContent(dim=8, model="conse#1", factory="Flat")
 MADE_FROM = {"corpus": "/photographs", "model": "conse#1", "shard_size": 4}
 
 
@@ -97,7 +99,7 @@ def test_paths_are_made_absolute_and_uris_left_alone(tmp_path, monkeypatch):
 
 
 def stored_manifest(folder, **changes):
-    manifest = Manifest(kind="index", made_from=MADE_FROM, counts={"images": 3}, content={"dim": 8})
+    manifest = Manifest(kind="index", made_from=MADE_FROM, counts={"images": 3}, content=CONTENT)
     folder.mkdir(exist_ok=True)
     (folder / MANIFEST).write_text(json.dumps({**manifest.model_dump(), **changes}))
     return manifest
@@ -105,15 +107,15 @@ def stored_manifest(folder, **changes):
 
 def test_manifests_are_read_back(tmp_path):
     manifest = stored_manifest(tmp_path)
-    assert artifacts.read_manifest(str(tmp_path), "index") == manifest
+    assert artifacts.read_manifest(str(tmp_path), IndexContent) == manifest
 
 
 def test_missing_and_unfinished_artifacts_are_told_apart(tmp_path):
     with pytest.raises(RecoError, match=r"nothing: this index artifact is not there"):
-        artifacts.read_manifest(str(tmp_path / "nothing"), "index")
+        artifacts.read_manifest(str(tmp_path / "nothing"), IndexContent)
     (tmp_path / STARTED).write_text("{}")
     with pytest.raises(RecoError, match=r"is unfinished: run the command that makes it again"):
-        artifacts.read_manifest(str(tmp_path), "index")
+        artifacts.read_manifest(str(tmp_path), IndexContent)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", '{"kind": "index"}', "\xff\xfe"])
@@ -122,16 +124,51 @@ def test_half_written_manifests_are_refused(tmp_path, text):
     with pytest.raises(
         RecoError, match=r"manifest\.json: not a manifest: delete the directory and make it again"
     ):
-        artifacts.read_manifest(str(tmp_path), "index")
+        artifacts.read_manifest(str(tmp_path), IndexContent)
 
 
 def test_other_kinds_and_newer_schemas_are_refused(tmp_path):
     stored_manifest(tmp_path, kind="embeddings")
     with pytest.raises(RecoError, match="holds embeddings, but index is needed here"):
-        artifacts.read_manifest(str(tmp_path), "index")
+        artifacts.read_manifest(str(tmp_path), IndexContent)
     stored_manifest(tmp_path, schema_version=SCHEMA_VERSION + 1, made_by="reco-ray 99")
     with pytest.raises(RecoError, match=r"made by a newer version \(reco-ray 99\)"):
-        artifacts.read_manifest(str(tmp_path), "index")
+        artifacts.read_manifest(str(tmp_path), IndexContent)
+
+
+def test_content_of_another_version_is_refused_in_one_line_or_its_new_fields_are_ignored(tmp_path):
+    known = CONTENT.model_dump()
+    stored_manifest(tmp_path, content=known | {"colour": "blue"})
+    assert artifacts.read_manifest(str(tmp_path), IndexContent).content == CONTENT
+    for content, field in (({}, "content.dim"), (known | {"shards": [{}]}, "content.shards.0.name")):
+        stored_manifest(tmp_path, content=content, made_by="reco-ray 0.0.1")
+        with pytest.raises(UnreadableError) as caught:
+            artifacts.read_manifest(str(tmp_path), IndexContent)
+        assert str(caught.value) == (
+            f"{tmp_path}: was made by another version (reco-ray 0.0.1; {field} is missing or has another form): "
+            "delete it and make it again"
+        )
+        assert artifacts.read_manifest(str(tmp_path), Content).kind == "index"
+
+
+def test_fields_without_a_value_are_not_written(tmp_path):
+    assert CONTENT.model_dump() == {"dim": 8, "model": "conse#1", "factory": "Flat"}
+    writer = ArtifactWriter(str(tmp_path), IndexContent, MADE_FROM)
+    writer.finished()
+    content = IndexContent(
+        dim=8,
+        model="conse#1",
+        factory="IVF16,SQ8",
+        shards=[ShardRecord(name="000000", start=0, images=3, bytes=24, fingerprint="f")],
+        nprobe=4,
+        recall=Recall(k=50, queries=2, images=1.0, between=0.5),
+    )
+    writer.commit({}, content)
+    stored = json.loads((tmp_path / MANIFEST).read_text())["content"]
+    assert list(stored) == ["dim", "model", "factory", "shards", "nprobe", "recall"]
+    assert stored["shards"] == [{"name": "000000", "start": 0, "images": 3, "bytes": 24, "fingerprint": "f"}]
+    assert stored["recall"] == {"k": 50, "queries": 2, "images": 1.0, "between": 0.5}
+    assert artifacts.read_manifest(str(tmp_path), IndexContent).content == content
 
 
 # --- the writer ---------------------------------------------------------------------------------------------
@@ -140,35 +177,37 @@ def test_other_kinds_and_newer_schemas_are_refused(tmp_path):
 @pytest.mark.parametrize("scheme", ["", "memory://"])
 def test_an_artifact_counts_from_its_commit_on(tmp_path, scheme):
     uri = f"{scheme}{tmp_path}/new/artifact"
-    writer = ArtifactWriter(uri, "index", MADE_FROM)
+    writer = ArtifactWriter(uri, IndexContent, MADE_FROM)
     assert writer.finished() is None
     with pytest.raises(RecoError, match="is unfinished"):
-        artifacts.read_manifest(uri, "index")
-    committed = writer.commit({"images": 3}, {"dim": 8})
-    assert artifacts.read_manifest(uri, "index") == committed
+        artifacts.read_manifest(uri, IndexContent)
+    committed = writer.commit({"images": 3}, CONTENT)
+    assert artifacts.read_manifest(uri, IndexContent) == committed
     assert committed.counts == {"images": 3}
-    assert ArtifactWriter(uri, "index", MADE_FROM).finished() == committed
+    assert ArtifactWriter(uri, IndexContent, MADE_FROM).finished() == committed
 
 
 def test_a_finished_artifact_is_not_touched_again(tmp_path):
-    writer = ArtifactWriter(str(tmp_path), "index", MADE_FROM)
+    writer = ArtifactWriter(str(tmp_path), IndexContent, MADE_FROM)
     writer.finished()
-    writer.commit({})
+    writer.commit({}, CONTENT)
     before = snapshot(tmp_path)
-    assert ArtifactWriter(str(tmp_path), "index", dict(reversed(MADE_FROM.items()))).finished() is not None
+    assert (
+        ArtifactWriter(str(tmp_path), IndexContent, dict(reversed(MADE_FROM.items()))).finished() is not None
+    )
     assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize(("finished", "verb"), [(True, "made"), (False, "begun")])
 def test_other_inputs_are_refused_and_named(tmp_path, finished, verb):
-    writer = ArtifactWriter(str(tmp_path), "index", MADE_FROM)
+    writer = ArtifactWriter(str(tmp_path), IndexContent, MADE_FROM)
     writer.finished()
     if finished:
-        writer.commit({})
+        writer.commit({}, CONTENT)
     before = snapshot(tmp_path)
     other = {"corpus": "/photographs", "model": "conse#2", "shard_size": 4, "extra": True}
     with pytest.raises(RecoError) as caught:
-        ArtifactWriter(str(tmp_path), "index", other).finished()
+        ArtifactWriter(str(tmp_path), IndexContent, other).finished()
     message = str(caught.value)
     assert message == (
         f"{tmp_path}: {verb} with extra = none, now yes; model = conse#1, now conse#2: "
@@ -178,10 +217,10 @@ def test_other_inputs_are_refused_and_named(tmp_path, finished, verb):
 
 
 def test_unfinished_work_of_the_same_inputs_goes_on(tmp_path):
-    ArtifactWriter(str(tmp_path), "index", MADE_FROM).finished()
+    ArtifactWriter(str(tmp_path), IndexContent, MADE_FROM).finished()
     (tmp_path / "shard.bin").write_bytes(b"half the work")
     before = snapshot(tmp_path)
-    assert ArtifactWriter(str(tmp_path), "index", MADE_FROM).finished() is None
+    assert ArtifactWriter(str(tmp_path), IndexContent, MADE_FROM).finished() is None
     assert snapshot(tmp_path) == before
 
 
@@ -189,19 +228,19 @@ def test_foreign_directories_are_refused_untouched(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     before = snapshot(tmp_path)
     with pytest.raises(RecoError, match="is not empty and no index artifact: choose another --out"):
-        ArtifactWriter(str(tmp_path), "index", MADE_FROM).finished()
+        ArtifactWriter(str(tmp_path), IndexContent, MADE_FROM).finished()
     assert snapshot(tmp_path) == before
 
 
 def test_artifacts_of_another_kind_are_refused_untouched(tmp_path):
-    embeddings = ArtifactWriter(str(tmp_path), "embeddings", MADE_FROM)
+    embeddings = ArtifactWriter(str(tmp_path), EmbeddingsContent, MADE_FROM)
     embeddings.finished()
     with pytest.raises(RecoError, match="holds unfinished embeddings, choose another --out"):
-        ArtifactWriter(str(tmp_path), "index", MADE_FROM).finished()
-    embeddings.commit({})
+        ArtifactWriter(str(tmp_path), IndexContent, MADE_FROM).finished()
+    embeddings.commit({}, EmbeddingsContent(dim=8, model="conse#1", shards=1))
     before = snapshot(tmp_path)
     with pytest.raises(RecoError, match="holds embeddings, but index is needed here"):
-        ArtifactWriter(str(tmp_path), "index", MADE_FROM).finished()
+        ArtifactWriter(str(tmp_path), IndexContent, MADE_FROM).finished()
     assert snapshot(tmp_path) == before
 
 
@@ -209,14 +248,14 @@ def test_artifacts_of_another_kind_are_refused_untouched(tmp_path):
 def test_a_damaged_start_is_refused(tmp_path, text):
     (tmp_path / STARTED).write_text(text)
     with pytest.raises(RecoError, match=r"started\.json: damaged: delete the directory"):
-        ArtifactWriter(str(tmp_path), "index", MADE_FROM).finished()
+        ArtifactWriter(str(tmp_path), IndexContent, MADE_FROM).finished()
 
 
 def test_an_unwritable_output_is_refused_at_the_start(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(RecoError, match="cannot be written"):
-            ArtifactWriter(str(place), "index", MADE_FROM).finished()
+            ArtifactWriter(str(place), IndexContent, MADE_FROM).finished()
     assert snapshot(tmp_path).keys() == {(tmp_path / "file").relative_to(tmp_path)}
 
 

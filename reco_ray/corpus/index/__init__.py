@@ -6,7 +6,6 @@ trains once and adds shards in parallel, `recall` compares the result with exact
 
 from reco_ray.corpus.index.corpus_index import CorpusIndex
 from reco_ray.corpus.index.index_plan import IndexPlan, plan_index
-from reco_ray.corpus.index.shard_files import KIND
 from reco_ray.corpus.index.stage import build_index
 
-__all__ = ["KIND", "CorpusIndex", "IndexPlan", "build_index", "plan_index"]
+__all__ = ["CorpusIndex", "IndexPlan", "build_index", "plan_index"]

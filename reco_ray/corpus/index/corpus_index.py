@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from reco_ray.corpus.index.shard_files import KIND, ImageTable, open_trained, open_vectors, shard_files
+from reco_ray.contents import IndexContent
+from reco_ray.corpus.index.shard_files import ImageTable, open_trained, open_vectors, shard_files
 from reco_ray.corpus.index.shard_search import search_shards
 from reco_ray.errors import OtherModelError, SettingError, UnreadableError, reason
 from reco_ray.faiss_library import inverted_file, load_faiss
@@ -27,22 +28,21 @@ class CorpusIndex:
     def __init__(self, uri: str, model: str) -> None:
         load_faiss()
         self.uri = storage.absolute(uri)
-        self.manifest = artifacts.read_manifest(uri, KIND)
+        self.manifest = artifacts.read_manifest(uri, IndexContent)
         content = self.manifest.content
-        if content["model"] != model:
+        if content.model != model:
             raise OtherModelError(
-                f"{uri}: made with model {content['model']}, but this run uses {model}: "
-                "index the corpus with it"
+                f"{uri}: made with model {content.model}, but this run uses {model}: index the corpus with it"
             )
         shards = shard_files(self.uri, self.manifest)
         try:
             version = self.manifest.made_at
-            self._trained = None if content["factory"] == "Flat" else open_trained(self.uri, version)
+            self._trained = None if content.factory == "Flat" else open_trained(self.uri, version)
             self._indexes = [open_vectors(shard, self._trained, version) for shard in shards]
         except (OSError, RuntimeError) as error:
             raise UnreadableError(f"{uri}: damaged ({reason(error)}): delete it and index again") from error
         self.images = ImageTable(shards)
-        self._nprobe = content.get("nprobe", 0)
+        self._nprobe = content.nprobe or 0
         self._matching = lru_cache(maxsize=1)(self._find_matching)
 
     def __len__(self) -> int:

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from reco_ray.config import IndexSettings
+from reco_ray.contents import EmbeddingsContent
 from reco_ray.corpus.index.vectors import Part, list_parts
 from reco_ray.errors import SettingError, UnreadableError
 from reco_ray.faiss_library import empty_index, inverted_file
@@ -115,15 +116,15 @@ def plan_index(embeddings: str, settings: IndexSettings) -> IndexPlan:
     Raises:
         RecoError: If the artifact is missing or its files do not match its manifest, or as `make_plan`.
     """
-    source = artifacts.read_manifest(embeddings, "embeddings")
-    parts = list_parts(embeddings, source)
+    source = artifacts.read_manifest(embeddings, EmbeddingsContent)
+    parts = list_parts(embeddings, source.content)
     images = sum(part.rows for part in parts)
     if images != source.counts["embedded"]:
         raise UnreadableError(
             f"{embeddings}: its files hold {images:,} rows, its manifest says {source.counts['embedded']:,}: "
             "delete it and embed the corpus again"
         )
-    return make_plan(images, source.content["dim"], settings, parts)
+    return make_plan(images, source.content.dim, settings, parts)
 
 
 def make_plan(images: int, dim: int, settings: IndexSettings, parts: list[Part]) -> IndexPlan:

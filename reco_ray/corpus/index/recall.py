@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from reco_ray.contents import Recall
 from reco_ray.corpus.index.vectors import Part, rows_at
 from reco_ray.faiss_library import inverted_file, load_faiss
 
@@ -135,7 +136,7 @@ def recall(found: np.ndarray, exact: np.ndarray, own: np.ndarray) -> np.ndarray:
 
 def measure(
     answers: dict[int, tuple[np.ndarray, np.ndarray]], own: np.ndarray, target: float
-) -> dict[str, Any]:
+) -> tuple[int, Recall]:
     """Chooses nprobe on every second query and measures recall on the others.
 
     Args:
@@ -144,7 +145,7 @@ def measure(
         target: The smallest nprobe that reaches this recall is chosen, or the last one that improved it.
 
     Returns:
-        `nprobe`, and `recall` with `k`, `queries` and the recall of each of KINDS.
+        The chosen nprobe, and its recall.
     """
     exact = answers[EXACT][1]
     steps = sorted(step for step in answers if step != EXACT)
@@ -158,8 +159,7 @@ def measure(
             chosen, best = step, reached
         if reached >= target:
             break
-    figures = {
-        name: round(float(shares[chosen][held_out & (kinds == kind)].mean()), 4)
-        for kind, name in enumerate(KINDS)
-    }
-    return {"nprobe": chosen, "recall": {"k": K, "queries": int(held_out.sum()), **figures}}
+    images, between = (
+        round(float(shares[chosen][held_out & (kinds == kind)].mean()), 4) for kind in range(len(KINDS))
+    )
+    return chosen, Recall(k=K, queries=int(held_out.sum()), images=images, between=between)

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reco_ray.contents import IndexContent
 from reco_ray.errors import UnreadableError, file_error, reason
 from reco_ray.faiss_library import load_faiss, share_centroids
 from reco_ray.files import artifacts, storage
 from reco_ray.files.caches import cache_directory
 
-KIND = "index"
 _CACHED_GROUPS = 32
 
 
@@ -42,20 +42,20 @@ class ShardFiles:
     bytes: int | None
 
 
-def shard_files(uri: str, manifest: artifacts.Manifest) -> list[ShardFiles]:
+def shard_files(uri: str, manifest: artifacts.Manifest[IndexContent]) -> list[ShardFiles]:
     """The shards of an index artifact; artifacts of version 0.1 have a single one that is not listed."""
-    if "shards" not in manifest.content:
+    if manifest.content.shards is None:
         vectors, images = storage.join(uri, "vectors.faiss"), storage.join(uri, "images.parquet")
         return [ShardFiles(vectors, images, 0, manifest.counts["images"], None)]
     return [
         ShardFiles(
-            storage.join(uri, "shards", f"{shard['name']}.faiss"),
-            storage.join(uri, "images", f"{shard['name']}.parquet"),
-            shard["start"],
-            shard["images"],
-            shard["bytes"],
+            storage.join(uri, "shards", f"{shard.name}.faiss"),
+            storage.join(uri, "images", f"{shard.name}.parquet"),
+            shard.start,
+            shard.images,
+            shard.bytes,
         )
-        for shard in manifest.content["shards"]
+        for shard in manifest.content.shards
     ]
 
 

@@ -17,15 +17,15 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reco_ray.config import IndexSettings
+from reco_ray.contents import EmbeddingsContent, ExactRecall, IndexContent, Recall, ShardRecord
 from reco_ray.corpus.index.index_plan import IndexPlan, Shard, plan_index
-from reco_ray.corpus.index.recall import KINDS, measure, merge_answers
-from reco_ray.corpus.index.shard_files import KIND
+from reco_ray.corpus.index.recall import measure, merge_answers
 from reco_ray.corpus.index.tasks import (
     add_shard,
     answers_of,
@@ -40,9 +40,11 @@ from reco_ray.errors import RecoError, SettingError, UnreadableError, pack, unpa
 from reco_ray.faiss_library import load_faiss
 from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import clear_outdated
+from reco_ray.outcome import Outcome
 from reco_ray.presentation.console import progress
 
 _RETRIES = 5
+T = TypeVar("T")
 _OWN = re.compile(
     r"trained/(empty\.faiss|queries\.safetensors|fingerprint)|shards/\d{6,}\.(faiss|json)|images/\d{6,}\.parquet"
     r"|answers/\d{6,}\.safetensors"
@@ -55,7 +57,7 @@ def build_index(
     settings: IndexSettings | None = None,
     plan: IndexPlan | None = None,
     renew: bool = False,
-) -> tuple[artifacts.Manifest, bool]:
+) -> Outcome:
     """Builds the index of an embeddings artifact, on the connected Ray cluster if the plan needs one.
 
     Args:
@@ -65,58 +67,55 @@ def build_index(
         plan: Result of `plan_index` for the same embeddings and settings; None to compute it.
         renew: replace an index that `out` holds of other embeddings or with other settings.
 
-    Returns:
-        The manifest, and whether anything was computed.
-
     Raises:
         RecoError: If the embeddings or settings do not fit, the output cannot be written, rows are missing, or recall
             is below `index.min_recall`.
     """
     settings = settings or IndexSettings()
     load_faiss()
-    source = artifacts.read_manifest(embeddings, "embeddings")
+    source = artifacts.read_manifest(embeddings, EmbeddingsContent)
     embeddings = storage.absolute(embeddings)
     plan = plan or plan_index(embeddings, settings)
-    made_from: dict[str, Any] = {
+    inputs = {
         "embeddings": embeddings,
         "embeddings_made_at": source.made_at,
-        "model": source.content["model"],
+        "model": source.content.model,
     }
-    if plan.needs_cluster:  # else no setting changes the content
-        made_from |= {
-            "index.factory": plan.factory,
-            "index.sample": plan.sample,
-            "index.nprobe": settings.nprobe,
-            "index.target_recall": settings.target_recall,
-            "shards": len(plan.shards),
-        }
-    writer = artifacts.ArtifactWriter(out, KIND, made_from)
+    chosen = {
+        "index.factory": plan.factory,
+        "index.sample": plan.sample,
+        "index.nprobe": settings.nprobe,
+        "index.target_recall": settings.target_recall,
+        "shards": len(plan.shards),
+    }
+    # Without a cluster no setting changes the content.
+    writer = artifacts.ArtifactWriter(out, IndexContent, inputs | chosen if plan.needs_cluster else inputs)
     if renew:
         clear_outdated(writer, "index", lambda path: _OWN.fullmatch(path) is not None)
     if manifest := writer.finished():
-        return manifest, False
+        return Outcome("index", writer.uri, manifest, new=False)
     records, took = _build(embeddings, writer.uri, plan)
-    counted = sum(record["images"] for record in records)
-    if counted != plan.images or any(
-        r["images"] != s.rows for r, s in zip(records, plan.shards, strict=True)
-    ):
+    counted = sum(record.images for record in records)
+    if counted != plan.images or any(r.images != s.rows for r, s in zip(records, plan.shards, strict=True)):
         raise UnreadableError(
             f"{writer.uri}: the shards hold {counted:,} vectors, the embeddings {plan.images:,}: "
             "delete it and index again"
         )
-    content = {
-        "dim": plan.dim,
-        "model": source.content["model"],
-        "factory": plan.factory,
-        "shards": records,
-        **_measure_recall(writer.uri, plan),
-    }
+    nprobe, recall = _measure_recall(writer.uri, plan)
+    content = IndexContent(
+        dim=plan.dim,
+        model=source.content.model,
+        factory=plan.factory,
+        shards=records,
+        nprobe=nprobe,
+        recall=recall,
+    )
     counts = {"images": counted}
     write_summary(writer.uri, "index", counts, took, {"index.kind": plan.kind, "dim": plan.dim})
-    return writer.commit(counts, content), True
+    return Outcome("index", writer.uri, writer.commit(counts, content))
 
 
-def _build(embeddings: str, out: str, plan: IndexPlan) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _build(embeddings: str, out: str, plan: IndexPlan) -> tuple[list[ShardRecord], dict[str, Any]]:
     """Trains if necessary and adds the missing shards; returns all records in order, and the measured times."""
     meter, training = Meter(), 0.0
     fingerprint = trained_fingerprint(out)
@@ -128,8 +127,8 @@ def _build(embeddings: str, out: str, plan: IndexPlan) -> tuple[list[dict[str, A
     done = plan.images - sum(shard.rows for shard in pending)
     with progress("index", plan.images, done) as advance:
         for record in _add(embeddings, out, plan, pending, fingerprint, meter):
-            records[record["name"]] = record
-            advance(record["images"])
+            records[record.name] = record
+            advance(record.images)
     cores, tasks = _training_cores_and_tasks(plan, len(pending))
     run = meter.run(Workers(tasks, 1.0, 0.0, 1, "cpu"), readers=0)
     took = {"images": plan.images - done, **run, "train_seconds": round(training, 3), "train_cores": cores}
@@ -165,7 +164,7 @@ def _train(embeddings: str, out: str, plan: IndexPlan) -> str:
 
 def _add(
     embeddings: str, out: str, plan: IndexPlan, pending: list[Shard], fingerprint: str, meter: Meter
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[ShardRecord]:
     if not plan.needs_cluster:
         for shard in pending:
             record, seconds = _timed(embeddings, out, plan, shard, fingerprint)
@@ -188,55 +187,58 @@ def _add(
 
 def _timed(
     embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerprint: str
-) -> tuple[dict[str, Any], float]:
+) -> tuple[ShardRecord, float]:
     start = time.perf_counter()
     return add_shard(embeddings, out, plan, shard, fingerprint), time.perf_counter() - start
 
 
-def _measure_recall(out: str, plan: IndexPlan) -> dict[str, Any]:
-    """Measures `nprobe` and `recall` of the whole index.
+def _measure_recall(out: str, plan: IndexPlan) -> tuple[int | None, Recall | ExactRecall]:
+    """Chooses `nprobe` and measures the recall of the whole index.
 
     Raises:
         RecoError: If recall is below `index.min_recall`.
     """
     if plan.exact:
-        return {"recall": {"exact": True}}
+        return None, ExactRecall()
     answers = [answers_of(out, shard) for shard in plan.shards]
     own = queries_of(out).own
     merged = {
         step: merge_answers([each[step] for each in answers], answers[0][step][0].shape[1])
         for step in answers[0]
     }
-    found = measure(merged, own, plan.settings.target_recall)
-    worst = min(found["recall"][kind] for kind in KINDS)
+    nprobe, found = measure(merged, own, plan.settings.target_recall)
+    worst = min(found.images, found.between)
     if worst < plan.settings.min_recall:
         raise SettingError(
-            f"{out}: recall@{found['recall']['k']} is {worst:.3f} with {plan.factory}, but index.min_recall is "
+            f"{out}: recall@{found.k} is {worst:.3f} with {plan.factory}, but index.min_recall is "
             f"{plan.settings.min_recall}: choose an index.factory with larger codes, or set a lower floor"
         )
-    return found
+    return nprobe, found
 
 
-def _unwrap(answer: dict[str, Any]) -> Any:
-    if answer["error"] is not None:
-        raise unpack(answer["error"])
-    return answer["result"]
+def _unwrap(answer: tuple[str | None, T]) -> T:
+    error, result = answer
+    if error is not None:
+        raise unpack(error)
+    return result
 
 
-# Errors are returned as values: Ray would wrap a raised one in a traceback.
-
-
-@ray.remote(num_cpus=1, max_retries=_RETRIES)
-def _remote_train(embeddings: str, out: str, plan: IndexPlan) -> dict[str, Any]:
-    try:
-        return {"result": train(embeddings, out, plan), "error": None}
-    except RecoError as error:
-        return {"result": None, "error": pack(error)}
+# Errors are returned as values, before the result: Ray would wrap a raised one in a traceback.
 
 
 @ray.remote(num_cpus=1, max_retries=_RETRIES)
-def _remote_add(embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerprint: str) -> dict[str, Any]:
+def _remote_train(embeddings: str, out: str, plan: IndexPlan) -> tuple[str | None, Any]:
     try:
-        return {"result": _timed(embeddings, out, plan, shard, fingerprint), "error": None}
+        return None, train(embeddings, out, plan)
     except RecoError as error:
-        return {"result": None, "error": pack(error)}
+        return pack(error), None
+
+
+@ray.remote(num_cpus=1, max_retries=_RETRIES)
+def _remote_add(
+    embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerprint: str
+) -> tuple[str | None, Any]:
+    try:
+        return None, _timed(embeddings, out, plan, shard, fingerprint)
+    except RecoError as error:
+        return pack(error), None

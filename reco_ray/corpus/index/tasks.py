@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from reco_ray.contents import ShardRecord
 from reco_ray.corpus.index.index_plan import IndexPlan, Shard
 from reco_ray.corpus.index.recall import (
     EXACT,
@@ -92,7 +93,7 @@ def queries_of(out: str) -> Queries:
     return Queries(**load_arrays(storage.read_bytes(storage.join(out, TRAINED, "queries.safetensors"))))
 
 
-def add_shard(embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerprint: str) -> dict[str, Any]:
+def add_shard(embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerprint: str) -> ShardRecord:
     """Adds the rows of a shard to a copy of the trained index and stores it.
 
     Ids are 64-bit row numbers of the whole corpus. Memory holds the shard and the vectors of one file at a time.
@@ -124,20 +125,22 @@ def add_shard(embeddings: str, out: str, plan: IndexPlan, shard: Shard, fingerpr
         answers = shard_answers(index, queries, nprobe_steps(plan.centroids, plan.settings.nprobe))
         answers[EXACT] = exact.result()
     data = without_centroids(index)
-    record = {
-        "name": shard.name,
-        "start": shard.start,
-        "images": int(index.ntotal),
-        "bytes": int(data.nbytes),
-        "fingerprint": fingerprint,
-    }
+    record = ShardRecord(
+        name=shard.name,
+        start=shard.start,
+        images=int(index.ntotal),
+        bytes=int(data.nbytes),
+        fingerprint=fingerprint,
+    )
     storage.write_bytes(storage.join(out, "images", f"{shard.name}.parquet"), images.finish())
     if answers:
         arrays = {f"s.{step}": similarities for step, (similarities, _) in answers.items()}
         arrays |= {f"r.{step}": rows for step, (_, rows) in answers.items()}
         storage.write_bytes(storage.join(out, "answers", f"{shard.name}.safetensors"), save_arrays(arrays))
     storage.write_bytes(storage.join(out, "shards", f"{shard.name}.faiss"), data.tobytes())
-    storage.write_bytes(storage.join(out, "shards", f"{shard.name}.json"), json.dumps(record).encode())
+    storage.write_bytes(
+        storage.join(out, "shards", f"{shard.name}.json"), json.dumps(record.model_dump()).encode()
+    )
     return record
 
 
@@ -165,13 +168,14 @@ class _ImageTableWriter:
         return self._sink.getvalue().to_pybytes()
 
 
-def record_of(out: str, shard: Shard, fingerprint: str) -> dict[str, Any] | None:
+def record_of(out: str, shard: Shard, fingerprint: str) -> ShardRecord | None:
     """The record of a stored shard; None if it is missing or belongs to another trained index."""
     try:
-        record = json.loads(storage.read_bytes(storage.join(out, "shards", f"{shard.name}.json")))
+        file = storage.join(out, "shards", f"{shard.name}.json")
+        record = ShardRecord.model_validate_json(storage.read_bytes(file))
     except (FileNotFoundError, ValueError):
         return None
-    return record if record.get("fingerprint") == fingerprint else None
+    return record if record.fingerprint == fingerprint else None
 
 
 def answers_of(out: str, shard: Shard) -> dict[int, tuple[np.ndarray, np.ndarray]]:

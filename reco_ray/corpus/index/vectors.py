@@ -8,9 +8,10 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
+from reco_ray.contents import EmbeddingsContent
 from reco_ray.corpus.generations import embedding_files
 from reco_ray.errors import UnreadableError
-from reco_ray.files import artifacts, storage
+from reco_ray.files import storage
 from reco_ray.files.read_ahead import prefetched
 
 _READERS = 16
@@ -27,9 +28,9 @@ class Part:
     rows: int
 
 
-def list_parts(embeddings: str, manifest: artifacts.Manifest) -> list[Part]:
+def list_parts(embeddings: str, content: EmbeddingsContent) -> list[Part]:
     """The files of an embeddings artifact in row order; reads all their footers."""
-    files = embedding_files(embeddings, manifest)
+    files = embedding_files(embeddings, content)
     count = partial(storage.count_rows, remedy=_REMEDY)
     with ThreadPoolExecutor(_READERS) as pool:
         rows = pool.map(count, files)
