@@ -21,7 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from reco_ray.contents import ReferencesContent
-from reco_ray.cosegmentation.concept_store import ConceptStore
+from reco_ray.cosegmentation.concept_store import ConceptStore, StoredExemplar
 from reco_ray.cosegmentation.reference_plan import ReferencePlan
 from reco_ray.errors import OtherModelError, UnreadableError
 from reco_ray.files import artifacts, storage
@@ -182,7 +182,7 @@ def write_bank(
     return {"concepts": len(plan.vocabulary.concepts), "exemplars": retrieved}
 
 
-def _exemplars(name: str, rows: list[dict], tensors: Mapping[str, torch.Tensor]) -> pa.Table:
+def _exemplars(name: str, rows: list[StoredExemplar], tensors: Mapping[str, torch.Tensor]) -> pa.Table:
     row, col = tensors["seed_locations"].int().numpy().T
     support = tensors["support"].float().numpy()[np.arange(len(row)), row, col]
     found = pa.Table.from_pylist([{"concept": name, **each} for each in rows])

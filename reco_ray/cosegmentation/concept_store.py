@@ -6,7 +6,7 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 import torch
@@ -18,6 +18,23 @@ from reco_ray.errors import UnreadableError
 from reco_ray.files import storage
 
 _SUFFIX = ".safetensors"
+
+
+class StoredExemplar(TypedDict):
+    """An exemplar of a concept; `similarity` is a cosine."""
+
+    rank: int
+    image_id: str
+    uri: str
+    similarity: float
+
+
+class StoredConcept(TypedDict):
+    """A concept's JSON file."""
+
+    name: str
+    words: list[str]
+    exemplars: list[StoredExemplar]
 
 
 class ConceptStore:
@@ -67,14 +84,14 @@ class ConceptStore:
         exemplars = pa.Table.from_pylist(self.exemplars(step.same_as))
         self.write(step, exemplars, tensors)
 
-    def describe(self, concept_id: str) -> dict[str, Any] | None:
+    def describe(self, concept_id: str) -> StoredConcept | None:
         """Content of a concept's JSON file; None if the concept is missing or damaged."""
         try:
             return json.loads(storage.read_bytes(self._json(concept_id))) if self.has(concept_id) else None
         except (OSError, ValueError):
             return None
 
-    def exemplars(self, concept_id: str) -> list[dict[str, Any]]:
+    def exemplars(self, concept_id: str) -> list[StoredExemplar]:
         """The exemplars of a concept in order of rank.
 
         Raises:

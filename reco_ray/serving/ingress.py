@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -38,6 +39,15 @@ _VOCABULARY_CACHE_SECONDS = 2.0  # for which a looked-up vocabulary is cached
 _INFO_LIMITS = set(contract.LimitsInfo.model_fields)
 
 
+@dataclass(frozen=True)
+class Started:
+    """What the other deployments tell when they have started. pixels: what the dense models take."""
+
+    pixels: InputSpec
+    index: contract.Index | None
+    examples: tuple[contract.ExampleResource, ...]
+
+
 class Ingress:
     """Implements the routes. `owner` is the name of the caller's API key, or `LOCAL_OWNER`."""
 
@@ -57,7 +67,7 @@ class Ingress:
         self._draining = False
         self._metrics = IngressMetrics()
         self._pool = ThreadPoolExecutor(threads, "decode")
-        self._started: dict[str, Any] = {}
+        self._started: Started | None = None
         self._banks: ByteLRU[tuple[BankRef, float]] = ByteLRU(4096)  # an entry counts as one byte
         self._input_specs: dict[str, InputSpec] = {}
         self._images = 0
@@ -99,14 +109,16 @@ class Ingress:
             return False
         return True
 
-    async def _start(self) -> dict[str, Any]:
-        if not self._started:
+    async def _start(self) -> Started:
+        if self._started is None:
             try:
-                found = await asyncio.gather(call(self._models.describe), call(self.vocabulary_service.start))
+                (_, spec), (index, examples) = await asyncio.gather(
+                    call(self._models.describe), call(self.vocabulary_service.start)
+                )
             except RecoError as error:
                 logger.error("the server cannot start: %s", error)
                 raise Problem(503, "the server cannot start: its log says why", retry_after=10) from error
-            self._started = {**found[0], **found[1]}
+            self._started = Started(spec, index, examples)
         return self._started
 
     async def info(self) -> contract.Info:
@@ -115,17 +127,14 @@ class Ingress:
         return contract.Info(
             version=__version__,
             preset=self._options.preset,
-            model=started["dense"],
-            index=None if started["images"] is None else contract.Index(images=started["images"]),
+            model=started.pixels.model,
+            index=started.index,
             refine=tuple(REFINEMENTS.names),
             refine_titles={name: REFINEMENTS.get(name).TITLE for name in REFINEMENTS.names},
             # Without validation, which would turn whole numbers of seconds into floats.
             limits=contract.LimitsInfo.model_construct(**self.limits.model_dump(include=_INFO_LIMITS)),
             keys_required=self._keys is not None,
-            examples=tuple(
-                contract.ExampleResource(id=each, name=name, url=f"/v1/examples/{each}")
-                for each, name in started["examples"]
-            ),
+            examples=started.examples,
         )
 
     async def ask(self, method: DeploymentHandle, *arguments: Any) -> Any:
@@ -139,14 +148,14 @@ class Ingress:
         """Lists the vocabularies that an owner may use."""
         found = await self.ask(self.vocabulary_service.vocabularies, owner)
         for each in found:
-            self._banks.drop((owner, each["name"]))
+            self._banks.drop((owner, each.name))
         return contract.Vocabularies(vocabularies=found)
 
     async def vocabulary(self, owner: str, name: str) -> contract.VocabularyResource:
         """Describes a vocabulary, and drops it from the cache, so that later requests use the reported state."""
         found = await self.ask(self.vocabulary_service.vocabulary, owner, name)
         self._banks.drop((owner, name))
-        return contract.VocabularyResource(**found)
+        return found
 
     async def put(
         self, owner: str, name: str, vocabulary: Vocabulary
@@ -156,7 +165,7 @@ class Ingress:
             found, ready = await self.ask(self.vocabulary_service.put, owner, name, vocabulary)
         finally:
             self._banks.drop((owner, name))
-        return contract.VocabularyResource(**found), ready
+        return found, ready
 
     async def delete(self, owner: str, name: str) -> None:
         """Deletes a vocabulary."""
@@ -230,11 +239,7 @@ class Ingress:
     async def _model_of(self, bank: BankRef) -> tuple[DeploymentHandle, InputSpec]:
         """The method that labels images with this bank, and its input format."""
         if not bank.segmenter:
-            started = await self._start()
-            size = self._settings.segment.image_size
-            return self._models.label, InputSpec(
-                started["dense"], started["transform"], started["stride"], size
-            )
+            return self._models.label, (await self._start()).pixels
         assert self._segmenters is not None
         handle = self._segmenters.options(multiplexed_model_id=bank.key)
         if bank.key not in self._input_specs:

@@ -2,7 +2,6 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +16,7 @@ from reco_ray.models.runtime import resolve_runtime
 from reco_ray.models.text_cache import keep_in_memory
 from reco_ray.segmentation.segment import Targets, segment_features
 from reco_ray.segmentation.targets import targets_of
+from reco_ray.serving.answers import InputSpec
 from reco_ray.serving.bank_of_request import open_bank
 from reco_ray.serving.batcher import Batcher
 from reco_ray.serving.deployment_calls import return_errors
@@ -58,14 +58,12 @@ class Models:
         """Labels an image, in a batch with images of other requests."""
         return await self._batcher(task)
 
-    async def describe(self) -> dict[str, Any]:
-        """Fingerprints of the `retrieval` and `dense` models, and the encoder's transform and stride."""
-        return {
-            "retrieval": self._retrieval.fingerprint,
-            "dense": self._dense.fingerprint,
-            "transform": self._dense.encoder.transform,
-            "stride": self._dense.encoder.stride,
-        }
+    async def describe(self) -> tuple[str, InputSpec]:
+        """The fingerprint of the retrieval model, and what the dense models take."""
+        encoder, size = self._dense.encoder, self._settings.segment.image_size
+        return self._retrieval.fingerprint, InputSpec(
+            self._dense.fingerprint, encoder.transform, encoder.stride, size
+        )
 
     @return_errors
     async def embed_words(self, words: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:

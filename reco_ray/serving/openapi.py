@@ -1,6 +1,6 @@
 """Additions to FastAPI's OpenAPI document: errors, request bodies, API keys."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -9,6 +9,9 @@ from reco_ray.serving import contract
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import MEDIA_TYPE
 from reco_ray.serving.uploads import Options
+
+Json: TypeAlias = dict[str, Any]  # JSON Schema, or a part of the document
+Responses: TypeAlias = dict[int | str, Json]  # by status code
 
 _REASONS = {
     400: "malformed",
@@ -29,16 +32,16 @@ _RETRY = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"
 
 def responses(
     model: type[BaseModel] | None, *errors: int, secured: bool = True, vocabulary: bool = False
-) -> dict[int | str, dict[str, Any]]:
+) -> Responses:
     """The responses of a route: 200 with `model`, and the error codes."""
     codes = {*errors, 403, *((401, 429) if secured else ()), *((404,) if vocabulary else ())}
-    found: dict[int | str, dict[str, Any]] = {code: _error(code) for code in sorted(codes)}
+    found: Responses = {code: _error(code) for code in sorted(codes)}
     if model is not None:
         found = {200: {"model": model, "description": "done"}, **found}
     return found
 
 
-def segment_responses() -> dict[int | str, dict[str, Any]]:
+def segment_responses() -> Responses:
     """The responses of /v1/segment, in three media types."""
     found = responses(contract.SegmentationResource, 400, 406, 409, 413, 415, 422, 503, vocabulary=True)
     found[200]["content"] = {
@@ -48,21 +51,21 @@ def segment_responses() -> dict[int | str, dict[str, Any]]:
     return found
 
 
-def put_responses() -> dict[int | str, dict[str, Any]]:
+def put_responses() -> Responses:
     """The responses of PUT: 202 while the vocabulary is built, 200 if it is ready."""
     found = responses(contract.VocabularyResource, 400, 409, 413, 415, 422, 503)
     found[202] = {"model": contract.VocabularyResource, "description": "is being built"}
     return found
 
 
-def picture(*errors: int, secured: bool = True) -> dict[int | str, dict[str, Any]]:
+def picture(*errors: int, secured: bool = True) -> Responses:
     """The responses of a route that returns a JPEG."""
     found = responses(None, *errors, secured=secured)
     schema = {"schema": {"type": "string", "format": "binary"}}
     return {200: {"description": "a picture", "content": {"image/jpeg": schema}}, **found}
 
 
-def segment_request(limits: Limits) -> dict[str, Any]:
+def segment_request(limits: Limits) -> Json:
     """The body and parameters of /v1/segment."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     return {
@@ -86,7 +89,7 @@ def segment_request(limits: Limits) -> dict[str, Any]:
     }
 
 
-def batch_request(limits: Limits) -> dict[str, Any]:
+def batch_request(limits: Limits) -> Json:
     """The body of /v1/segment:batch."""
     binary = {"type": "string", "format": "binary"}
     several = {"type": "array", "minItems": 1, "maxItems": limits.batch}
@@ -114,7 +117,7 @@ def batch_request(limits: Limits) -> dict[str, Any]:
     }
 
 
-def vocabulary_request(limits: Limits) -> dict[str, Any]:
+def vocabulary_request(limits: Limits) -> Json:
     """The body of PUT."""
     schema = contract.VocabularyRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
@@ -126,7 +129,7 @@ def install(app: FastAPI, keys_required: bool) -> None:
     """Adds security schemes, and the schemas that no route declares, to FastAPI's document."""
     original = app.openapi
 
-    def complete() -> dict[str, Any]:
+    def complete() -> Json:
         if app.openapi_schema is None:
             document = original()
             schemas = document["components"]["schemas"]
@@ -155,12 +158,12 @@ _BASE64 = {
 }
 
 
-def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:
+def _operations(document: Json) -> list[Json]:
     return [operation for path in document["paths"].values() for operation in path.values()]
 
 
-def _error(code: int) -> dict[str, Any]:
-    answer: dict[str, Any] = {
+def _error(code: int) -> Json:
+    answer: Json = {
         "description": _REASONS[code],
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
     }
@@ -169,7 +172,7 @@ def _error(code: int) -> dict[str, Any]:
     return answer
 
 
-def _option_schemas(limits: Limits) -> dict[str, Any]:
+def _option_schemas(limits: Limits) -> Json:
     properties = Options.model_json_schema()["properties"]
     # null is the same as omitting an option, and exists in JSON only.
     for schema in properties.values():
@@ -181,7 +184,7 @@ def _option_schemas(limits: Limits) -> dict[str, Any]:
     return properties
 
 
-def _query(limits: Limits) -> list[dict[str, Any]]:
+def _query(limits: Limits) -> list[Json]:
     parameters = []
     for name, schema in _option_schemas(limits).items():
         description = schema.pop("description")
@@ -194,7 +197,7 @@ def _query(limits: Limits) -> list[dict[str, Any]]:
     return parameters
 
 
-def _with_options(limits: Limits, own: dict[str, Any], required: list[str]) -> dict[str, Any]:
+def _with_options(limits: Limits, own: Json, required: list[str]) -> Json:
     properties = _option_schemas(limits)
     properties["concepts"] = {
         "description": "a list, or names separated by commas; a form may repeat the field, also as `concepts[]`",

@@ -9,7 +9,7 @@ need a key where keys are required, and limits of rates, bodies and time hold fo
 """
 
 from pathlib import Path as Folder
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -167,11 +167,7 @@ def _add_evidence(app: FastAPI, ingress: "Ingress") -> None:
     ) -> Response:
         """The images of the index that are nearest to words."""
         hits = await ingress.ask(ingress.vocabulary_service.search, q, k)
-        return _answer(
-            contract.SearchHits(
-                hits=tuple(contract.SearchHit(**hit, thumbnail=_thumbnail(hit)) for hit in hits)
-            )
-        )
+        return _answer(contract.SearchHits(hits=hits))
 
     @app.get(
         "/v1/images/{image_id}/thumbnail",
@@ -189,11 +185,7 @@ def _add_evidence(app: FastAPI, ingress: "Ingress") -> None:
     )
     async def concept(concept_id: ConceptId) -> Response:
         """What a concept's reference was made from."""
-        found = await ingress.ask(ingress.vocabulary_service.concept, concept_id)
-        exemplars = tuple(
-            contract.Exemplar(**each, thumbnail=_thumbnail(each)) for each in found.pop("exemplars")
-        )
-        return _answer(contract.ConceptResource(**found, exemplars=exemplars))
+        return _answer(await ingress.ask(ingress.vocabulary_service.concept, concept_id))
 
     @app.get(
         "/v1/concepts/{concept_id}/exemplars", responses=openapi.picture(404, 422, 503), tags=["evidence"]
@@ -236,10 +228,6 @@ def _add_state(app: FastAPI, ingress: "Ingress") -> None:
 def _answer(answer: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     # Not model_dump_json, which formats some floats differently (1e-5 instead of 1e-05).
     return JSONResponse(answer.model_dump(), status, headers)
-
-
-def _thumbnail(image: dict[str, Any]) -> str:
-    return f"/v1/images/{image['image_id']}/thumbnail"
 
 
 def _immutable_jpeg(jpeg: bytes) -> Response:

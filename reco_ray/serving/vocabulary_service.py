@@ -17,6 +17,8 @@ from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.reference_plan import ReferencePlan
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
+from reco_ray.serving import contract
+from reco_ray.serving.answers import InputSpec
 from reco_ray.serving.bank_of_request import BankRef, open_segmenter
 from reco_ray.serving.builder import ConceptBuilder, client_message
 from reco_ray.serving.deployment_calls import call, return_errors
@@ -53,25 +55,26 @@ class VocabularyService:
         self._opening = asyncio.Lock()
 
     @return_errors
-    async def start(self) -> dict[str, Any]:
-        """Opens the index and resumes builds; called until it succeeds. Returns the images and examples available.
+    async def start(self) -> tuple[contract.Index | None, tuple[contract.ExampleResource, ...]]:
+        """Opens the index and resumes builds; called until it succeeds. Returns the index and examples available.
 
         Raises:
             RecoError: the index was made with other models.
         """
         async with self._opening:
             if self._options.index is not None and self._builder is None:
-                described = await call(self._models.describe)
-                self._index = await asyncio.to_thread(
-                    CorpusIndex, self._options.index, described["retrieval"]
-                )
-                self._builder = self._make_builder(described)
+                retrieval, pixels = await call(self._models.describe)
+                self._index = await asyncio.to_thread(CorpusIndex, self._options.index, retrieval)
+                self._builder = self._make_builder(self._index, pixels)
                 self._warm = asyncio.create_task(self._make_context())
                 for record in list(self._known.values()):
                     if record.status == "building":
                         self._begin(record)
-        images = None if self._index is None else len(self._index)
-        return {"images": images, "examples": [(each.id, each.name) for each in self._examples.values()]}
+        examples = tuple(
+            contract.ExampleResource(id=each.id, name=each.name, url=f"/v1/examples/{each.id}")
+            for each in self._examples.values()
+        )
+        return None if self._index is None else contract.Index(images=len(self._index)), examples
 
     async def _make_context(self) -> None:
         """Builds the context concepts before they are requested."""
@@ -83,15 +86,14 @@ class VocabularyService:
         except Exception:
             logger.exception("the context concepts could not be made")
 
-    def _make_builder(self, described: dict[str, Any]) -> ConceptBuilder:
-        assert self._index is not None
+    def _make_builder(self, index: CorpusIndex, pixels: InputSpec) -> ConceptBuilder:
         return ConceptBuilder(
             self._settings,
-            self._index,
+            index,
             self._concepts,
             self._models,
-            exemplar_loader(described["transform"], self._settings),
-            described["dense"],
+            exemplar_loader(pixels.transform, self._settings),
+            pixels.model,
             self._metrics,
             self._at_once,
         )
@@ -157,14 +159,14 @@ class VocabularyService:
 
     # --- vocabularies -----------------------------------------------------------------------------------------
 
-    async def vocabularies(self, owner: str) -> list[dict[str, Any]]:
+    async def vocabularies(self, owner: str) -> list[contract.VocabularyResource]:
         """Describes the vocabularies of an owner, and the trained segmenters."""
         own = [self._resource(record) for record in self._known.values() if record.owner == owner]
         trained = [_describe_segmenter(name, bank) for name, bank in self._segmenters.items()]
-        return sorted(own, key=lambda each: str(each["name"])) + trained
+        return sorted(own, key=lambda each: each.name) + trained
 
     @return_errors
-    async def vocabulary(self, owner: str, name: str) -> dict[str, Any]:
+    async def vocabulary(self, owner: str, name: str) -> contract.VocabularyResource:
         """Describes one vocabulary or segmenter.
 
         Raises:
@@ -175,7 +177,9 @@ class VocabularyService:
         return self._resource(self._record(owner, name))
 
     @return_errors
-    async def put(self, owner: str, name: str, vocabulary: Vocabulary) -> tuple[dict[str, Any], bool]:
+    async def put(
+        self, owner: str, name: str, vocabulary: Vocabulary
+    ) -> tuple[contract.VocabularyResource, bool]:
         """Starts building a vocabulary, which replaces one of that name; also returns whether it is already ready.
 
         Raises:
@@ -228,20 +232,21 @@ class VocabularyService:
             raise Problem(404, f"there is no vocabulary {name!r}")
         return record
 
-    def _resource(self, record: VocabularyRecord) -> dict[str, Any]:
+    def _resource(self, record: VocabularyRecord) -> contract.VocabularyResource:
         total = len(record.steps)
         done = total if record.status == "ready" else self._progress.get((record.owner, record.name), 0)
-        return {
-            "name": record.name,
-            "kind": "zero-shot",
-            "status": record.status,
-            "concepts": record.vocabulary.names,
-            "concept_ids": record.concept_ids,
-            "progress": {"done": done, "total": total},
-            "error": record.error,
-            "serving": None if (served := _last_ready(record)) is None else served.vocabulary.names,
-            "mine": True,
-        }
+        served = _last_ready(record)
+        return contract.VocabularyResource(
+            name=record.name,
+            kind="zero-shot",
+            status=record.status,
+            concepts=tuple(record.vocabulary.names),
+            concept_ids=tuple(record.concept_ids),
+            progress=contract.Progress(done=done, total=total),
+            error=record.error,
+            serving=None if served is None else tuple(served.vocabulary.names),
+            mine=True,
+        )
 
     def _begin(self, record: VocabularyRecord) -> None:
         place = (record.owner, record.name)
@@ -283,7 +288,7 @@ class VocabularyService:
     # --- concepts, search and images --------------------------------------------------------------------------
 
     @return_errors
-    async def concept(self, concept_id: str) -> dict[str, Any]:
+    async def concept(self, concept_id: str) -> contract.ConceptResource:
         """Words and exemplars of a concept.
 
         Raises:
@@ -293,25 +298,23 @@ class VocabularyService:
         if described is None:
             raise Problem(404, f"there is no concept {concept_id!r}")
         part = await asyncio.to_thread(self._concepts.read, concept_id)
-        exemplars = []
-        for row, seed, support in zip(
-            described["exemplars"], part["seed_locations"].tolist(), part["support"].float(), strict=True
-        ):
-            exemplars.append(
-                {
-                    "rank": row["rank"],
-                    "image_id": row["image_id"],
-                    "similarity": row["similarity"],
-                    "seed": seed,
-                    "support": float(support[seed[0], seed[1]]),
-                }
-            )
-        return {
-            "id": concept_id,
-            "name": described["name"],
-            "words": described["words"],
-            "exemplars": exemplars,
-        }
+        seeds, supports = part["seed_locations"].tolist(), part["support"].float()
+        return contract.ConceptResource(
+            id=concept_id,
+            name=described["name"],
+            words=tuple(described["words"]),
+            exemplars=tuple(
+                contract.Exemplar(
+                    rank=row["rank"],
+                    image_id=row["image_id"],
+                    similarity=row["similarity"],
+                    seed=seed,
+                    support=float(support[seed[0], seed[1]]),
+                    thumbnail=_thumbnail(row["image_id"]),
+                )
+                for row, seed, support in zip(described["exemplars"], seeds, supports, strict=True)
+            ),
+        )
 
     @return_errors
     async def sheet(self, concept_id: str) -> bytes:
@@ -326,7 +329,7 @@ class VocabularyService:
         return part["sheet"].numpy().tobytes()
 
     @return_errors
-    async def search(self, words: str, k: int) -> list[dict[str, Any]]:
+    async def search(self, words: str, k: int) -> tuple[contract.SearchHit, ...]:
         """The `k` images nearest to `words`.
 
         Raises:
@@ -346,14 +349,15 @@ class VocabularyService:
                 self._index.search, embedding, min(k, len(self._index))
             )
         found = (await asyncio.to_thread(self._index.images.take, rows[0])).to_pylist()
-        return [
-            {
-                "image_id": each["image_id"],
-                "score": float(score),
-                "uri_name": each["uri"].rpartition("/")[2],
-            }
+        return tuple(
+            contract.SearchHit(
+                image_id=each["image_id"],
+                score=float(score),
+                uri_name=each["uri"].rpartition("/")[2],
+                thumbnail=_thumbnail(each["image_id"]),
+            )
             for each, score in zip(found, similarities[0], strict=True)
-        ]
+        )
 
     @return_errors
     async def thumbnail(self, image_id: str) -> bytes:
@@ -389,16 +393,20 @@ def _retrieve_exception(task: "asyncio.Future[None]") -> None:
         task.exception()
 
 
-def _describe_segmenter(name: str, bank: BankRef) -> dict[str, Any]:
-    concepts = bank.vocabulary.names
-    return {
-        "name": name,
-        "kind": "segmenter",
-        "status": "ready",
-        "concepts": concepts,
-        "concept_ids": [],
-        "progress": {"done": len(concepts), "total": len(concepts)},
-        "error": None,
-        "serving": concepts,
-        "mine": False,
-    }
+def _thumbnail(image_id: str) -> str:
+    return f"/v1/images/{image_id}/thumbnail"
+
+
+def _describe_segmenter(name: str, bank: BankRef) -> contract.VocabularyResource:
+    concepts = tuple(bank.vocabulary.names)
+    return contract.VocabularyResource(
+        name=name,
+        kind="segmenter",
+        status="ready",
+        concepts=concepts,
+        concept_ids=(),
+        progress=contract.Progress(done=len(concepts), total=len(concepts)),
+        error=None,
+        serving=concepts,
+        mine=False,
+    )
