@@ -278,7 +278,7 @@ class Settings(_Section):
     train: TrainSettings = TrainSettings()
     placement: PlacementSettings = PlacementSettings()
 
-    def named(self, section: str, *, without: Collection[str] = ()) -> dict[str, Any]:
+    def named(self, section: str, *, without: Collection[str] = ()) -> dict[str, object]:
         """The fields of a section by the names that `--set` takes: "references.exemplars"; values as in JSON."""
         values = getattr(self, section).model_dump(mode="json", exclude=set(without))
         return {f"{section}.{field}": value for field, value in values.items()}

@@ -1,7 +1,7 @@
 """What stages return."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from reco_ray.errors import RecoError
 from reco_ray.files.artifacts import Manifest
@@ -65,9 +65,20 @@ class SweepResult(Outcome):
     best: str
 
 
+class FoundImage(TypedDict):
+    """An image of the corpus. rank: from 1. similarity: cosine. image_id: SHA-256 of its bytes, hex."""
+
+    rank: int
+    similarity: float
+    image_id: str
+    uri: str
+    width: int
+    height: int
+
+
 @dataclass(frozen=True)
 class SearchResult:
-    """hits: `rank`, `similarity`, `uri`, the most similar first. sheet: path of the contact sheet, a JPEG."""
+    """hits: the most similar first. sheet: path of the contact sheet, a JPEG."""
 
-    hits: list[dict[str, Any]]
+    hits: list[FoundImage]
     sheet: str

@@ -94,7 +94,7 @@ def run_pipeline(
     Raises:
         RecoError: as the first step that fails does; the summary then holds its line.
     """
-    done: list[dict[str, Any]] = []
+    done: list[dict[str, object]] = []
 
     def write(state: str) -> None:
         content = {"pipeline": storage.absolute(file), "state": state, "steps": done}
@@ -103,7 +103,7 @@ def run_pipeline(
     write("running")
     for step in steps:
         started = time.monotonic()
-        record: dict[str, Any] = {"stage": step.stage, "options": step.options}
+        record: dict[str, object] = {"stage": step.stage, "options": step.options}
         try:
             STAGES[step.stage].carry_out(step.request, listener or Listener())
             record["state"] = "done"
@@ -115,7 +115,7 @@ def run_pipeline(
             raise
         finally:
             done.append(record | {"seconds": round(time.monotonic() - started, 2)})
-            write("running" if record["state"] == "done" else record["state"])
+            write("running" if record["state"] == "done" else str(record["state"]))
     write("done")
 
 

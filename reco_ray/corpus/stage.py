@@ -222,7 +222,7 @@ def _embed_pending(
         )
     RejectBudget(options.max_rejected, counts.images, Counter()).add(0, counts.reasons, corpus, out)
     run = pool.statistics()
-    speed = {"images": images, "images_per_second": round(images / max(run["seconds"], 0.01), 2)}
+    speed = {"images": images, "images_per_second": round(images / max(pool.meter.seconds, 0.01), 2)}
     left_out = generations[-1].left_out
     others = {
         "rejected_by_reason": counts.reasons,

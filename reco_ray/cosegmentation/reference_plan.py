@@ -5,7 +5,6 @@ Used by the stage, the server, training of many vocabularies and sweeps, so that
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from reco_ray.config import Settings
 from reco_ray.contents import ReferencesContent
@@ -46,7 +45,7 @@ class ReferencePlan:
     """
 
     vocabulary: Vocabulary
-    made_from: dict[str, Any]
+    made_from: dict[str, object]
     model: str
     steps: tuple[Step, ...]
     ids: tuple[str, ...]
@@ -82,7 +81,7 @@ def plan_references(
         retrieval: fingerprint of the retrieval model.
         dense: fingerprint of the dense models.
     """
-    recipe: dict[str, Any] = {
+    recipe: dict[str, object] = {
         "index": index,
         "index_made_at": index_made_at,
         "models": f"{retrieval} + {dense}",

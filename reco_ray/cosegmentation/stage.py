@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -155,7 +154,7 @@ class _Builder:
     def __init__(self, store: ConceptStore, dense: DenseModels, settings: Settings) -> None:
         self._store, self._settings = store, settings
         self._load = exemplar_loader(dense.encoder.transform, settings)
-        self.run: dict[str, Any] = {}
+        self.run: dict[str, object] = {}
 
     def build(self, steps: Mapping[str, Step], evidence: ReferenceInputs) -> dict[str, str]:
         """Builds the steps that are not in the store.

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import pyarrow as pa
 import ray
@@ -242,7 +242,7 @@ class _WorkerActor(Generic[R]):
         results = [self._compute(part) for part in parts.to_batches(max_chunksize=1)]
         return pa.Table.from_pylist(results, schema=_RESULT_SCHEMA)
 
-    def _compute(self, part: pa.RecordBatch) -> dict[str, Any]:
+    def _compute(self, part: pa.RecordBatch) -> dict[str, object]:
         name, error = part["name"][0].as_py(), part["error"][0].as_py() or self._error
         if error:
             return {"result": None, "error": error}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import pyarrow as pa
 
@@ -59,7 +58,7 @@ class Pool:
         self._workers, self._readers = workers, readers
         yield from self._shown(run_parts(units, load, worker, workers, loaders, self.meter))
 
-    def statistics(self) -> dict[str, Any]:
+    def statistics(self) -> dict[str, float | str]:
         """Statistics of the run so far, for `summary.json`."""
         workers = self._workers or plan_workers(self._device, 1, self._placement)
         return self.meter.run(workers, self._readers or count_readers(workers))

@@ -52,7 +52,7 @@ _DECISIVE = {
 }
 
 
-def decisive_settings(stage: str, settings: Settings) -> dict[str, Any]:
+def decisive_settings(stage: str, settings: Settings) -> dict[str, object]:
     """The settings that determine the time and bytes per item of a stage, by name."""
     found = {}
     for name in _DECISIVE[stage]:
@@ -87,7 +87,7 @@ class Meter:
         """Wall-clock time since the start of the run."""
         return time.monotonic() - self.started
 
-    def run(self, workers: Workers, readers: int) -> dict[str, Any]:
+    def run(self, workers: Workers, readers: int) -> dict[str, float | str]:
         """Statistics of the run until now, for `summary.json`."""
         return {
             "seconds": round(self.seconds, 2),

@@ -38,7 +38,7 @@ from reco_ray.files.retries import retried
 from reco_ray.files.storage import absolute, exists, explained_errors, join, read_bytes, remove, write_bytes
 
 SCHEMA_VERSION = 1
-BEING_CLEARED: dict[str, Any] = {}  # replaces `made_from` while an artifact's files are deleted
+BEING_CLEARED: dict[str, object] = {}  # replaces `made_from` while an artifact's files are deleted
 SUMMARY = "summary.json"  # statistics of the last run, see `distributed/timing.py`
 
 
@@ -48,7 +48,7 @@ class Content(BaseModel):
     kind: ClassVar[str] = ""
 
     @model_serializer(mode="wrap")
-    def _without_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_none(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
         return {name: value for name, value in serialize(self).items() if value is not None}
 
 

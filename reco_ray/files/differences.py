@@ -31,8 +31,8 @@ def describe_differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -
     return "; ".join(found[:_MOST_NAMED]) + more
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             found |= _flat(value, f"{prefix}{key}.")

@@ -12,7 +12,6 @@ docs/planning.md lists what the estimate leaves out.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from reco_ray.config import StagePlacement
 from reco_ray.corpus.index.index_plan import MAX_SHARDS, SHARD_SIZE, IndexPlan, make_plan
@@ -178,7 +177,7 @@ def _named(asked: Mapping[str, float]) -> str:
 
 
 def _find(
-    stage: str, wanted: dict[str, Any], device: str, rates: Sequence[Rate]
+    stage: str, wanted: dict[str, object], device: str, rates: Sequence[Rate]
 ) -> tuple[Rate | None, Rate | None, str]:
     """The rate of a stage with these settings on a device; one on any device, for its bytes; and what is missing."""
     known = [rate for rate in rates if rate.stage == stage]

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -72,7 +71,7 @@ class _MeasuredRun:
 
     stage: str
     preset: str | None
-    settings: dict[str, Any]
+    settings: dict[str, object]
     run: _Run
     total: int
     size: int

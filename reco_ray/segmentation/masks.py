@@ -9,6 +9,7 @@
 """
 
 import io
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -60,8 +61,17 @@ def decode_png(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data))).astype(np.int32)
 
 
-def regions(labels: np.ndarray, scores: np.ndarray) -> list[dict[str, object]]:
-    """Describes the region of each label in an image: `label`, `area`, `score`, `rle` as in REGIONS_SCHEMA.
+class Region(TypedDict):
+    """The columns of REGIONS_SCHEMA that describe one region."""
+
+    label: int
+    area: int
+    score: float
+    rle: str
+
+
+def regions(labels: np.ndarray, scores: np.ndarray) -> list[Region]:
+    """Describes the region of each label in an image.
 
     Args:
         labels: int (H, W).

@@ -33,7 +33,7 @@ from reco_ray.segmentation.image_parts import (
     read_images,
     take_out,
 )
-from reco_ray.segmentation.masks import REGIONS_SCHEMA, encode_png, mask_file, overlay_file, regions
+from reco_ray.segmentation.masks import REGIONS_SCHEMA, Region, encode_png, mask_file, overlay_file, regions
 from reco_ray.segmentation.names import add_names
 from reco_ray.segmentation.overlay import overlay, with_legend
 from reco_ray.segmentation.palette import palette
@@ -173,11 +173,9 @@ class SegmentWorker(Worker[Report]):
         if self._settings.overlays:
             self._write_overlay(row["name"], pixels, labels, found)
         shared = {"mask": mask, **{key: row[key] for key in ("uri", "name", "width", "height")}}
-        return [{**shared, "concept": self._names[int(str(region["label"]))], **region} for region in found]
+        return [{**shared, "concept": self._names[region["label"]], **region} for region in found]
 
-    def _write_overlay(
-        self, name: str, pixels: np.ndarray, labels: np.ndarray, found: list[dict[str, Any]]
-    ) -> None:
+    def _write_overlay(self, name: str, pixels: np.ndarray, labels: np.ndarray, found: list[Region]) -> None:
         height, width = pixels.shape[:2]
         rows = np.arange(height) * labels.shape[0] // height
         cols = np.arange(width) * labels.shape[1] // width

@@ -55,7 +55,7 @@ class TrialRecord(BaseModel):
     """
 
     id: str
-    values: dict[str, Any]
+    values: dict[str, object]
     choice: dict[str, int]
     state: TrialState = "running"
     rungs: list[Rung] = []
@@ -92,7 +92,12 @@ def read_record(out: str, name: str) -> TrialRecord | None:
 
 
 def run_trial(
-    config: dict[str, Any], *, plan: SweepPlan, out: str, indexes: dict[str, str], shared: ActorHandle
+    config: dict[str, dict[str, int]],
+    *,
+    plan: SweepPlan,
+    out: str,
+    indexes: dict[str, str],
+    shared: ActorHandle,
 ) -> None:
     """The function that Ray Tune runs. A failure is stored in the record and does not stop other trials.
 

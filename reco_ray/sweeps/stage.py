@@ -205,7 +205,7 @@ class _RecordKeeper(tune.Callback):
     ) -> None:
         self._plan, self._out, self._advance, self._on_trial_end = plan, out, advance, on_trial_end
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Empty: Tune pickles its callbacks, and the terminal's progress bar cannot be pickled."""
         return {}
 

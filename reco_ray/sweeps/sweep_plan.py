@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import prod
-from typing import Any, get_args
+from typing import get_args
 
 from reco_ray.config import Settings, load_settings
 from reco_ray.contents import IndexContent
@@ -33,7 +33,7 @@ class Trial:
     """
 
     id: str
-    values: dict[str, Any]
+    values: dict[str, object]
     settings: Settings
     vocabulary: Vocabulary
 
@@ -119,11 +119,11 @@ class SweepPlan:
         name = str(values.get(VOCABULARY, next(iter(self.vocabularies))))
         return Trial(identity(values), values, settings, self.vocabularies[name])
 
-    def values(self, choice: dict[str, int]) -> dict[str, Any]:
+    def values(self, choice: dict[str, int]) -> dict[str, object]:
         """The values of a choice, by the names in the sweep file."""
         return {key: values[choice[key]] for key, values in self.sweep.vary.items()}
 
-    def made_from(self) -> dict[str, Any]:
+    def made_from(self) -> dict[str, object]:
         """Everything that determines the trials' figures."""
         return {
             "sweep": self.sweep.model_dump(mode="json"),
@@ -134,7 +134,7 @@ class SweepPlan:
         }
 
 
-def identity(values: dict[str, Any]) -> str:
+def identity(values: dict[str, object]) -> str:
     """The id of the trial with these values."""
     return storage.digest(values)
 
@@ -174,7 +174,7 @@ def _require_settings(sweep: Sweep, folder: str) -> None:
             _settings(sweep, folder, {key: value})
 
 
-def _settings(sweep: Sweep, folder: str, chosen: dict[str, Any]) -> Settings:
+def _settings(sweep: Sweep, folder: str, chosen: dict[str, object]) -> Settings:
     file = None if sweep.settings is None else _path(folder, sweep.settings)
     overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in (sweep.set | chosen).items()]
     return load_settings(sweep.preset, file, overrides)

@@ -158,7 +158,7 @@ def _best(plan: SweepPlan, finished: list[TrialRecord]) -> str:
     trial = plan.trial(finished[0].choice)
     chosen = trial.settings.model_dump(mode="json")
     preset = load_settings(plan.sweep.preset).model_dump(mode="json")
-    changed: dict[str, Any] = {}
+    changed: dict[str, object] = {}
     for section, fields in chosen.items():
         if isinstance(fields, dict):
             different = {key: value for key, value in fields.items() if value != preset[section][key]}
@@ -197,7 +197,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _plot(plan: SweepPlan, records: list[TrialRecord]) -> dict[str, Any]:
+def _plot(plan: SweepPlan, records: list[TrialRecord]) -> dict[str, object]:
     """Parallel coordinates: one axis per varied setting, its values evenly spaced, and one for the objective.
 
     Returns:

@@ -94,18 +94,19 @@ class MeasureWorker(Worker[MeasureReport]):
     def work(self, name: str, rows: pa.Table) -> MeasureReport:
         """Measures one shard."""
         usable = rows.filter(rows["pixels"].is_valid())
-        totals: dict[str, Any] = dict.fromkeys(self._targets, 0)
+        totals: dict[str, torch.Tensor] = {}
         for row in range(usable.num_rows):
             batch = torch.from_numpy(pixels_of(usable, row).copy())[None].to(self._device)
             models = CachedDenseModels(self._models)
             for key, targets in self._targets.items():
                 factors = score_factors(models.encode(batch), targets, self._options)
-                totals[key] = totals[key] + moments([each.logit() for each in score_maps(**factors)])
+                found = moments([each.logit() for each in score_maps(**factors)])
+                totals[key] = totals[key] + found if key in totals else found
         reasons = [reason for reason in rows["reason"].to_pylist() if reason]
         return MeasureReport(
             rows.num_rows,
             name=name,
             usable=usable.num_rows,
             reason=reasons[0] if reasons else None,
-            moments={key: total.tolist() for key, total in totals.items()} if usable.num_rows else {},
+            moments={key: total.tolist() for key, total in totals.items()},
         )

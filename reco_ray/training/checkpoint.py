@@ -8,7 +8,6 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -31,7 +30,7 @@ class TrainingState:
     step: int = 0
     best: float = -1.0
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
-    curve: list[dict[str, Any]] = field(default_factory=list)
+    curve: list[dict[str, float]] = field(default_factory=list)
 
 
 def save(

@@ -4,7 +4,6 @@ Every image is read, decoded and encoded once for all vocabularies.
 """
 
 import json
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -74,7 +73,7 @@ def label_images(sets: dict[str, LabelSet], images: str, frames: str, settings: 
     frames_writer.finished()
     finished = {name: writer.finished() for name, writer in writers.items()}
     pending_sets = {name: sets[name] for name, manifest in finished.items() if manifest is None}
-    run: dict[str, Any] = {}
+    run: dict[str, object] = {}
     if pending_sets:
         compared = {n: one for n, one in pending_sets.items() if uses_calibration(banks[n], settings)}
         load = whole_image_loader(dense.transform, dense.stride, settings.segment)
@@ -100,7 +99,7 @@ def label_images(sets: dict[str, LabelSet], images: str, frames: str, settings: 
     ]
 
 
-def _made_from(bank: ReferenceBank, settings: Settings) -> dict[str, Any]:
+def _made_from(bank: ReferenceBank, settings: Settings) -> dict[str, object]:
     return {
         "references": bank.uri,
         "references_made_at": bank.made_at,
@@ -122,7 +121,7 @@ def _run(
     listing: pa.Table,
     load: ImageLoader,
     settings: Settings,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Labels the shards that are not committed; returns the resources used, for the summary."""
     folders = [storage.join(frames, "frames"), *(storage.join(one.out, "labels") for one in sets.values())]
     there = [set(storage.list_names(folder, ".parquet")) for folder in folders]
@@ -141,7 +140,7 @@ def _commit(
     bank: ReferenceBank,
     frames: str,
     settings: Settings,
-    run: dict[str, Any],
+    run: dict[str, object],
     left_out: dict[str, int],
 ) -> artifacts.Manifest[LabelsContent]:
     names = label_names(bank, settings.segment)

@@ -3,7 +3,6 @@
 import io
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -74,8 +73,8 @@ class LabelWorker(Worker[Report]):
     def work(self, name: str, rows: pa.Table) -> Report:
         """Writes labels and rejected rows, and finally the frames."""
         usable = rows.filter(rows["pixels"].is_valid())
-        frames: list[dict[str, Any]] = []
-        labels: dict[str, list[dict[str, Any]]] = {key: [] for key in self._sets}
+        frames: list[dict[str, object]] = []
+        labels: dict[str, list[dict[str, object]]] = {key: [] for key in self._sets}
         counts = {key: np.zeros(256, np.int64) for key in self._sets}
         for row in range(usable.num_rows):
             entry = usable.slice(row, 1).select(["uri", "width", "height"]).to_pylist()[0]

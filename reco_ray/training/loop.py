@@ -70,12 +70,12 @@ class Job:
     environment: dict[str, str]
 
 
-def train_worker(config: dict[str, Any]) -> None:
+def train_worker(config: dict[str, Job]) -> None:
     """Entry point of every worker of Ray Train; `config["job"]` is a Job.
 
     An error that a retry cannot fix is written to `failed.json` beside the checkpoints, for the retries and the driver.
     """
-    job: Job = config["job"]
+    job = config["job"]
     failed = storage.join(job.out, "failed.json")
     if storage.exists(failed):
         return

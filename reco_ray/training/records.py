@@ -37,10 +37,10 @@ class TrainingLog:
         entry = {"step": step, "steps": steps, "loss": loss, "agreement": max(agreement, 0.0)}
         storage.write_bytes(storage.join(self._out, "progress.json"), json.dumps(entry).encode())
 
-    def checkpoint(self, entry: dict[str, Any], steps: int, best: float, sheet: bytes) -> None:
+    def checkpoint(self, entry: dict[str, float], steps: int, best: float, sheet: bytes) -> None:
         """Logs the metrics and example images of a checkpoint."""
         assert self._board is not None, "only the first worker logs checkpoints"
-        step = entry["step"]
+        step = int(entry["step"])
         self._last = 0.0
         self.progress(step, steps, entry["loss"], best)
         for key in ("loss", "agreement"):

@@ -121,7 +121,7 @@ def _require_trainable(
         raise RecoError(f"{name}: one image is not enough: one is held out, at least one more is needed")
 
 
-def _made_from(manifest: artifacts.Manifest, uri: str, settings: Settings) -> dict[str, Any]:
+def _made_from(manifest: artifacts.Manifest, uri: str, settings: Settings) -> dict[str, object]:
     return {
         "labels": storage.absolute(uri),
         "labels_made_at": manifest.made_at,
