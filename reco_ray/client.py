@@ -60,23 +60,13 @@ class ServiceBusy(ServiceError):
     """The service was still busy (429 or 503) when `patience` was used up."""
 
 
-@dataclass(frozen=True)
-class FoundConcept:
+class FoundConcept(contract.Region):
     """A concept in an image. area: pixels. share: fraction of the image, in [0, 1]. score: mean over the area."""
-
-    label: int
-    id: str | None
-    name: str
-    colour: str
-    area: int
-    share: float
-    score: float
-    rle: dict[str, Any]
 
     @property
     def mask(self) -> np.ndarray:
         """bool (H, W)."""
-        return coco_mask.decode({**self.rle, "counts": self.rle["counts"].encode()}).astype(bool)
+        return coco_mask.decode({"size": self.rle.size, "counts": self.rle.counts.encode()}).astype(bool)
 
 
 @dataclass(frozen=True)
@@ -109,7 +99,7 @@ class Segmentation:
             opacity: of the colours, in [0, 1].
 
         Raises:
-            RecoError: the image is HEIC, and the extra `heic` is not installed.
+            UnreadableError: the image is HEIC, and the extra `heic` is not installed.
         """
         try:
             picture, _, _ = decode_image(self.image, max_pixels=Image.MAX_IMAGE_PIXELS or 178_956_970)

@@ -12,7 +12,7 @@ def load_faiss() -> ModuleType:
     """Imports faiss, from whichever package provides it.
 
     Raises:
-        RecoError: If none is installed.
+        MissingPackageError: If none is installed.
     """
     try:
         import faiss
@@ -31,7 +31,7 @@ def empty_index(factory: str, dim: int) -> Any:
         dim: Number of dimensions.
 
     Raises:
-        RecoError: If FAISS cannot create it for `dim` dimensions, or it is of another kind.
+        SettingError: If FAISS cannot create it for `dim` dimensions, or it is of another kind.
     """
     faiss = load_faiss()
     flat = factory == "Flat"

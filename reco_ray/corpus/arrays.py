@@ -28,7 +28,7 @@ def picture_of(image: Any) -> Image.Image:
             else 255.
 
     Raises:
-        RecoError: another shape, dtype or range.
+        UnreadableError: another shape, dtype or range.
     """
     if isinstance(image, Image.Image):
         if not image.width or not image.height:

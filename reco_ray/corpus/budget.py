@@ -27,7 +27,7 @@ class RejectBudget:
         """Counts a part.
 
         Raises:
-            RecoError: more images are rejected than allowed.
+            UnreadableError: more images are rejected than allowed.
         """
         self._seen += images
         self._rejected.update(rejected)

@@ -83,7 +83,7 @@ def _embed_image(model: LanguageImageModel, uri: str, settings: Settings) -> np.
     """Embeds an image like the embed stage: float32 (d,).
 
     Raises:
-        RecoError: the image cannot be read or decoded.
+        UnreadableError: the image cannot be read or decoded.
     """
     try:
         picture, _, _ = decode_image(

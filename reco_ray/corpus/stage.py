@@ -174,7 +174,7 @@ def _embed_pending(
         drop_gone(out, generations)
     committed = _committed(out)
     units = pending_units(generations, committed, options.shard_size, without)
-    done = _images_done(total, units, generations, options.shard_size)
+    done = _images_done(total, units, generations)
     budget = RejectBudget(options.max_rejected, total, rejected_so_far(out)[0] if committed else Counter())
     parts = sum(unit.num_rows for unit in units)
     most = max(1, parts) if total is not None else None
@@ -243,9 +243,7 @@ def _embed_pending(
     return writer.commit(numbers, content)
 
 
-def _images_done(
-    total: int | None, units: list[pa.Table], generations: list[Generation], shard_size: int
-) -> int:
+def _images_done(total: int | None, units: list[pa.Table], generations: list[Generation]) -> int:
     """Estimated images of the finished shards, for the progress bar; 0 if the total is unknown."""
     if total is None:
         return 0

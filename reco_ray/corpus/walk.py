@@ -87,7 +87,7 @@ class _Place:
         """Whether reco-ray wrote a folder; the root may be a run's output, whose artifacts are known by themselves.
 
         Raises:
-            RecoError: it is the root, and an artifact.
+            UnreadableError: it is the root, and an artifact.
         """
         if folder != self.path:
             return is_marked(names) or is_artifact(self.uri_of(folder), names)

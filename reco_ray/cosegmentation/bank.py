@@ -155,7 +155,7 @@ def write_bank(
         The counts of the manifest; `exemplars` includes those of the context concepts.
 
     Raises:
-        RecoError: a concept is missing or damaged.
+        UnreadableError: a concept is missing or damaged.
     """
     concepts = {each: store.read(each) for each in {*plan.ids, *plan.context_ids}}
     bank = assemble_bank(plan, concepts)

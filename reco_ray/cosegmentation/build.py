@@ -52,7 +52,7 @@ def prepare_inputs(
         settings: `models.templates` and `references.exemplars` are used.
 
     Raises:
-        RecoError: a model does not support the script of a name, or the corpus has fewer images than exemplars.
+        SettingError: a model does not support the script of a name, or the corpus has fewer images than exemplars.
     """
     words = [list(step.concept.words) for step in plan.steps]
     queries = encode_prompts(retrieval, words, settings.models.templates).cpu()
@@ -116,7 +116,7 @@ def build_concept(
         `support` float16 (n, h, w), and `sheet`, the bytes of the contact sheet as uint8.
 
     Raises:
-        RecoError: an exemplar could not be read.
+        UnreadableError: an exemplar could not be read.
     """
     require_readable(exemplars)
     pixels = np.stack([pixels_of(exemplars, row) for row in range(exemplars.num_rows)])

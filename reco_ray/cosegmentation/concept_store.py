@@ -77,7 +77,7 @@ class ConceptStore:
         """Writes a concept that uses the reference of another concept, `step.same_as`.
 
         Raises:
-            RecoError: the other concept is missing or damaged.
+            UnreadableError: the other concept is missing or damaged.
         """
         assert step.same_as is not None, "not an alias"
         tensors = {**self.read(step.same_as), "text_embedding": text_embedding.cpu().contiguous()}
@@ -95,7 +95,7 @@ class ConceptStore:
         """The exemplars of a concept in order of rank.
 
         Raises:
-            RecoError: the concept is missing or damaged.
+            UnreadableError: the concept is missing or damaged.
         """
         described = self.describe(concept_id)
         if described is None:
@@ -106,7 +106,7 @@ class ConceptStore:
         """Reads the tensors of a concept.
 
         Raises:
-            RecoError: the concept is missing or damaged.
+            UnreadableError: the concept is missing or damaged.
         """
         uri = self.uri(concept_id)
         try:

@@ -21,7 +21,7 @@ def retrieve(index: CorpusIndex, names: list[str], text_embeddings: torch.Tensor
         `names`.
 
     Raises:
-        RecoError: the corpus has fewer than k images.
+        SettingError: the corpus has fewer than k images.
     """
     similarities, rows = index.search(text_embeddings.cpu().numpy(), k)
     found = index.images.take(rows)

@@ -90,7 +90,7 @@ def build_many_references(
         Outcomes in the order of the vocabularies. A failed one does not stop the others.
 
     Raises:
-        RecoError: an index of other models.
+        OtherModelError: an index of other models.
     """
     models = settings.models
     dense = DenseModels.load(models, seed=settings.seed)

@@ -51,7 +51,7 @@ def plan_workers(
         nodes: the resources of each node of a cluster to plan for; None = the connected one.
 
     Raises:
-        RecoError: "cuda" is asked for and the cluster has no GPU, or no node has a custom resource.
+        NoRoomError: "cuda" is asked for and the cluster has no GPU, or no node has a custom resource.
     """
     placement = placement or StagePlacement()
     nodes = node_resources() if nodes is None else nodes
@@ -134,7 +134,7 @@ def plan_runs(
         The workers of one run, and how many runs go on side by side.
 
     Raises:
-        RecoError: more workers than the cluster can have, or a GPU is asked for and there is none.
+        NoRoomError: more workers than the cluster can have, or a GPU is asked for and there is none.
     """
     count = settings.train.workers
     nodes = node_resources() if nodes is None else nodes

@@ -88,7 +88,7 @@ def load_benchmark(name: str) -> Benchmark:
     """Reads a benchmark's YAML file.
 
     Raises:
-        RecoError: If there is no such benchmark.
+        SettingError: If there is no such benchmark.
     """
     if name not in benchmark_names():
         raise SettingError(f"unknown benchmark {name!r}: choose one of {', '.join(benchmark_names())}")
@@ -130,7 +130,7 @@ def benchmark_vocabulary(name: str) -> Vocabulary:
     """The vocabulary of a benchmark, without its data.
 
     Raises:
-        RecoError: If the name is unknown, or the classes are defined by a file in the data.
+        SettingError: If the name is unknown, or the classes are defined by a file in the data.
     """
     benchmark = load_benchmark(name)
     if isinstance(benchmark.classes, str):

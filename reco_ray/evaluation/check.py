@@ -53,7 +53,7 @@ def absent_class_warnings(dataset: Dataset, pixels: np.ndarray) -> list[str]:
         pixels: int64 (256,), number of pixels of each class; at IGNORE those that are not counted.
 
     Raises:
-        RecoError: If fewer than two classes have pixels.
+        UnreadableError: If fewer than two classes have pixels.
     """
     there = [name for number, name in enumerate(dataset.classes) if pixels[number]]
     absent = [name for number, name in enumerate(dataset.classes) if not pixels[number]]

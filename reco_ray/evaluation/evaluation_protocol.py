@@ -49,7 +49,7 @@ def choose_protocol(name: str, short_side: int | None, settings: SegmentSettings
         settings: Settings of segmentation.
 
     Raises:
-        RecoError: If there is no such protocol or `short_side` is below 32.
+        SettingError: If there is no such protocol or `short_side` is below 32.
     """
     if short_side is not None and short_side < 32:
         raise SettingError(f"short side {short_side}: at least 32 pixels are needed")

@@ -36,7 +36,7 @@ def read_ids(data: bytes, first_channel: bool = False) -> np.ndarray:
         Integer (H, W).
 
     Raises:
-        RecoError: If the file is coloured, transparent, in a lossy format or damaged; the message does not contain the
+        UnreadableError: If the file is coloured, transparent, in a lossy format or damaged; the message does not contain the
             file's name.
     """
     image, stored = _open(data, _FORMATS)

@@ -60,7 +60,7 @@ def write_checksums(uri: str) -> ChecksumTable:
     """Writes `checksums.parquet` of an artifact that is complete except for its manifest.
 
     Raises:
-        RecoError: a file cannot be read.
+        UnreadableError: a file cannot be read.
     """
     filesystem, root = storage.resolve(uri)
     root = root.rstrip("/")

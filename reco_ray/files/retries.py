@@ -115,7 +115,7 @@ def retry_seconds() -> float:
     """`RECO_RETRY_SECONDS`.
 
     Raises:
-        RecoError: it is not a number.
+        SettingError: it is not a number.
     """
     value = os.environ.get("RECO_RETRY_SECONDS", "120")
     try:

@@ -35,7 +35,7 @@ def prompt_templates(name: str) -> list[str]:
             them that perform as well, as open_clip lists them; "scene", objects as parts of a scene.
 
     Raises:
-        RecoError: the name is unknown.
+        SettingError: the name is unknown.
     """
     templates = [template for part in name.split("+") for template in _template_set(part.strip())]
     return list(dict.fromkeys(templates))
@@ -55,7 +55,7 @@ def encode_prompts(
         (m, d) float32, unit rows, on the model's device.
 
     Raises:
-        RecoError: the templates are unknown, or the model does not support the script of a name.
+        SettingError: the templates are unknown, or the model does not support the script of a name.
         ValueError: a concept has no names.
     """
     if any(not names for names in names_per_concept):
@@ -71,7 +71,7 @@ def require_latin(texts: Sequence[str], model: str) -> None:
     """Rejects texts that an English text encoder would silently turn into noise.
 
     Raises:
-        RecoError: a text has letters of another script (Cyrillic, Han, Arabic, ...).
+        SettingError: a text has letters of another script (Cyrillic, Han, Arabic, ...).
     """
     for text in texts:
         if not text.isascii() and any(map(_is_foreign, unicodedata.normalize("NFKC", text))):

@@ -51,7 +51,7 @@ def estimate(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], imag
     """Estimates a stage for a number of images.
 
     Raises:
-        RecoError: If no node has the resources of a worker.
+        NoRoomError: If no node has the resources of a worker.
     """
     if work.stage not in ITEMS:
         return Estimate(work.name, None, None, None, None, None, f"no rates of {work.stage}")

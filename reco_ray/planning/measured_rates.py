@@ -6,15 +6,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ValidationError
 
-from reco_ray.contents import (
-    EmbeddingsContent,
-    FramesContent,
-    IndexContent,
-    LabelsContent,
-    MasksContent,
-    ReferencesContent,
-    SegmenterContent,
-)
+from reco_ray import contents
+from reco_ray.contents import EmbeddingsContent, FramesContent, IndexContent, LabelsContent
 from reco_ray.errors import UnreadableError
 from reco_ray.files import artifacts, checksums, storage
 from reco_ray.files.artifacts import SUMMARY, Content, Manifest
@@ -22,15 +15,12 @@ from reco_ray.planning.rate_file import ITEMS, Rate
 
 # Kind of artifact -> content of its manifest, stage.
 _STAGES: dict[str, tuple[type[Content], str]] = {
-    content.kind: (content, stage)
-    for content, stage in (
-        (EmbeddingsContent, "embed"),
-        (IndexContent, "index"),
-        (ReferencesContent, "references"),
-        (MasksContent, "segment"),
-        (LabelsContent, "label"),
-        (SegmenterContent, "train"),
-    )
+    "embeddings": (EmbeddingsContent, "embed"),
+    "index": (IndexContent, "index"),
+    "references": (contents.ReferencesContent, "references"),
+    "masks": (contents.MasksContent, "segment"),
+    "pseudo-labels": (LabelsContent, "label"),
+    "segmenter": (contents.SegmenterContent, "train"),
 }
 
 

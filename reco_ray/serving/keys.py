@@ -21,7 +21,7 @@ def new_key(name: str) -> tuple[str, str]:
     """Creates a key; returns it with its line for the keys file.
 
     Raises:
-        RecoError: the name is invalid (owners are folder names).
+        SettingError: the name is invalid (owners are folder names).
     """
     if not NAME.fullmatch(name):
         raise SettingError(

@@ -70,7 +70,7 @@ class Models:
         """Embeds m lists of words: (m, d) unit rows of the retrieval model, (m, d') of the dense language model.
 
         Raises:
-            RecoError: the model cannot read the words.
+            SettingError: the model cannot read the words.
         """
         return await asyncio.get_running_loop().run_in_executor(self._builder, self._embed_words, words)
 

@@ -85,7 +85,7 @@ def split_overrides(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Splits `--set` values into `limits` and `scale` of a server, and overrides of the stages' settings.
 
     Raises:
-        RecoError: unknown limit, or a value out of range.
+        SettingError: unknown limit, or a value out of range.
     """
     own: dict[str, dict[str, Any]] = {"limits": {}, "scale": {}}
     rest = []

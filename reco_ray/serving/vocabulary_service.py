@@ -59,7 +59,7 @@ class VocabularyService:
         """Opens the index and resumes builds; called until it succeeds. Returns the index and examples available.
 
         Raises:
-            RecoError: the index was made with other models.
+            OtherModelError: the index was made with other models.
         """
         async with self._opening:
             if self._options.index is not None and self._builder is None:

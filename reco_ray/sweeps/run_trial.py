@@ -19,7 +19,7 @@ from reco_ray.files import storage
 from reco_ray.sweeps.encoded_images import augmented_view, image_view
 from reco_ray.sweeps.shared_tasks import BATCH, Future
 from reco_ray.sweeps.sweep_file import LOWER_IS_BETTER
-from reco_ray.sweeps.sweep_plan import SweepPlan, Trial, identity
+from reco_ray.sweeps.sweep_plan import SweepPlan, Trial
 from reco_ray.sweeps.tally import Tally, figures
 from reco_ray.sweeps.trial_references import PlannedReferences
 
@@ -120,7 +120,7 @@ def run_trial(
             return
     except Exception as error:
         values = plan.values(choice)
-        record = record.model_copy(update={"id": identity(values), "values": values})
+        record = record.model_copy(update={"id": storage.digest(values), "values": values})
         write_record(out, record.model_copy(update={"state": "failed", "reason": _why(error)}))
         # With 0 images the scheduler does not compare it. Raising would restart the process, which takes seconds.
         tune.report({RESOURCE: 0, METRIC: float("nan")})

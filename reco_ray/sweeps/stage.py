@@ -41,7 +41,7 @@ from reco_ray.sweeps.run_trial import (
     write_record,
 )
 from reco_ray.sweeps.shared_tasks import SharedTasks
-from reco_ray.sweeps.sweep_plan import SweepPlan, identity
+from reco_ray.sweeps.sweep_plan import SweepPlan
 from reco_ray.sweeps.sweep_report import write_results
 from reco_ray.vocabulary import slug
 
@@ -180,7 +180,7 @@ def _search(plan: SweepPlan, out: str) -> tuple[Any, Searcher | None, int]:
         choices = plan.choices()
         if plan.sweep.early_stopping is None:  # else the scheduler needs the figures of ended trials too
             ended = {record.id for record in records if record.ended}
-            choices = [choice for choice in choices if identity(plan.values(choice)) not in ended]
+            choices = [choice for choice in choices if storage.digest(plan.values(choice)) not in ended]
         return tune.grid_search(choices), None, 1
     import optuna
     from ray.tune.search.optuna import OptunaSearch
@@ -218,7 +218,7 @@ class _RecordKeeper(tune.Callback):
     def _end(self, trial: Any, state: Any, reason: str | None) -> None:
         choice = trial.config["choice"]
         values = self._plan.values(choice)
-        name = identity(values)
+        name = storage.digest(values)
         record = read_record(self._out, name) or TrialRecord(id=name, values=values, choice=choice)
         if record.state == "running":
             record = record.model_copy(update={"state": state, "reason": reason})

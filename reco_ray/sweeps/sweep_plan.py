@@ -108,7 +108,7 @@ class SweepPlan:
         """The trial of a choice.
 
         Raises:
-            RecoError: If the values contradict each other.
+            SettingError: If the values contradict each other.
         """
         values = self.values(choice)
         chosen = {key: value for key, value in values.items() if key != VOCABULARY}
@@ -117,7 +117,7 @@ class SweepPlan:
             segmenting = {"background": self.dataset.vocabulary.background}
             settings = settings.model_copy(update={"segment": settings.segment.model_copy(update=segmenting)})
         name = str(values.get(VOCABULARY, next(iter(self.vocabularies))))
-        return Trial(identity(values), values, settings, self.vocabularies[name])
+        return Trial(storage.digest(values), values, settings, self.vocabularies[name])
 
     def values(self, choice: dict[str, int]) -> dict[str, object]:
         """The values of a choice, by the names in the sweep file."""
@@ -132,11 +132,6 @@ class SweepPlan:
             "vocabularies": {n: v.model_dump(mode="json") for n, v in self.vocabularies.items()},
             "listing": self.listing,
         }
-
-
-def identity(values: dict[str, object]) -> str:
-    """The id of the trial with these values."""
-    return storage.digest(values)
 
 
 def open_plan(uri: str) -> SweepPlan:

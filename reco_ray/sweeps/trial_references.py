@@ -70,7 +70,7 @@ def build_reference(
         *inputs: `TrialReference` of each context concept, then `Encoded` of each exemplar by rank.
 
     Raises:
-        RecoError: If an exemplar can no longer be read.
+        UnreadableError: If an exemplar can no longer be read.
     """
     known, exemplars = inputs[:context], list(inputs[context:])
     for image in exemplars:

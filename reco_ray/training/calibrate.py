@@ -30,7 +30,7 @@ def calibrate(
     """Returns calibrations by name, measured on `train.calibrate` evenly spaced images; existing ones are read.
 
     Raises:
-        RecoError: none of these images is usable.
+        UnreadableError: none of these images is usable.
     """
     files = {name: storage.join(one.out, FILE) for name, one in sets.items()}
     missing = {name: one for name, one in sets.items() if not storage.exists(files[name])}

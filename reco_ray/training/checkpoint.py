@@ -52,7 +52,7 @@ def load(
     """Loads a checkpoint into module and optimiser.
 
     Raises:
-        RecoError: it has another architecture or number of labels.
+        OtherModelError: it has another architecture or number of labels.
     """
     numbers = json.loads((folder / "state.json").read_text())
     if numbers["architecture"] != architecture:

@@ -43,7 +43,7 @@ def open_targets(
     """Opens the references of every set.
 
     Raises:
-        RecoError: a bank was made with other models.
+        OtherModelError: a bank was made with other models.
     """
     banks = {name: ReferenceBank.open(one.bank, models.fingerprint) for name, one in sets.items()}
     return {name: targets_of(bank, settings.segment).to(device) for name, bank in banks.items()}

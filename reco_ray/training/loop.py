@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reco_ray.config import Settings
+from reco_ray.contents import LabelsContent
 from reco_ray.errors import NoRoomError, RecoError, out_of_memory, pack, reason
 from reco_ray.files import storage
 from reco_ray.models.runtime import resolve_runtime
@@ -47,11 +48,8 @@ class Job:
 
     Attributes:
         name: of the run.
-        frames: URI of the frames.
         labels_uri: URI of the pseudo-labels.
-        labels: names of the label ids.
-        background: whether label 0 is the background.
-        soft: whether the labels have probabilities.
+        labels: what their manifest holds.
         out: URI of the Segmenter to write.
         settings: of the run.
         threads: of torch, per worker.
@@ -59,11 +57,8 @@ class Job:
     """
 
     name: str
-    frames: str
     labels_uri: str
-    labels: list[str]
-    background: bool
-    soft: bool
+    labels: LabelsContent
     out: str
     settings: Settings
     threads: int
@@ -114,12 +109,14 @@ class _Training:
         self.dtype = _training_dtype(self.device.type, models.precision, self.frozen)
         self.network: Network = build_network(
             self.options.segmenter,
-            len(job.labels),
+            len(job.labels.labels),
             initial=self.options.initial,
             weights_folder=models.weights,
             seed=job.settings.seed,
         )
-        self.frames = Frames.open(job.frames, job.labels_uri, len(job.labels) if job.soft else 0)
+        self.frames = Frames.open(
+            job.labels.frames, job.labels_uri, len(job.labels.labels) if job.labels.soft else 0
+        )
         rows, held_out = split(self.frames.sizes, self.options.held_out, job.settings.seed)
         self.plan = sampling_plan(rows, self.options.steps * self.options.batch_size, job.settings.seed)
         if self.frozen:
@@ -136,7 +133,7 @@ class _Training:
             self.frames,
             rows,
             held_out,
-            labels=len(job.labels),
+            labels=len(job.labels.labels),
             device=self.device,
             dtype=self.dtype,
             rank=self.rank,
@@ -238,7 +235,7 @@ class _Training:
         state = self.state
         module = self._module().eval()
         self.measure.broadcast_buffers()
-        calibrated = self.measure.calibration(module) if self.job.soft else None
+        calibrated = self.measure.calibration(module) if self.job.labels.soft else None
         agreement, shown = self.measure.agreement(module, calibrated)
         entry = {"step": state.step, "loss": loss, "agreement": agreement}
         state.curve.append(entry)
@@ -250,7 +247,7 @@ class _Training:
         if self.rank:
             ray.train.report(entry)
             return
-        sheet = examples_sheet(shown, len(self.job.labels), self.job.background)
+        sheet = examples_sheet(shown, len(self.job.labels.labels), self.job.labels.background)
         records.checkpoint(entry, self.options.steps, state.best, sheet)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint.save(Path(folder), state, self._module(), self.optimizer, self.options.segmenter)

@@ -73,7 +73,7 @@ def tracking_environment() -> dict[str, str]:
     """Environment variables with MLflow's address and credentials, for workers on other machines.
 
     Raises:
-        RecoError: a tracking server is configured, but MLflow is not installed.
+        MissingPackageError: a tracking server is configured, but MLflow is not installed.
     """
     found = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
     if not found.get(TRACKING):

@@ -55,11 +55,19 @@ def train_segmenters(
     for name, uri in labels.items():
         manifest = artifacts.read_manifest(uri, LabelsContent)
         try:
-            _require_trainable(name, manifest, uri, settings, (vocabularies or {}).get(name))
+            _require_trainable(name, manifest, uri, (vocabularies or {}).get(name))
         except RecoError as error:
             yield Outcome("train", storage.absolute(outs[name]), name=name, error=error)
             continue
-        jobs[name] = _job(name, manifest, uri, outs[name], settings, workers.threads, environment)
+        jobs[name] = Job(
+            name,
+            storage.absolute(uri),
+            manifest.content,
+            storage.absolute(outs[name]),
+            settings,
+            workers.threads,
+            environment,
+        )
         writers[name] = artifacts.ArtifactWriter(
             outs[name], SegmenterContent, _made_from(manifest, uri, settings)
         )
@@ -98,11 +106,7 @@ def require_trainer(runs: int, settings: Settings) -> tuple[Workers, int, dict[s
 
 
 def _require_trainable(
-    name: str,
-    manifest: artifacts.Manifest[LabelsContent],
-    uri: str,
-    settings: Settings,
-    vocabulary: Vocabulary | None,
+    name: str, manifest: artifacts.Manifest[LabelsContent], uri: str, vocabulary: Vocabulary | None
 ) -> None:
     content = manifest.content
     if vocabulary is not None and vocabulary != content.vocabulary:
@@ -128,30 +132,6 @@ def _made_from(manifest: artifacts.Manifest, uri: str, settings: Settings) -> di
         "seed": settings.seed,
         **settings.named("train", without=("workers", "retries", "min_score")),
     }
-
-
-def _job(
-    name: str,
-    manifest: artifacts.Manifest[LabelsContent],
-    uri: str,
-    out: str,
-    settings: Settings,
-    threads: int,
-    environment: dict[str, str],
-) -> Job:
-    content = manifest.content
-    return Job(
-        name=name,
-        frames=content.frames,
-        labels_uri=storage.absolute(uri),
-        labels=content.labels,
-        background=content.background,
-        soft=content.soft,
-        out=storage.absolute(out),
-        settings=settings,
-        threads=threads,
-        environment=environment,
-    )
 
 
 # --- meanwhile ----------------------------------------------------------------------------------------------
@@ -233,17 +213,16 @@ def _commit(
 ) -> artifacts.Manifest[SegmenterContent]:
     curve = storage.read_table(storage.join(job.out, "curve.parquet")).to_pylist()
     best = max(curve, key=lambda entry: entry["agreement"])
-    labels = artifacts.read_manifest(job.labels_uri, LabelsContent)
     content = SegmenterContent(
         architecture=job.settings.train.segmenter,
-        labels=job.labels,
-        background=job.background,
-        vocabulary=labels.content.vocabulary,
+        labels=job.labels.labels,
+        background=job.labels.background,
+        vocabulary=job.labels.vocabulary,
         image_size=job.settings.train.image_size,
         best_step=best["step"],
         agreement=round(best["agreement"], 4),
     )
-    sizes = Frames.open(job.frames, job.labels_uri).sizes
+    sizes = Frames.open(job.labels.frames, job.labels_uri).sizes
     trained, held_out = split(sizes, job.settings.train.held_out, job.settings.seed)
     storage.remove(storage.join(job.out, "progress.json"))
     counts = {"steps": curve[-1]["step"], "images": len(trained), "held_out": len(held_out)}

@@ -64,7 +64,7 @@ def read_fields(text: str, suffix: str) -> dict[str, Any]:
         suffix: of the file's name, lower-case.
 
     Raises:
-        RecoError: malformed; the message does not contain the file's name.
+        UnreadableError: malformed; the message does not contain the file's name.
     """
     if suffix == ".json":
         return _structure(_json(text))

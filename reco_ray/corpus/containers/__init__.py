@@ -81,7 +81,7 @@ def containers() -> tuple[Container, ...]:
     """All formats: archives, tables, videos.
 
     Raises:
-        RecoError: a package that offers one cannot be imported.
+        MissingPackageError: a package that offers one cannot be imported.
     """
     found = cast("list[Container]", [CONTAINERS.get(name) for name in CONTAINERS.names])
     return tuple(sorted(found, key=lambda container: container.KIND))

@@ -66,7 +66,7 @@ class CorpusIndex:
             Cosine similarities, float32 (n, k), descending, and rows of `images`, int64 (n, k).
 
         Raises:
-            RecoError: If fewer than k images match.
+            SettingError: If fewer than k images match.
         """
         bitmap, available = (None, len(self)) if prefix is None else self._matching(prefix)
         if k > available:

@@ -137,7 +137,7 @@ def make_plan(images: int, dim: int, settings: IndexSettings, parts: list[Part])
         parts: Files of the embeddings, in row order.
 
     Raises:
-        RecoError: If FAISS cannot build the index.factory, or it needs more images or a larger sample.
+        SettingError: If FAISS cannot build the index.factory, or it needs more images or a larger sample.
     """
     factory = choose_factory(images, dim) if settings.factory == "auto" else settings.factory
     index = empty_index(factory, dim)  # must outlive the parts extracted from it

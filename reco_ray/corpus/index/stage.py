@@ -196,7 +196,7 @@ def _measure_recall(out: str, plan: IndexPlan) -> tuple[int | None, Recall | Exa
     """Chooses `nprobe` and measures the recall of the whole index.
 
     Raises:
-        RecoError: If recall is below `index.min_recall`.
+        SettingError: If recall is below `index.min_recall`.
     """
     if plan.exact:
         return None, ExactRecall()

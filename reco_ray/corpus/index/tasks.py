@@ -48,7 +48,7 @@ def train(embeddings: str, out: str, plan: IndexPlan) -> str:
         The fingerprint.
 
     Raises:
-        RecoError: If FAISS cannot train on the sample.
+        SettingError: If FAISS cannot train on the sample.
     """
     faiss = load_faiss()
     faiss.omp_set_num_threads(os.cpu_count() or 1)

@@ -41,7 +41,7 @@ def read_part(embeddings: str, part: Part, columns: list[str] | None = None) -> 
     """Reads one file.
 
     Raises:
-        RecoError: If it cannot be read or its number of rows has changed.
+        UnreadableError: If it cannot be read or its number of rows has changed.
     """
     uri = storage.join(embeddings, _FOLDER, part.name)
     with storage.explained_errors(uri, remedy=_REMEDY):

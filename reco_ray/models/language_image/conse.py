@@ -71,7 +71,7 @@ class ConSE:
         """Embeds n texts, centred like the classes: (n, 384) unit rows.
 
         Raises:
-            RecoError: a text is not in Latin script; MiniLM was trained on English.
+            SettingError: a text is not in Latin script; MiniLM was trained on English.
         """
         require_latin(texts, self.spec)
         with torch.inference_mode():

@@ -82,7 +82,7 @@ class OpenClip:
         """Embeds n texts, truncated to the context length of the text encoder: (n, d) unit rows.
 
         Raises:
-            RecoError: a text is in a script that the tokenizer was not trained on.
+            SettingError: a text is in a script that the tokenizer was not trained on.
         """
         if self._english_only:
             require_latin(texts, self.spec)
@@ -94,7 +94,7 @@ class OpenClip:
         H and W are resized to the nearest multiples of the stride first.
 
         Raises:
-            RecoError: the image tower has no dense features.
+            SettingError: the image tower has no dense features.
         """
         if self._dense_unsupported:
             raise SettingError(
