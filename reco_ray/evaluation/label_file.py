@@ -36,8 +36,8 @@ def read_ids(data: bytes, first_channel: bool = False) -> np.ndarray:
         Integer (H, W).
 
     Raises:
-        UnreadableError: If the file is coloured, transparent, in a lossy format or damaged; the message does not contain the
-            file's name.
+        UnreadableError: If the file is coloured, transparent, in a lossy format or damaged; the message does not
+            contain the file's name.
     """
     image, stored = _open(data, _FORMATS)
     if image.mode in _WITH_ALPHA:
