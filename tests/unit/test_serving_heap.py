@@ -15,18 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
-from reco_ray.serving import heap
+from reco_ray.serving import heap_trimming
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
-heap._SECONDS = 0.2
+heap_trimming._SECONDS = 0.2
 blocks = [np.ones(2**20, np.uint8) for _ in range(200)]
 kept = blocks[::20]
 full = resident()
 del blocks
 freed = resident()
-heap.start_heap_trimming()
+heap_trimming.start_heap_trimming()
 deadline = time.monotonic() + 20
 while resident() > full - 150 * 2**20 and time.monotonic() < deadline:
     time.sleep(0.05)
