@@ -7,7 +7,7 @@ writes the same files.
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Generic, TypeAlias, TypeVar
@@ -149,14 +149,19 @@ def run_parts(
         report_missing_resources(workers)
         # Twice Ray's own timeout, which any block resets, while this one waits for a whole part.
         limit = 2 * context.execution_no_progress_timeout_s
-        reports = TypeAdapter(worker.report)
         with closing(with_timeout(iter(dataset.iter_rows()), limit, worker_messages.print_posted)) as rows:
-            for row in rows:
-                if row["error"] is not None:
-                    raise unpack(row["error"])
-                if meter is not None:
-                    meter.add(*row["seconds"])
-                yield reports.validate_json(row["result"])
+            yield from _reports(rows, worker.report, meter)
+
+
+def _reports(rows: Iterable[Mapping[str, Any]], report: type[R], meter: Meter | None) -> Iterator[R]:
+    """The reports in the rows that `_WorkerActor` returned; an error in one is raised."""
+    reports = TypeAdapter(report)
+    for row in rows:
+        if row["error"] is not None:
+            raise unpack(row["error"])
+        if meter is not None:
+            meter.add(*row["seconds"])
+        yield reports.validate_json(row["result"])
 
 
 _SHARD_COLUMN = "__shard__"

@@ -1,13 +1,20 @@
-"""Ray for the tests: one small local cluster a module, started and stopped here."""
+"""Shared by the tests of the stages."""
 
 from collections.abc import Iterator
 
 import pytest
-from clusters import local_ray
+from in_process import stages_in_process
+
+
+@pytest.fixture
+def in_process() -> Iterator[None]:
+    """For a test about what a stage does, rather than how it is distributed."""
+    with stages_in_process():
+        yield
 
 
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """`session()` of the code under test joins it. One logical CPU, so one worker: each costs seconds to start."""
-    with local_ray(1):
+def all_in_process() -> Iterator[None]:
+    """For a file of such tests, with its fixtures."""
+    with stages_in_process():
         yield

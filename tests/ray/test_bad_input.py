@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from artifacts import embeddings, files, rows
 from images import encoded, photograph, png_header_only, png_of_zeros, write_photographs
 from PIL import Image
@@ -17,11 +19,12 @@ from PIL import Image
 from reco_ray.cli import main
 from reco_ray.files.storage import read_table
 
+pytestmark = [pytest.mark.cpus(1), pytest.mark.usefixtures("all_in_process")]
 SMALL = ["--set", "embed.shard_size=4", "--set", "references.image_size=64", "--set", "segment.image_size=64"]
 
 
 @pytest.fixture(scope="module")
-def reco(ray_cluster):
+def reco():
     """Runs a command in this process, on the tests' cluster -> (status, lines on standard error)."""
 
     def run(capsys: pytest.CaptureFixture, *words: object) -> tuple[int, list[str]]:
@@ -94,7 +97,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def embedded(corpus, ray_cluster) -> Path:
+def embedded(corpus) -> Path:
     out = corpus.parent / "embeddings"
     main(["embed", "--corpus", str(corpus), "--out", str(out), *SMALL])
     return out
@@ -394,33 +397,54 @@ def test_help_is_no_error(reco, capsys):
 
 
 def in_a_shell(*words: object, **environment: str) -> tuple[int, list[str], str]:
-    done = subprocess.run(
-        [sys.executable, "-c", "from reco_ray.cli import main; main()", *map(str, words)],
+    done = run_python("from reco_ray.cli import main; main()", *words, **environment)
+    return done.returncode, done.stderr.splitlines(), done.stdout
+
+
+def run_python(code: str, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
         capture_output=True,
         text=True,
         timeout=200,
         env={**os.environ, **environment},
     )
-    return done.returncode, done.stderr.splitlines(), done.stdout
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
-def test_nobody_listens_at_the_address(corpus, tmp_path, address):
-    *result, output = in_a_shell("embed", "--corpus", corpus, "--out", tmp_path / "out", "--address", address)
-    assert one_error(result).startswith(f"no Ray cluster answers at {address}: ")
-    assert output == ""
+# Several commands in one process, which imports for seconds; each begins with a line of its own.
+ONE_AFTER_ANOTHER = """
+import shlex
+import sys
+from reco_ray.cli import main
+
+for words in map(shlex.split, sys.argv[1:]):
+    for stream in (sys.stdout, sys.stderr):
+        print("command", file=stream, flush=True)
+    try:
+        main(words)
+    except SystemExit as end:
+        print("status", end.code, file=sys.stderr, flush=True)
+"""
+
+
+def test_nobody_listens_at_the_address(corpus, tmp_path):
+    addresses = ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"]
+    embed = f"embed --corpus {shlex.quote(str(corpus))} --out {tmp_path}/out"
+    commands = [*(f"{embed} --address {address}" for address in addresses), embed]
+    done = run_python(ONE_AFTER_ANOTHER, *commands, RAY_ADDRESS="127.0.0.1:2")
+    assert done.stdout == "command\n" * 4
+    for address, said in zip([*addresses, "127.0.0.1:2"], done.stderr.split("command\n")[1:], strict=True):
+        *lines, status = said.splitlines()
+        assert one_error((int(status.removeprefix("status ")), lines)).startswith(
+            f"no Ray cluster answers at {address}: "
+        )
     assert not (tmp_path / "out").exists()
 
 
-def test_nobody_listens_at_the_address_of_the_environment(corpus, tmp_path):
-    words = ("embed", "--corpus", corpus, "--out", tmp_path / "out")
-    status, lines, _ = in_a_shell(*words, RAY_ADDRESS="127.0.0.1:1")
-    assert one_error((status, lines)).startswith("no Ray cluster answers at 127.0.0.1:1: ")
-
-
 def test_an_error_is_one_line_with_ray_running_too(tmp_path):
+    address = ray.get_runtime_context().gcs_address
     status, lines, output = in_a_shell(
-        "embed", "--corpus", tmp_path, "--out", tmp_path / "out", RAY_ADDRESS=""
+        "embed", "--corpus", tmp_path, "--out", tmp_path / "out", RAY_ADDRESS=address
     )
     assert one_error((status, lines)).startswith(f"{tmp_path}: no images here")
     assert output == ""

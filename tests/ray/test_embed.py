@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from artifacts import embeddings, files, rows
-from clusters import local_ray
 from images import write_photographs
 
 from reco_ray.config import Settings, load_settings
@@ -21,12 +20,6 @@ from reco_ray.errors import OtherModelError, SettingError
 from reco_ray.models import load_language_image_model
 
 SHARD_SIZE = 4
-
-
-@pytest.fixture(params=[1, 2, 4])
-def cpus(request):
-    with local_ray(request.param):
-        yield request.param
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +63,7 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
     assert min(float(found[key] @ expected[key]) for key in expected) > 0.995
 
 
+@pytest.mark.parametrize("cpus", [pytest.param(cpus, marks=pytest.mark.cpus(cpus)) for cpus in (1, 4)])
 @pytest.mark.timeout(180)
 def test_every_file_is_embedded_rejected_or_a_duplicate(cpus, corpus, settings, expected, tmp_path):
     """On one CPU too, where workers that took all of it would starve their readers for ever."""
@@ -97,13 +91,9 @@ def test_every_file_is_embedded_rejected_or_a_duplicate(cpus, corpus, settings, 
         assert Path(row["uri"]).read_bytes() == Path(row["duplicate_of"]).read_bytes()
 
 
+@pytest.mark.cpus(2)
 class TestOnOneCluster:
     """What does not depend on the cluster's size."""
-
-    @pytest.fixture(scope="class", autouse=True)
-    def _cluster(self):
-        with local_ray(2):
-            yield
 
     @pytest.fixture(scope="class")
     def listed(self, corpus, tmp_path_factory) -> tuple[Path, list[Path]]:
@@ -172,6 +162,7 @@ class TestOnOneCluster:
         assert build_index(str(made), str(tmp_path / "index")).new is False
         assert files(tmp_path / "index") == before
 
+    @pytest.mark.usefixtures("in_process")
     def test_images_in_parquet_are_embedded_like_files(self, corpus, settings, expected, tmp_path):
         photographs = sorted(corpus.glob("0*.jpg"))
         images = [{"bytes": file.read_bytes(), "path": file.name} for file in photographs[:5]]

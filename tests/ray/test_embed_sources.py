@@ -83,6 +83,7 @@ def counts(images: int, rejected: int = 0, duplicates: int = 0) -> dict[str, int
     return {"images": images, "embedded": embedded, "rejected": rejected, "duplicates": duplicates}
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_folder_of_tars(photographs, expected, settings, tmp_path):
     """Parts of four; a photograph in two tars; a tar that breaks off."""
     names = sorted(photographs.iterdir())
@@ -120,6 +121,7 @@ def test_a_folder_of_tars(photographs, expected, settings, tmp_path):
     assert after[str(lost.relative_to(out))][0] == before[str(lost.relative_to(out))][0]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_what_is_new_is_followed(photographs, settings, tmp_path):
     corpus, out = tmp_path / "corpus", tmp_path / "out"
     shutil.copytree(photographs, corpus)
@@ -150,6 +152,7 @@ def test_what_is_new_is_followed(photographs, settings, tmp_path):
     assert (again.manifest, again.new) == (second, False)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_list_of_addresses(photographs, expected, settings, tmp_path):
     def answer(method, path, headers, body):
         file = photographs / path[1:]
@@ -245,6 +248,7 @@ def test_corpus_and_output_in_google_storage(photographs, expected, settings, tm
     assert (again.manifest, again.new) == (manifest, False)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_corpus_at_the_hub(dataset, expected, settings, tmp_path):
     corpus = "hf://datasets/someone/photos/train"
     manifest = embed_corpus(corpus, str(tmp_path / "out"), settings).manifest
@@ -303,6 +307,7 @@ def test_a_store_that_stops_answering_stops_the_run_and_it_goes_on(s3, photograp
     assert manifest.counts == counts(10)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_stores_that_refuse_are_named(s3, photographs, settings, tmp_path):
     with pytest.raises(RecoError, match=r"s3://nowhere/x: no such file or folder"):
         embed_corpus("s3://nowhere/x", str(tmp_path / "out"), settings)
@@ -325,6 +330,7 @@ def test_stores_that_refuse_are_named(s3, photographs, settings, tmp_path):
 # --- bad input ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_corpus_that_changes_while_it_is_read(photographs, settings, tmp_path):
     """What is gone or rewritten is rejected; what came is for `--follow`."""
     corpus, out = tmp_path / "corpus", tmp_path / "out"
@@ -349,6 +355,7 @@ def test_a_corpus_that_changes_while_it_is_read(photographs, settings, tmp_path)
     assert {name: files(out)[name] for name in parts} == {name: before[name] for name in parts}
 
 
+@pytest.mark.usefixtures("in_process")
 def test_too_many_rejected_images_stop_the_run(photographs, tmp_path):
     corpus, out = tmp_path / "corpus", tmp_path / "out"
     shutil.copytree(photographs, corpus)
@@ -365,6 +372,7 @@ def test_too_many_rejected_images_stop_the_run(photographs, tmp_path):
     assert embed_corpus(str(corpus), str(out), loose).manifest.counts == counts(13, rejected=3)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_full_disk(photographs, settings, tmp_path):
     """What is committed stays; with room again the run goes on."""
     import subprocess

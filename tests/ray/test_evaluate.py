@@ -1,6 +1,7 @@
-"""Evaluation as a user runs it: a folder of images with labels, on one node and on two."""
+"""Evaluation as a user runs it: a folder of images with labels, in one process and on two nodes."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
-from clusters import local_ray, two_nodes
+from clusters import two_nodes
 from images import write_photographs
+from in_process import stages_in_process
 from PIL import Image
 from safetensors.torch import save as save_tensors
 
@@ -45,6 +47,12 @@ SEGMENT = SETTINGS.segment.model_copy(update={"background": False})
 CLASSES = ["dog", "car", "sky"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _two_nodes() -> Iterator[None]:
+    with two_nodes():
+        yield
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """34 images, three shards; the left third of every label is ignored, the rest one class above another."""
@@ -69,10 +77,10 @@ def dataset(data: Path) -> Dataset:
 
 @pytest.fixture(scope="module")
 def out(data: Path) -> Path:
-    """A finished evaluation on one node."""
+    """A finished evaluation, computed in this process."""
     out = data / "out"
     words = ["--data", str(data / "data"), "--corpus", str(data / "corpus"), "--out", str(out)]
-    with local_ray(1):
+    with stages_in_process():
         main(["evaluate", "folder", *words, *(word for setting in OVERRIDES for word in ("--set", setting))])
     return out
 
@@ -142,11 +150,10 @@ def test_the_report_is_one_page_with_the_worst_and_best_images(out: Path) -> Non
         assert text in page
 
 
-def test_two_nodes_count_the_same_pixels_as_one(dataset: Dataset, out: Path) -> None:
+def test_two_nodes_count_the_same_pixels(dataset: Dataset, out: Path) -> None:
     ways = {name: Variant(str(out / "references"), way) for name, way in variants(SEGMENT).items()}
-    with two_nodes():
-        assert len(ray.nodes()) == 2
-        measured = score(dataset, ways, choose_protocol("whole", None, SEGMENT), SETTINGS)
+    assert len(ray.nodes()) == 2
+    measured = score(dataset, ways, choose_protocol("whole", None, SEGMENT), SETTINGS)
     assert list(measured.matrices) == list(results(out)["variants"])
     for variant, matrix in measured.matrices.items():
         np.testing.assert_array_equal(matrix, matrix_of(out, variant))
@@ -196,7 +203,7 @@ def test_a_segmenter_of_other_classes_is_refused(
 ) -> None:
     segmenter = untrained(tmp_path / "segmenter", ["dog", "cat"])
     words = ["--data", str(data / "data"), "--index", str(out / "index"), "--out", str(tmp_path / "out")]
-    with local_ray(1), pytest.raises(SystemExit):
+    with pytest.raises(SystemExit):
         main(["evaluate", "folder", *words, "--segmenter", segmenter])
     assert "was trained for dog, cat, ..., but folder has dog, car, sky" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import ray
 from artifacts import files
-from clusters import local_ray
 from processes import kill_at_once
 from ray.cluster_utils import Cluster
 from vectors import MODEL, clustered, write_embeddings
@@ -41,12 +40,8 @@ def content(out: Path) -> dict[str, bytes]:
     return {name: data for name, (data, _) in files(out).items() if "/" in name}
 
 
+@pytest.mark.cpus(2)
 class TestOnOneCluster:
-    @pytest.fixture(scope="class", autouse=True)
-    def _cluster(self):
-        with local_ray(2):
-            yield
-
     @pytest.fixture(scope="class")
     def built(self, embeddings, tmp_path_factory) -> Path:
         out = tmp_path_factory.mktemp("built") / "index"

@@ -23,7 +23,7 @@ segment: {shard_size: 4, image_size: 96}
 models: {device: cpu}
 """
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cpus(1), pytest.mark.usefixtures("all_in_process"), pytest.mark.timeout(240)]
 
 
 def run(folder: Path, name: str, images: int, references: str | None = None) -> str:
@@ -46,7 +46,7 @@ stages:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small pipeline and a larger one, done; `rates.yaml` of the small one."""
     folder = tmp_path_factory.mktemp("planned")
     run(folder, "small", SMALL)

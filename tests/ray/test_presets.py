@@ -35,16 +35,17 @@ MODERN = {
     "references.image_size": 112,
     "segment.image_size": 112,
 }
+pytestmark = [pytest.mark.cpus(1), pytest.mark.usefixtures("all_in_process")]
 VOCABULARY = "{concepts: [dog, car, sky], context: [sky, road]}"
 
 
 @pytest.fixture(scope="module")
-def paper(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tmp_path_factory.mktemp("paper"), "paper", PAPER)
 
 
 @pytest.fixture(scope="module")
-def modern(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+def modern(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tmp_path_factory.mktemp("modern"), "modern", MODERN)
 
 

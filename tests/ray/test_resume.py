@@ -25,7 +25,7 @@ COUNTS = {"images": 42, "embedded": 40, "rejected": 1, "duplicates": 1}
 
 pytestmark = [
     pytest.mark.chaos,
-    pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.cpus(1),
     pytest.mark.skipif(sys.platform != "linux", reason="finds the processes to kill in /proc"),
 ]
 

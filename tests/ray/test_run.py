@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from images import photograph, write_photographs
+from in_process import stages_in_process
 from PIL import Image
 from pycocotools import mask as coco_mask
 from safetensors.torch import load_file
@@ -25,11 +26,11 @@ INSIDE = "corpus/deep/out"  # the output lies in the corpus, of which it is no p
 
 ALIKE = ("upright.jpg", "upright.png.jpg", f"{'写' * 82}.jpg")  # file systems allow names of 255 bytes
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.cpus(1)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run over 28 photographs, with one damaged image among those to segment."""
     folder = tmp_path_factory.mktemp("run")
     write_photographs(folder / "corpus", 28, long_side=200)
@@ -144,13 +145,15 @@ def test_the_same_command_again_does_nothing_and_says_so(
 def test_an_interrupted_reference_stage_builds_only_what_is_missing(finished: Path, tmp_path: Path) -> None:
     arguments = ["references", "--index", str(finished / "out" / "index"), "--concepts", "dog, car", *SMALL]
     out = tmp_path / "references"
-    main([*arguments, "--out", str(out)])
+    with stages_in_process():
+        main([*arguments, "--out", str(out)])
     first = (out / "references.safetensors").read_bytes()
     parts = sorted((out / "concepts").glob("*.safetensors"), key=os.path.getmtime)
     kept = {part: part.stat().st_mtime_ns for part in parts[:-1]}
     parts[-1].unlink()
     (out / "manifest.json").unlink()
-    main([*arguments, "--out", str(out)])
+    with stages_in_process():
+        main([*arguments, "--out", str(out)])
     assert {part: part.stat().st_mtime_ns for part in kept} == kept
     assert (out / "references.safetensors").read_bytes() == first
 
@@ -160,7 +163,8 @@ def test_crf_and_plain_masks_differ_only_in_refinement(finished: Path, tmp_path:
     common += ["--images", str(finished / "images" / "street"), "--set", "segment.image_size=128"]
     labels = {}
     for method in ("none", "crf"):
-        main([*common, "--refine", method, "--out", str(tmp_path / method)])
+        with stages_in_process():
+            main([*common, "--refine", method, "--out", str(tmp_path / method)])
         labels[method] = np.asarray(Image.open(tmp_path / method / "masks" / "000.jpg.png"))
     assert labels["none"].shape == labels["crf"].shape
     assert 0.5 < (labels["none"] == labels["crf"]).mean() < 1

@@ -26,7 +26,7 @@ SMALL = [
 WORDS = ("--concepts", "cat, dog", "--exemplars", "3")
 STAGES = ("embeddings", "index", "references", "masks")
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.cpus(1), pytest.mark.usefixtures("all_in_process")]
 
 
 @pytest.fixture(scope="module")

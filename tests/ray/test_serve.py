@@ -19,10 +19,11 @@ import torch
 from artifacts import files
 from clusters import local_ray
 from images import encoded, photograph, write_photographs
+from in_process import stages_in_process
 from other_package import ENDPOINT, install
 from PIL import Image
 from pycocotools import mask as coco_mask
-from servers import Server, await_vocabulary, write_segmenter
+from servers import BYTES, Server, await_vocabulary, write_segmenter
 
 from reco_ray.config import load_settings
 from reco_ray.corpus.decode import decode_image
@@ -54,7 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("PYTHONPATH", str(folder), prepend=":")
         with local_ray(4):
             settings = load_settings("mini", overrides=list(SET))
-            embed_corpus(str(folder / "corpus"), str(folder / "embeddings"), settings)
+            with stages_in_process():
+                embed_corpus(str(folder / "corpus"), str(folder / "embeddings"), settings)
             build_index(str(folder / "embeddings"), str(folder / "index"))
             yield folder
 
@@ -73,7 +75,7 @@ def server(folder: Path, keys: dict[str, str]) -> Iterator[Server]:
     for name in SEGMENTERS:
         options += ["--segmenter", f"{name}={folder / name}"]
     weights = (folder / "street" / "weights.safetensors").stat().st_size
-    limits = ("limits.bytes=300000", "limits.pixels=1000000", "limits.concepts=6", "limits.batch=4")
+    limits = (f"limits.bytes={BYTES}", "limits.pixels=1000000", "limits.concepts=6", "limits.batch=4")
     room = f"scale.segmenter_bytes={int(2.5 * weights)}"  # for two of them
     for each in (*SET, *limits, "limits.rate=1000", "limits.burst=1000", room):
         options += ["--set", each]

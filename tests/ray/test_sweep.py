@@ -35,7 +35,7 @@ from reco_ray.sweeps.shared_tasks import SharedTasks
 from reco_ray.sweeps.stage import run_sweep
 from reco_ray.sweeps.sweep_plan import SweepPlan, open_plan
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.cpus(1), pytest.mark.usefixtures("all_in_process")]
 
 SMALL = {"references.image_size": 64, "segment.image_size": 64}
 LABELLED = {
@@ -82,26 +82,22 @@ def plan_of(folder: Path, name: str, fields: dict) -> SweepPlan:
 
 @dataclass(frozen=True)
 class Finished:
-    """A sweep that was killed and went on. before: what had ended when it was killed. printed: by the second run."""
+    """A sweep that has ended. printed: on standard output."""
 
     plan: SweepPlan
     out: Path
-    before: dict[str, tuple[TrialRecord, int]]
     printed: str
 
 
 @pytest.fixture(scope="module")
-def labelled(folder: Path, ray_cluster: None) -> Finished:
+def labelled(folder: Path) -> Finished:
     """Eight trials, of which two ask for more exemplars than there are."""
     plan = plan_of(folder, "labelled", LABELLED)
     out = folder / "labelled-out"
-    words = ["sweep", str(folder / "labelled.yaml"), "--out", str(out)]
-    kill_after_a_trial(words, out, folder / "log")
-    before = ended(out)
     printed = io.StringIO()
     with redirect_stdout(printed):
-        main(words)
-    return Finished(plan, out, before, printed.getvalue())
+        main(["sweep", str(folder / "labelled.yaml"), "--out", str(out)])
+    return Finished(plan, out, printed.getvalue())
 
 
 def kill_after_a_trial(words: list[str], out: Path, log: Path) -> None:
@@ -137,10 +133,20 @@ def ended(out: Path) -> dict[str, tuple[TrialRecord, int]]:
 
 
 @pytest.mark.chaos
-def test_a_killed_sweep_goes_on_where_it_stopped(labelled: Finished) -> None:
-    after = ended(labelled.out)
-    assert 0 < len(labelled.before) < len(after) == 6
-    assert labelled.before.items() <= after.items()
+def test_a_killed_sweep_goes_on_where_it_stopped(folder: Path) -> None:
+    plan_of(folder, "killed", LABELLED)
+    out = folder / "killed-out"
+    words = ["sweep", str(folder / "killed.yaml"), "--out", str(out)]
+    kill_after_a_trial(words, out, folder / "log")
+    before = ended(out)
+    main(words)
+    after = ended(out)
+    assert 0 < len(before) < len(after) == 6
+    assert before.items() <= after.items()
+
+
+def test_the_result_says_what_was_compared(labelled: Finished) -> None:
+    assert len(ended(labelled.out)) == 6
     assert "folder, 6 images, tuned on labels" in labelled.printed
     assert "| label-free score | Spearman correlation with miou |" in labelled.printed
 

@@ -20,11 +20,11 @@ SMALL = ["--exemplars", "2", *(
 )]  # fmt: skip
 IN_OPEN = 0x20
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cpus(1), pytest.mark.usefixtures("all_in_process"), pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photographs, an index of them, two vocabularies, and labels of people that nobody may open."""
     folder = tmp_path_factory.mktemp("train")
     write_photographs(folder / "data" / "images", 8)

@@ -11,7 +11,6 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from clusters import local_ray
 from processes import descendants, title
 from training_data import write_pseudo_labels
 
@@ -36,7 +35,7 @@ SMALL = [
 PAPER = ["train.segmenter=smp:DeepLabV3Plus/tu-resnet18@encoder_output_stride=16", "train.initial=random"]
 FROZEN = ["train.segmenter=frozen:timm:vit_tiny_patch16_224/random", "train.initial=random"]
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.cpus(2), pytest.mark.timeout(600)]  # a training may have two workers
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +45,6 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
         yield uri
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """Two logical CPUs: a training may have two workers."""
-    with local_ray(2):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +61,7 @@ def train(labels: str, out: Path, *overrides: str, preset: str = "mini") -> Outc
     return outcome
 
 
-def test_workers_are_fed_what_one_would_be(labels: str, ray_cluster: None) -> None:
+def test_workers_are_fed_what_one_would_be(labels: str) -> None:
     options = settings("train.workers=2", "train.accumulate=2", "train.steps=3").train
     frames = Frames.open(labels.removesuffix("labels") + "frames", labels)
     plan = sampling_plan(split(frames.sizes, 0.1, 0)[0], options.steps * options.batch_size, 0)
@@ -85,7 +77,7 @@ def test_workers_are_fed_what_one_would_be(labels: str, ray_cluster: None) -> No
 
 
 def test_two_workers_that_accumulate_train_one_segmenter_and_tell_mlflow(
-    labels: str, ray_cluster: None, tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    labels: str, tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
     out = tmp_path / "out"
@@ -102,16 +94,12 @@ def test_two_workers_that_accumulate_train_one_segmenter_and_tell_mlflow(
         assert [(metric.step, metric.value) for metric in told] == [(e["step"], e[key]) for e in curve]
 
 
-def test_more_workers_than_cores_is_an_error_and_no_wait(
-    labels: str, ray_cluster: None, tmp_path: Path
-) -> None:
+def test_more_workers_than_cores_is_an_error_and_no_wait(labels: str, tmp_path: Path) -> None:
     with pytest.raises(NoRoomError, match=r"train\.workers=4: the cluster has only 2 CPUs"):
         train(labels, tmp_path / "out", "train.workers=4")
 
 
-def test_a_network_that_needs_more_crops_is_found_before_anything_is_built(
-    ray_cluster: None, tmp_path: Path
-) -> None:
+def test_a_network_that_needs_more_crops_is_found_before_anything_is_built(tmp_path: Path) -> None:
     words = {"a": parse_concepts("shadow, light")}
     chosen = settings(*PAPER, "train.batch_size=2", "train.accumulate=2")
     with pytest.raises(RecoError, match="leaves 1 crop per pass"):
@@ -122,7 +110,7 @@ def test_a_network_that_needs_more_crops_is_found_before_anything_is_built(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_loss_that_is_no_number_names_the_batch(labels: str, ray_cluster: None, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_names_the_batch(labels: str, tmp_path: Path) -> None:
     outcome = train(labels, tmp_path / "out", "train.learning_rate=1e25", "train.steps=8")
     assert outcome.manifest is None
     assert "a: the loss is " in str(outcome.error)
@@ -133,9 +121,7 @@ def test_a_loss_that_is_no_number_names_the_batch(labels: str, ray_cluster: None
 
 @pytest.mark.chaos  # for the minute they take, as the next that has it
 @pytest.mark.parametrize(("preset", "network"), [("paper", PAPER), ("modern", FROZEN)])
-def test_the_presets_recipes_train(
-    preset: str, network: list[str], labels: str, ray_cluster: None, tmp_path: Path
-) -> None:
+def test_the_presets_recipes_train(preset: str, network: list[str], labels: str, tmp_path: Path) -> None:
     outcome = train(labels, tmp_path / "out", *network, preset=preset)
     assert outcome.error is None
     assert outcome.manifest is not None
@@ -143,7 +129,7 @@ def test_the_presets_recipes_train(
 
 
 def test_a_set_that_cannot_be_trained_on_stops_no_other(
-    labels: str, ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    labels: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bad = {
         "empty": write_pseudo_labels(tmp_path / "empty", 3, concepts="shadow,light,unicorn"),
@@ -168,7 +154,7 @@ def test_a_set_that_cannot_be_trained_on_stops_no_other(
 
 
 @pytest.mark.chaos
-def test_running_out_of_memory_says_what_to_lower(labels: str, ray_cluster: None, tmp_path: Path) -> None:
+def test_running_out_of_memory_says_what_to_lower(labels: str, tmp_path: Path) -> None:
     """The worker may take 3 GB more than it has when torch is loaded; its first step needs some 12."""
     limited: list[int] = []
 

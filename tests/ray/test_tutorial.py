@@ -16,7 +16,7 @@ segment: {image_size: 96}
 train: {steps: 2, image_size: 64, crop: 64, batch_size: 2, checkpoint_every: 2}
 """
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.cpus(1), pytest.mark.usefixtures("all_in_process"), pytest.mark.timeout(280)]
 
 
 def test_the_tutorial_leads_to_a_segmenter(

@@ -9,6 +9,7 @@ import torch
 
 from reco_ray.config import ModelSettings, load_settings
 from reco_ray.errors import RecoError
+from reco_ray.files.caches import cache_directory
 from reco_ray.models import description as described
 from reco_ray.models import load_dense_encoder, load_language_image_model
 from reco_ray.models.dense import DenseModels
@@ -21,6 +22,11 @@ RANDOM = ModelSettings(
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty but for the text embeddings, which take much longer to compute than to read."""
+    texts = cache_directory() / "texts"
+    texts.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "texts").symlink_to(texts.resolve())
     monkeypatch.setenv("RECO_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "models"
 

@@ -18,11 +18,15 @@ from reco_ray.training import export as exporting
 SIZES = [(1, 64, 96), (3, 96, 64)]
 ODD_SIZES = [(1, 70, 97), (2, 33, 64), (1, 5, 1)]  # no multiples of the stride, or fewer than two
 LABELS = 3
+# The network of `mini` on a smaller encoder of its kind: what exporting takes grows with the number of layers.
+NETWORK = (
+    "smp:FPN/tu-tf_mobilenetv3_small_minimal_100@decoder_pyramid_channels=32,decoder_segmentation_channels=32"
+)
 
 
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_segmenter(tmp_path_factory.mktemp("segmenter") / "segmenter", LABELS)
+    return write_segmenter(tmp_path_factory.mktemp("segmenter") / "segmenter", LABELS, spec=NETWORK)
 
 
 def batch(count: int, height: int, width: int) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Images that have gone leave the tables of the embeddings; copies of them take their places. Also after kills."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -153,14 +154,22 @@ def test_what_has_gone_leaves_the_tables(tmp_path, files):
     follow(out, files)
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """The embeddings of FIRST."""
+    out = tmp_path_factory.mktemp("begun")
+    begin(str(out), FIRST)
+    return out
+
+
 @pytest.mark.parametrize("files", CHANGES.values(), ids=CHANGES)
-def test_killed_after_any_write_it_goes_on(tmp_path, monkeypatch, files):
+def test_killed_after_any_write_it_goes_on(begun, tmp_path, monkeypatch, files):
     """After every single file that is written or deleted; the next run may also find another source."""
     write, remove = storage.write_bytes, storage.remove
     for after in range(60):
         for then in (files, FIRST):
             out = str(tmp_path / f"{after}-{then is files}")
-            begin(out, FIRST)
+            shutil.copytree(begun, out)
             left = [after]
 
             def killed_or(act, left=left):

@@ -7,6 +7,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import QuickGELU
 from PIL import Image
 
@@ -323,7 +324,10 @@ def test_int8_of_other_towers_is_refused(name, tower):
 
 
 def test_folding_batch_norms_keeps_rn50():
-    visual = randomize_norms(open_clip.create_model("RN50").visual).eval()
+    shape = open_clip.get_model_config("RN50")
+    layers, width = shape["vision_cfg"]["layers"], shape["vision_cfg"]["width"]
+    net = ModifiedResNet(layers, shape["embed_dim"], heads=width * 32 // 64, image_size=224, width=width)
+    visual = randomize_norms(net).eval()
     batch = images(224, 224, batch=1)
     with torch.inference_mode():
         embedding, dense = visual(batch), clip_dense.dense_features(visual, batch)

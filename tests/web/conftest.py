@@ -1,19 +1,15 @@
 """One service and one browser for all tests of this folder."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "ray"))  # its clusters.py and servers.py
-
 from chromium import chromium, watched_page
-from clusters import local_ray
 from images import encoded, photograph, write_photographs
+from in_process import stages_in_process
 from page_steps import CAT
 from playwright.sync_api import Browser, Page
-from servers import Server
+from servers import BYTES, Server
 
 from reco_ray.config import load_settings
 from reco_ray.corpus.index import build_index
@@ -23,22 +19,27 @@ SMALL = ("references.exemplars=2", "references.image_size=128", "segment.image_s
 
 
 @pytest.fixture(scope="package")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its address, with a slash at the end."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Without keys, with low limits, an index of 28 photographs and three examples."""
     folder = tmp_path_factory.mktemp("service")
     write_photographs(folder / "corpus", 28, long_side=160)
     write_photographs(folder / "examples", 3, long_side=200)
     corpus, index, embeddings = (str(folder / name) for name in ("corpus", "index", "embeddings"))
-    settings = [word for setting in SMALL for word in ("--set", setting)]
+    limits = (f"limits.bytes={BYTES}", "limits.pixels=1000000", "limits.concepts=3", "limits.batch=4")
+    settings = [word for setting in (*SMALL, *limits) for word in ("--set", setting)]
     places = ["--index", index, "--state", str(folder / "state"), "--examples", str(folder / "examples")]
-    with local_ray(4):
+    with stages_in_process():
         embed_corpus(corpus, embeddings, load_settings("mini", overrides=list(SMALL)))
-        build_index(embeddings, index)
-        server = Server(folder, *places, *settings)
-        try:
-            yield server.url + "/"
-        finally:
-            server.kill()
+    build_index(embeddings, index)
+    running = Server(folder, *places, *settings)
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="package")
+def service(server: Server) -> str:
+    """Its address, with a slash at the end."""
+    return server.url + "/"
 
 
 @pytest.fixture(scope="package")

@@ -17,6 +17,8 @@ from PIL import Image
 from reco_ray.client import Client, Segmentation, ServiceBusy, ServiceError, VocabularyStatus
 from reco_ray.errors import RecoError
 
+pytestmark = pytest.mark.cpus(4)
+
 
 @pytest.fixture
 def client(service: str) -> Iterator[Client]:

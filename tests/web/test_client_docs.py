@@ -13,6 +13,8 @@ from images import encoded, photograph
 from page_steps import CAT
 from PIL import Image
 
+pytestmark = pytest.mark.cpus(4)
+
 PAGE = Path(__file__).parents[2] / "docs" / "client.md"
 ADDRESS = "http://127.0.0.1:8000"
 

@@ -15,6 +15,8 @@ from chromium import sideways_scroll, watched_page
 from page_steps import point_at, segment, tab_to
 from playwright.sync_api import Browser, Page, expect
 
+pytestmark = pytest.mark.cpus(4)
+
 PHONE = {"viewport": {"width": 375, "height": 740}, "has_touch": True, "is_mobile": True}
 
 

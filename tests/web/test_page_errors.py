@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from chromium import watched_page
 from playwright.sync_api import Browser, Page, expect
+
+pytestmark = pytest.mark.cpus(4)
 
 
 def test_what_is_wrong_is_said(page: Page, tmp_path: Path, photo: Path) -> None:

@@ -5,11 +5,14 @@ import io
 import re
 from pathlib import Path
 
+import pytest
 from chromium import canvas_pixels, watched_page
 from images import encoded, photograph
 from page_steps import CAT, segment
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
+
+pytestmark = pytest.mark.cpus(4)
 
 
 def test_concepts_are_chips(page: Page) -> None:

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from answer_pixels import inner_point, label_map, painted, region, rgb
 from chromium import canvas_pixels
 from page_steps import point_at, segment
 from PIL import Image
 from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.cpus(4)
 
 
 def test_the_mask_on_the_canvas_is_the_answer(page: Page, photo: Path) -> None:

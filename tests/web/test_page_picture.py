@@ -4,10 +4,13 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pytest
 import requests
 import skimage.data
 from PIL import Image
 from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.cpus(4)
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "page.py"
 

@@ -14,44 +14,27 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from clusters import local_ray
 from hypothesis import HealthCheck, given, settings
-from images import encoded, photograph, png_header_only, png_of_zeros, write_photographs
+from images import encoded, photograph, png_header_only, png_of_zeros
 from PIL import Image
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from servers import Server, await_vocabulary
+from servers import BYTES, Server, await_vocabulary
 
-from reco_ray.config import load_settings
-from reco_ray.corpus.index import build_index
-from reco_ray.corpus.stage import embed_corpus
-
-pytestmark = pytest.mark.timeout(600)
-SET = ("references.exemplars=2", "references.image_size=96", "segment.image_size=96")
+pytestmark = [pytest.mark.cpus(4), pytest.mark.timeout(600)]
 PHOTO = encoded(photograph(0, 96))
-LIMIT = 300_000  # bytes
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Without keys, with an index of 12 photographs and a vocabulary."""
-    folder = tmp_path_factory.mktemp("hostile")
-    write_photographs(folder / "corpus", 12)
-    with local_ray(4):
-        chosen = load_settings("mini", overrides=list(SET))
-        embed_corpus(str(folder / "corpus"), str(folder / "embeddings"), chosen)
-        build_index(str(folder / "embeddings"), str(folder / "index"))
-        options = ["--index", str(folder / "index"), "--state", str(folder / "state")]
-        limits = (f"limits.bytes={LIMIT}", "limits.pixels=1000000", "limits.concepts=3", "limits.batch=2")
-        for each in (*SET, *limits, "limits.vocabularies=3"):
-            options += ["--set", each]
-        running = Server(folder, *options)
-        with running.client() as client:
-            client.put("/v1/vocabularies/known", json={"concepts": ["dog", "cup"]})
-            assert await_vocabulary(client, "known")["status"] == "ready"
-        yield running
-        running.kill()
+@pytest.fixture(scope="module", autouse=True)
+def _known(server: Server) -> Iterator[None]:
+    """A vocabulary of that name; at the end all are deleted, also those that a generated request made."""
+    with server.client() as client:
+        client.put("/v1/vocabularies/known", json={"concepts": ["dog", "cup"]})
+        assert await_vocabulary(client, "known")["status"] == "ready"
+        yield
+        for each in client.get("/v1/vocabularies").json()["vocabularies"]:
+            assert client.delete(f"/v1/vocabularies/{each['name']}").status_code == 204
 
 
 @pytest.fixture
@@ -113,7 +96,7 @@ UPLOADS: dict[str, tuple[bytes, str, int]] = {
     "jpeg and html": (PHOTO + b"<html><script>alert(1)</script></html>", JPEG, 200),
     "zip after a jpeg": (PHOTO + b"PK\x05\x06" + bytes(18), JPEG, 200),
     "wrong but decodable type": (PHOTO, "image/tiff", 200),
-    "too many bytes": (PHOTO + bytes(LIMIT), JPEG, 413),
+    "too many bytes": (PHOTO + bytes(BYTES), JPEG, 413),
 }
 
 

@@ -18,6 +18,7 @@ from reco_ray.files import artifacts, storage
 from reco_ray.training.network import build_network
 from reco_ray.vocabulary import parse_concepts
 
+BYTES = 300_000  # that the tests' servers let a request have
 _COMMAND = (sys.executable, "-c", "from reco_ray.cli import main; main()")
 
 

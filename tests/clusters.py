@@ -1,4 +1,4 @@
-"""Ray clusters: inside the test process, or in one of their own that takes jobs."""
+"""Ray clusters: one that tests share, one inside the test process, and one of its own that takes jobs."""
 
 import os
 import secrets
@@ -15,13 +15,30 @@ import ray
 from processes import descendants, title
 from ray.cluster_utils import Cluster
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
 
-@contextmanager
-def local_ray(cpus: int) -> Iterator[None]:
-    """A cluster of this process with `cpus` logical CPUs, whatever the machine has."""
+_shared_cpus = 0  # of the cluster that tests share; 0 = there is none
+
+
+def share_ray(cpus: int) -> None:
+    """Connects this process to the cluster of tests marked `cpus`; one of another size is stopped."""
+    global _shared_cpus
+    if _shared_cpus != cpus or not ray.is_initialized():
+        stop_shared_ray()
+        _start(cpus)
+        _shared_cpus = cpus
+
+
+def stop_shared_ray() -> None:
+    """Before a test starts a cluster of its own."""
+    global _shared_cpus
+    ray.shutdown()
+    _shared_cpus = 0
+
+
+def _start(cpus: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(
@@ -31,6 +48,13 @@ def local_ray(cpus: int) -> Iterator[None]:
             log_to_driver=False,
             logging_level="ERROR",
         )
+
+
+@contextmanager
+def local_ray(cpus: int) -> Iterator[None]:
+    """A cluster of its own with `cpus` logical CPUs, whatever the machine has."""
+    stop_shared_ray()
+    _start(cpus)
     try:
         yield
     finally:
@@ -40,6 +64,7 @@ def local_ray(cpus: int) -> Iterator[None]:
 @contextmanager
 def two_nodes() -> Iterator[Cluster]:
     """A cluster of two nodes with one logical CPU each, both on this machine."""
+    stop_shared_ray()
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
