@@ -43,7 +43,7 @@ def _run_parts(
     """`run_parts` with its own loading task and worker, one part after another; both are sent as Ray would."""
     if not units:
         return
-    load, sent = cloudpickle.loads(cloudpickle.dumps((load, worker)))
-    actor, task = parts._WorkerActor(sent, workers.threads, workers.device), parts._LoadTask(load)
+    actor = parts._WorkerActor(cloudpickle.dumps(worker), workers.threads, workers.device)
+    task = parts._LoadTask(cloudpickle.loads(cloudpickle.dumps(load)))
     rows = (row for unit in units for part in task(unit) for row in actor(part).to_pylist())
     yield from parts._reports(rows, worker.report, meter)

@@ -4,18 +4,19 @@ A part, the unit of commit, is one block throughout, so that one call computes a
 writes the same files.
 """
 
+import gc
 import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import pyarrow as pa
 import ray
-import torch
 from pydantic import TypeAdapter
+from ray import cloudpickle
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from reco_ray.distributed import worker_messages
@@ -136,7 +137,7 @@ def run_parts(
             )
             .map_batches(
                 _WorkerActor,
-                fn_constructor_args=(worker, workers.threads, workers.device),
+                fn_constructor_args=(cloudpickle.dumps(worker), workers.threads, workers.device),
                 batch_size=None,
                 batch_format="pyarrow",
                 # The number of parts in a container is unknown until it is read, so the pool may grow beyond the units.
@@ -228,20 +229,39 @@ def _unpacked(cell: pa.LargeListArray) -> pa.Table:
     return pa.Table.from_batches([pa.RecordBatch.from_struct_array(cell.flatten())])
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Pauses Python's garbage collector.
+
+    Importing torch, timm and others creates many objects that stay, and looking through them for garbage again and
+    again takes a quarter of the time of a worker's start.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 class _WorkerActor(Generic[R]):
     """The actor: sets up the stage's worker once, then computes whole parts.
 
     Errors are returned as rows, also those of `set_up`: Ray would return them as text in a traceback.
     """
 
-    def __init__(self, worker: Worker[R], threads: int, device: str) -> None:
+    def __init__(self, pickled: bytes, threads: int, device: str) -> None:
         slow_requests.print_line = worker_messages.post
-        self._worker, self._reports, self._error = worker, TypeAdapter(worker.report), None
-        torch.set_num_threads(threads)
-        try:
-            worker.set_up(device)
-        except Exception as error:
-            self._error = _error_message(error)
+        self._error = None
+        with _collector_paused():
+            import torch  # not above, as processes that only read need no torch
+
+            worker: Worker[R] = cloudpickle.loads(pickled)
+            torch.set_num_threads(threads)
+            try:
+                worker.set_up(device)
+            except Exception as error:
+                self._error = _error_message(error)
+        self._worker, self._reports = worker, TypeAdapter(worker.report)
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         results = [self._compute(part) for part in parts.to_batches(max_chunksize=1)]
