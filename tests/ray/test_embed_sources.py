@@ -147,7 +147,7 @@ def test_what_is_new_is_followed(photographs, settings, tmp_path):
     assert {name: after[name] for name in old} == {name: before[name] for name in old}
     (duplicate,) = rows(out, "duplicates")
     assert duplicate == {"uri": str(corpus / "copy.jpg"), "duplicate_of": str(corpus / "003.jpg")}
-    assert len(embedding_files(str(out), second)) == len(embedding_files(str(out), first)) + 1
+    assert len(embedding_files(str(out), second.content)) == len(embedding_files(str(out), first.content)) + 1
     again = embed_corpus(str(corpus), str(out), settings)
     assert (again.manifest, again.new) == (second, False)
 

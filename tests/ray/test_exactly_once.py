@@ -235,9 +235,9 @@ def test_a_driver_killed_while_it_writes_to_a_store_and_while_it_follows(
     for tar in tars[3:]:
         shutil.copy(tar, growing)
     for at, after, outcome in (("/out/embeddings/", 2, RESET), ("/out/manifest.json", 0, None)):
-        before = [storage.read_bytes(file) for file in embedding_files(out, first)]
+        before = [storage.read_bytes(file) for file in embedding_files(out, first.content)]
         killed(at, after, outcome, "--follow")
-        assert [storage.read_bytes(file) for file in embedding_files(out, first)] == before
+        assert [storage.read_bytes(file) for file in embedding_files(out, first.content)] == before
     embed_corpus(str(growing), out, settings, follow=True)
     manifest = embed_corpus(str(growing), str(local), settings, follow=True).manifest
     assert manifest.counts == COUNTS
