@@ -17,7 +17,7 @@ def build_router(ingress):
     @router.get("/nearest")
     async def nearest(words: str) -> list[str]:
         hits = await ingress.ask(ingress.vocabulary_service.search, words, 1)
-        return [hit["uri_name"] for hit in hits]
+        return [hit.uri_name for hit in hits]
 
     return router
 """
