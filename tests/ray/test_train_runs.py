@@ -1,12 +1,13 @@
 """Ray Train runs on made-up pseudo-labels: several workers, memory, NaN, MLflow, networks, one failure among many."""
 
+import io
 import os
 import resource
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow
 import numpy as np
@@ -39,15 +40,6 @@ pytestmark = [pytest.mark.cpus(2), pytest.mark.timeout(600)]  # a training may h
 
 
 @pytest.fixture(scope="module")
-def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """MLflow's files; only the driver is told of them."""
-    uri = tmp_path_factory.mktemp("mlflow").as_uri()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-        yield uri
-
-
-@pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_pseudo_labels(tmp_path_factory.mktemp("labels"))
 
@@ -76,18 +68,62 @@ def test_workers_are_fed_what_one_would_be(labels: str) -> None:
         np.testing.assert_array_equal(images, whole["image"])
 
 
+class Trained(NamedTuple):
+    """A run over four sets of labels, of which one can be trained on. status: of the command."""
+
+    folder: Path
+    status: int
+    said: str
+    tracking: str
+
+
+BAD = {
+    "empty": "no pixel is labelled 'unicorn'",
+    "ignored": "every pseudo-label is ignored",
+    "single": "one image is not enough",
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """By two workers that accumulate gradients; MLflow's folder is named to the driver only."""
+    folder = tmp_path_factory.mktemp("trained")
+    sets = [
+        write_pseudo_labels(folder / "empty", 3, concepts="shadow,light,unicorn"),
+        write_pseudo_labels(folder / "ignored", 3, ignored=True),
+        write_pseudo_labels(folder / "single", 1),
+        write_pseudo_labels(folder / "good", 8),
+    ]
+    words = [part for uri in sets for part in ("--labels", uri)]
+    chosen = [*SMALL, "train.workers=2", "train.accumulate=2", "train.steps=4"]
+    tracking = (folder / "mlflow").as_uri()
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        patch.setenv("MLFLOW_TRACKING_URI", tracking)
+        with pytest.raises(SystemExit) as ended:
+            main(["train", *words, "--out", str(folder / "out"), *(f"--set={each}" for each in chosen)])
+    return Trained(folder, ended.value.code, said.getvalue(), tracking)
+
+
+def test_sets_that_cannot_be_trained_on_stop_no_other(trained: Trained) -> None:
+    assert trained.status == 1
+    for line in BAD.values():
+        assert line in trained.said
+    assert "error: 3 of 4 vocabularies failed" in trained.said
+    assert (trained.folder / "out" / "good" / "segmenter" / "weights.safetensors").exists()
+    assert not any((trained.folder / "out" / name).exists() for name in BAD)
+
+
 def test_two_workers_that_accumulate_train_one_segmenter_and_tell_mlflow(
-    labels: str, tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
-    out = tmp_path / "out"
-    outcome = train(labels, out, "train.workers=2", "train.accumulate=2", "train.steps=4")
-    assert outcome.error is None
-    curve = storage.read_table(str(out / "curve.parquet")).to_pylist()
+    curve = storage.read_table(str(trained.folder / "out/good/segmenter/curve.parquet")).to_pylist()
     assert [entry["step"] for entry in curve] == [2, 4]
-    client = mlflow.MlflowClient(tracking)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    client = mlflow.MlflowClient(trained.tracking)
     (run,) = client.search_runs([client.get_experiment_by_name("reco-ray").experiment_id])
-    assert run.info.run_name == "a"
+    assert run.info.run_name == "good"
     assert run.info.status == "FINISHED"
     for key in ("loss", "agreement"):
         told = client.get_metric_history(run.info.run_id, key)
@@ -126,31 +162,6 @@ def test_the_presets_recipes_train(preset: str, network: list[str], labels: str,
     assert outcome.error is None
     assert outcome.manifest is not None
     assert outcome.manifest.counts["steps"] == 2
-
-
-def test_a_set_that_cannot_be_trained_on_stops_no_other(
-    labels: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    bad = {
-        "empty": write_pseudo_labels(tmp_path / "empty", 3, concepts="shadow,light,unicorn"),
-        "ignored": write_pseudo_labels(tmp_path / "ignored", 3, ignored=True),
-        "single": write_pseudo_labels(tmp_path / "single", 1),
-    }
-    good = write_pseudo_labels(tmp_path / "good", 4)
-    words = [part for uri in (*bad.values(), good) for part in ("--labels", uri)]
-    with pytest.raises(SystemExit) as caught:
-        main(["train", *words, "--out", str(tmp_path / "out"), *(f"--set={each}" for each in SMALL)])
-    assert caught.value.code == 1
-    said = capfd.readouterr().err
-    for line in (
-        "no pixel is labelled 'unicorn'",
-        "every pseudo-label is ignored",
-        "one image is not enough",
-    ):
-        assert line in said
-    assert "error: 3 of 4 vocabularies failed" in said
-    assert (tmp_path / "out" / "good" / "segmenter" / "weights.safetensors").exists()
-    assert not any((tmp_path / "out" / name).exists() for name in bad)
 
 
 @pytest.mark.chaos
