@@ -15,6 +15,8 @@ import ray
 from processes import descendants, title
 from ray.cluster_utils import Cluster
 
+import reco_ray.distributed.session  # noqa: F401  # sets how long Ray keeps processes that have imported torch
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 

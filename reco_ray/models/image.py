@@ -1,10 +1,15 @@
 """Image resizing and normalisation for all models. Images stay uint8 until they are on the device."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
+
+if TYPE_CHECKING:  # processes that only read and resize images import no torch
+    import torch
 
 _MAX_ASPECT = 4.0  # longer images are squeezed: it bounds the memory that a panorama takes
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -61,6 +66,8 @@ class ImageTransform:
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Normalises pixels: uint8 (b, H, W, 3) -> float32 (b, 3, H, W), channels-last in memory."""
+        import torch
+
         device = pixels.device
         mean = torch.tensor(self.mean, device=device) * 255
         std = torch.tensor(self.std, device=device) * 255

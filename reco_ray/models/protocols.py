@@ -1,12 +1,16 @@
 """Interfaces of the models. A new family implements one of them and is registered by name."""
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
 from PIL import Image
 
 from reco_ray.models.image import ImageTransform
+
+if TYPE_CHECKING:
+    import torch
 
 
 @runtime_checkable

@@ -55,7 +55,8 @@ def test_importing_it_costs_no_torch_and_no_ray() -> None:
     code = (
         "import sys, reco_ray; reco_ray.run; assert not {'torch', 'ray', 'pandas'} & set(sys.modules);"
         # nor does a process that only reads images for the embed stage
-        "import reco_ray.corpus.load_parts, reco_ray.distributed.parts; assert 'torch' not in sys.modules"
+        "import reco_ray.corpus.load_parts, reco_ray.models.image, reco_ray.distributed.parts;"
+        "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
