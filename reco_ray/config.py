@@ -160,6 +160,12 @@ class SegmentSettings(_Section):
     use: Literal["both", "references", "language"] = Field(
         default="both", description="score by references times language attention, or by one of them alone"
     )
+    calibrate: int = Field(
+        default=0,
+        ge=0,
+        le=4096,
+        description="images over which the scores of concepts are made comparable; 0 = the paper's products of scores",
+    )
     refine: Refinement = Field(
         default="none",
         description="sharpen masks by colour: PAMR or superpixels (quick), or the paper's dense CRF",
@@ -168,7 +174,10 @@ class SegmentSettings(_Section):
         default=None, description="label 0 for what shows no concept; None = as the vocabulary says"
     )
     background_threshold: float = Field(
-        default=0.0, ge=0, le=1, description="lower scores are background, where there is one"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="lower scores are background, where there is one; calibrated scores need none",
     )
     prefilter: int = Field(
         default=0, ge=0, description="concepts an image may show, chosen by its best language match; 0 = all"

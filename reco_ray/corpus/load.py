@@ -2,16 +2,19 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from reco_ray.config import SegmentSettings
 from reco_ray.corpus.decode import DecodeError, decode_image
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.errors import reason
 from reco_ray.files.read_ahead import prefetched
+from reco_ray.models.image import ImageTransform
 
 # pixels: uint8 (pixel_height, pixel_width, 3), row by row; null where `reason` or `duplicate_of` is set.
 LOADED_SCHEMA = pa.schema(
@@ -84,6 +87,13 @@ class ImageLoader:
                 loaded = loaded.drop_columns([name])
             loaded = loaded.append_column(name, rows[name])
         return loaded
+
+
+def whole_image_loader(transform: ImageTransform, stride: int, settings: SegmentSettings) -> ImageLoader:
+    """A loader of whole images at the size at which they are segmented."""
+    size = settings.image_size
+    to_pixels = partial(transform.fit, short_side=size, multiple=stride)
+    return ImageLoader(to_pixels, short_side=size, max_pixels=settings.max_pixels)
 
 
 def decode_images(

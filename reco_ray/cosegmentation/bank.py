@@ -5,6 +5,8 @@ Files of the artifact:
 - `references.safetensors`: `references` (m, c) unit rows, or (m, p, c) with p prototypes per concept; `text_embeddings`
   (m, d) unit rows of the dense language model; `context_references` and `context_text_embeddings`, the same of the r
   context concepts, r possibly 0; all float32
+- `sample.safetensors`: dense features of a sample of the corpus, see `models.feature_sample`, over which the scores of
+  the concepts are calibrated; not with `segment.calibrate=0`
 - `exemplars.parquet`: EXEMPLARS_SCHEMA, concepts in the order of the vocabulary, exemplars in order of rank
 - `supports.safetensors`: support maps per concept, (n, h, w) float16
 - `sheets/<slug>.jpg`: contact sheets
@@ -25,7 +27,11 @@ from reco_ray.cosegmentation.concept_store import ConceptStore, StoredExemplar
 from reco_ray.cosegmentation.reference_plan import ReferencePlan
 from reco_ray.errors import OtherModelError, UnreadableError
 from reco_ray.files import artifacts, storage
+from reco_ray.models.dense import DenseFeatures
+from reco_ray.models.feature_sample import from_bytes
 from reco_ray.vocabulary import Vocabulary, slug
+
+SAMPLE = "sample.safetensors"
 
 # seed_row, seed_col: location in the support map. support: its value there, in [0, 1] times the weight.
 EXEMPLARS_SCHEMA = pa.schema(
@@ -57,6 +63,7 @@ class ReferenceBank:
         model: fingerprint of the dense models.
         made_at: time of the artifact's manifest; "" if there is none.
         digest: of the concepts and references; "" if it was never written. Equal digests make equal masks.
+        sample: dense features of a sample of the corpus; None if there is none.
     """
 
     uri: str
@@ -69,6 +76,7 @@ class ReferenceBank:
     model: str
     made_at: str
     digest: str = ""
+    sample: DenseFeatures | None = None
 
     @classmethod
     def open(cls, uri: str, model: str | None = None) -> "ReferenceBank":
@@ -90,6 +98,9 @@ class ReferenceBank:
         try:
             data = storage.read_bytes(storage.join(uri, "references.safetensors"))
             tensors = load_tensors(data)
+            sample_uri = storage.join(uri, SAMPLE)
+            sample = storage.read_bytes(sample_uri) if storage.exists(sample_uri) else None
+            features = None if sample is None else from_bytes(sample)
         except Exception as error:  # safetensors has no common base for its errors
             raise UnreadableError(
                 f"{uri}: damaged ({error}): delete it and build the references again"
@@ -108,7 +119,9 @@ class ReferenceBank:
             storage.digest(
                 content.vocabulary.model_dump(mode="json", exclude_unset=True),
                 hashlib.sha256(data).hexdigest(),
+                *([] if sample is None else [hashlib.sha256(sample).hexdigest()]),
             ),
+            features,
         )
 
     def exemplars(self) -> pa.Table:
@@ -120,12 +133,17 @@ class ReferenceBank:
         return storage.join(self.uri, "sheets", f"{slug(index, self.vocabulary.names[index])}.jpg")
 
 
-def assemble_bank(plan: ReferencePlan, concepts: Mapping[str, Mapping[str, torch.Tensor]]) -> ReferenceBank:
+def assemble_bank(
+    plan: ReferencePlan,
+    concepts: Mapping[str, Mapping[str, torch.Tensor]],
+    sample: DenseFeatures | None = None,
+) -> ReferenceBank:
     """Assembles a bank in memory.
 
     Args:
         plan: of the vocabulary.
         concepts: tensors by id of the step, at least `prototypes` and `text_embedding` as of `build_concept`.
+        sample: dense features of a sample of the corpus; None if scores are not calibrated.
     """
 
     def rows(ids: tuple[str, ...], name: str) -> torch.Tensor:
@@ -143,6 +161,7 @@ def assemble_bank(plan: ReferencePlan, concepts: Mapping[str, Mapping[str, torch
         context_text_embeddings=rows(plan.context_ids, "text_embedding"),
         model=plan.model,
         made_at="",
+        sample=sample,
     )
 
 
@@ -174,6 +193,9 @@ def write_bank(
         "context_text_embeddings": bank.context_text_embeddings,
     }
     exemplars = pa.concat_tables(tables)
+    if plan.sample_id is not None:
+        sample = storage.read_bytes(store.sample_uri(plan.sample_id))
+        storage.write_bytes(storage.join(writer.uri, SAMPLE), sample)
     storage.write_bytes(storage.join(writer.uri, "references.safetensors"), save_tensors(references))
     storage.write_bytes(storage.join(writer.uri, "supports.safetensors"), save_tensors(supports))
     storage.write_table(storage.join(writer.uri, "exemplars.parquet"), exemplars)

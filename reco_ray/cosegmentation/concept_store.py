@@ -1,6 +1,7 @@
 """Content-addressed store of references, so that vocabularies with common concepts share them.
 
 - `<id>.json`: `name`, `words`, `exemplars` (rank, image_id, uri, similarity)
+- `<id>.sample`: dense features of a sample of the corpus, see `models.feature_sample`
 - `<id>.safetensors`: tensors of `build.build_concept`; written last: a concept is complete if it exists
 """
 
@@ -127,6 +128,10 @@ class ConceptStore:
     def uri(self, concept_id: str) -> str:
         """URI of a concept's tensors."""
         return storage.join(self.folder, f"{concept_id}{_SUFFIX}")
+
+    def sample_uri(self, sample_id: str) -> str:
+        """URI of a feature sample of the corpus."""
+        return storage.join(self.folder, f"{sample_id}.sample")
 
     def _json(self, concept_id: str) -> str:
         return storage.join(self.folder, f"{concept_id}.json")

@@ -42,6 +42,7 @@ class ReferencePlan:
         ids: of the concepts, in the order of the vocabulary.
         context: names of the context concepts.
         context_ids: of the context concepts.
+        sample_id: digest of everything that determines the corpus' feature sample; None: scores are not calibrated.
     """
 
     vocabulary: Vocabulary
@@ -51,6 +52,7 @@ class ReferencePlan:
     ids: tuple[str, ...]
     context: tuple[str, ...]
     context_ids: tuple[str, ...]
+    sample_id: str | None = None
 
     @property
     def content(self) -> ReferencesContent:
@@ -75,7 +77,7 @@ def plan_references(
 
     Args:
         vocabulary: concepts and the names of their context concepts.
-        settings: `models.templates` and `references` are used.
+        settings: `models.templates`, `references` and `segment` are used.
         index: URI of the index.
         index_made_at: time of the index's manifest.
         retrieval: fingerprint of the retrieval model.
@@ -88,6 +90,10 @@ def plan_references(
         "models.templates": settings.models.templates,
         **settings.named("references"),
     }
+    sample = None
+    if settings.segment.calibrate:
+        of_pixels = settings.segment.image_size, settings.segment.calibrate
+        sample = digest(index, index_made_at, dense, *of_pixels)
     own = {concept.name: concept for concept in vocabulary.concepts}
     context = list(vocabulary.context) if settings.references.context_elimination else []
     concepts = [own.get(name, Concept(name=name)) for name in context]
@@ -111,12 +117,13 @@ def plan_references(
         ids.append(step.id)
     return ReferencePlan(
         vocabulary=vocabulary,
-        made_from={**recipe, "vocabulary": vocabulary.model_dump()},
+        made_from={**recipe, "vocabulary": vocabulary.model_dump(), **({"sample": sample} if sample else {})},
         model=dense,
         steps=tuple(steps.values()),
         ids=tuple(ids),
         context=tuple(context),
         context_ids=context_ids,
+        sample_id=sample,
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from reco_ray.config import Settings
 from reco_ray.contents import ReferencesContent
 from reco_ray.corpus.index import CorpusIndex
+from reco_ray.corpus.load import whole_image_loader
 from reco_ray.cosegmentation.bank import write_bank
 from reco_ray.cosegmentation.build import ReferenceInputs, build_concept, exemplar_loader, prepare_inputs
 from reco_ray.cosegmentation.concept_store import ConceptStore
@@ -27,6 +28,7 @@ from reco_ray.cosegmentation.reference_plan import (
     sequences,
     unique_steps,
 )
+from reco_ray.cosegmentation.sample import evenly_spaced, measure_sample
 from reco_ray.distributed.parts import Report, Worker
 from reco_ray.distributed.pool import Pool, stage_pool
 from reco_ray.distributed.timing import write_summary
@@ -40,8 +42,8 @@ from reco_ray.vocabulary import Vocabulary
 STAGE = "reference"
 _CONCEPTS = "concepts"
 _OWN = re.compile(
-    r"(references|supports)\.safetensors|exemplars\.parquet|sheets/\d{3,}-[^/]*\.jpg"
-    rf"|{_CONCEPTS}/[0-9a-f]+\.(json|safetensors)"
+    r"(references|supports|sample)\.safetensors|exemplars\.parquet|sheets/\d{3,}-[^/]*\.jpg"
+    rf"|{_CONCEPTS}/[0-9a-f]+\.(json|safetensors|sample)"
 )
 
 
@@ -125,6 +127,11 @@ def build_many_references(
             {**found.texts, **evidence.texts}, {**found.exemplars, **evidence.exemplars}
         )
     store = ConceptStore(storage.absolute(concepts))
+    samples = {plan.sample_id for plan, _ in plans.values() if plan.sample_id is not None}
+    for sample_id in samples:  # one: plans of one index and the same settings share it
+        rows = index.images.take(evenly_spaced(len(index), settings.segment.calibrate)).select(["uri"])
+        load = whole_image_loader(dense.encoder.transform, dense.encoder.stride, settings.segment)
+        measure_sample(store.sample_uri(sample_id), rows, load, settings, settings.placement.references)
     builder = _Builder(store, dense, settings)
     failed = builder.build(unique_steps(plan for plan, _ in plans.values()), evidence)
     for name, (plan, writer) in plans.items():

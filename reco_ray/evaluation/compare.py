@@ -17,7 +17,7 @@ from reco_ray.errors import UnreadableError
 from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.evaluation.evaluation_protocol import Protocol
-from reco_ray.models.dense import CachedDenseModels, DenseModels
+from reco_ray.models.dense import CachedDenseModels, DenseFeatures, DenseModels
 from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.segment import PixelEncoder, segment
 from reco_ray.segmentation.targets import targets_of
@@ -107,6 +107,7 @@ class Comparer:
         protocol: Protocol,
         settings: Settings,
         device: str,
+        sample: DenseFeatures | None = None,
     ) -> None:
         self.models = DenseModels.load(settings.models, device=device, seed=settings.seed)
         self._dataset, self._protocol, self._device = dataset, protocol, device
@@ -124,6 +125,7 @@ class Comparer:
                 protocol,
                 backgrounds,
                 device,
+                sample,
             )
             for name, v in variants.items()
         }
@@ -190,10 +192,13 @@ class _Zeroshot:
         protocol: Protocol,
         backgrounds: list[bool],
         device: str,
+        sample: DenseFeatures | None,
     ) -> None:
         self._protocol = protocol
         self._settings = {on: settings.model_copy(update={"background": on}) for on in backgrounds}
-        self._targets = {on: targets_of(bank, options).to(device) for on, options in self._settings.items()}
+        self._targets = {
+            on: targets_of(bank, options, sample).to(device) for on, options in self._settings.items()
+        }
 
     def labels(self, image: _Image, background: bool) -> np.ndarray:
         """Label ids, int64 (H, W); label 0 is the background, if there is one."""

@@ -8,6 +8,7 @@ import pyarrow as pa
 from PIL import Image
 
 from reco_ray.config import Settings
+from reco_ray.cosegmentation.sample import open_sample
 from reco_ray.evaluation.compare import Compared, Comparer, Trained, Variant, sample_loader
 from reco_ray.evaluation.confusion import IGNORE
 from reco_ray.evaluation.dataset import Dataset
@@ -30,6 +31,7 @@ def write_report(
     image_miou: dict[int, float | None],
     protocol: Protocol,
     settings: Settings,
+    sample: str | None = None,
 ) -> str:
     """Writes `index.html` and returns its URI.
 
@@ -41,12 +43,13 @@ def write_report(
         image_miou: Number of a sample -> its mIoU with that variant.
         protocol: The evaluation protocol.
         settings: All settings.
+        sample: URI of the feature sample of the images, as of `score`.
     """
     ranked = [number for number, miou in sorted(image_miou.items()) if miou is not None]
     ranked.sort(key=lambda number: image_miou[number] or 0.0)
     worst = ranked[:SHOWN]
     best = ranked[len(worst) :][-SHOWN:][::-1]
-    compared = _compare(worst + best, dataset, variant, protocol, settings)
+    compared = _compare(worst + best, dataset, variant, protocol, settings, sample)
     shown = {entry.number: _pictures(entry, dataset, image_miou) for entry in compared}
     colours = [css_colour(colour) for colour in dataset.colours]
     page = render_page(
@@ -71,11 +74,13 @@ def _compare(
     variant: Mapping[str, Variant | Trained],
     protocol: Protocol,
     settings: Settings,
+    sample: str | None,
 ) -> list[Compared]:
     """Segments the samples to show again, so that predictions of the others need not be stored."""
     if not numbers:
         return []
-    compare = Comparer(dataset, variant, protocol, settings, device="cpu")
+    features = None if sample is None else open_sample(sample)
+    compare = Comparer(dataset, variant, protocol, settings, "cpu", features)
     encoder = compare.models.encoder
     load = sample_loader(encoder.transform, encoder.stride, protocol, settings.segment.max_pixels)
     return list(

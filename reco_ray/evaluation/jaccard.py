@@ -23,7 +23,8 @@ from reco_ray.models.dense import DenseModels
 from reco_ray.models.description import describe_dense_models
 from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.score import concept_scores
-from reco_ray.segmentation.segment import Targets, label_scores, score_factors
+from reco_ray.segmentation.segment import label_scores, score_factors
+from reco_ray.segmentation.target_set import Targets
 
 FOREGROUND = 1
 

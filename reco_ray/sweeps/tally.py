@@ -12,7 +12,8 @@ from reco_ray.evaluation.confusion import confusion_matrix, scores
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.models.dense import DenseFeatures
 from reco_ray.segmentation.score import concept_scores
-from reco_ray.segmentation.segment import Targets, score_factors, segment
+from reco_ray.segmentation.segment import score_factors, segment
+from reco_ray.segmentation.target_set import Targets
 from reco_ray.segmentation.targets import label_names, targets_of
 from reco_ray.sweeps.encoded_images import Encoded, features_of
 from reco_ray.sweeps.scores import chance_corrected_agreement, label_counts, prediction_entropy

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from reco_ray.config import Settings
 from reco_ray.contents import FramesContent, LabelsContent
-from reco_ray.corpus.load import ImageLoader
+from reco_ray.corpus.load import ImageLoader, whole_image_loader
 from reco_ray.corpus.read import list_images
 from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.distributed.parts import cut
@@ -21,7 +21,6 @@ from reco_ray.files import artifacts, storage
 from reco_ray.models.description import describe_dense_models
 from reco_ray.outcome import Outcome
 from reco_ray.segmentation.calibration import Calibration
-from reco_ray.segmentation.stage import whole_image_loader
 from reco_ray.segmentation.targets import has_background, label_names
 from reco_ray.training.calibrate import calibrate
 from reco_ray.training.label_worker import LabelSet, LabelWorker

@@ -19,7 +19,8 @@ from reco_ray.files import storage
 from reco_ray.models.dense import CachedDenseModels, DenseModels
 from reco_ray.segmentation.calibration import Calibration, probabilities
 from reco_ray.segmentation.score import score_maps
-from reco_ray.segmentation.segment import Targets, label_scores, score_factors, segment
+from reco_ray.segmentation.segment import label_scores, score_factors, segment
+from reco_ray.segmentation.target_set import Targets
 from reco_ray.segmentation.targets import targets_of
 from reco_ray.training.pseudo_labels import FRAMES_SCHEMA, IGNORE, LABELS_SCHEMA, encode
 

@@ -20,6 +20,7 @@ from safetensors.torch import save as save_tensors
 from reco_ray.cli import main
 from reco_ray.config import load_settings
 from reco_ray.contents import SegmenterContent
+from reco_ray.corpus.load import whole_image_loader
 from reco_ray.errors import RecoError
 from reco_ray.evaluation.benchmark import open_benchmark
 from reco_ray.evaluation.compare import Compared, Comparer, Trained, Variant, sample_loader
@@ -31,7 +32,7 @@ from reco_ray.evaluation.score_variants import EvaluateWorker, score
 from reco_ray.evaluation.stage import RECO, RECO_PLUS, trained_for, variants
 from reco_ray.files.artifacts import ArtifactWriter
 from reco_ray.models.dense import DenseModels
-from reco_ray.segmentation.stage import SegmentWorker, whole_image_loader
+from reco_ray.segmentation.stage import SegmentWorker
 from reco_ray.training import Segmenter
 from reco_ray.training.network import build_network
 from reco_ray.vocabulary import Concept, Vocabulary

@@ -11,7 +11,8 @@ from reco_ray.cosegmentation.bank import ReferenceBank
 from reco_ray.cosegmentation.prototypes import prototypes
 from reco_ray.models.dense import DenseModels
 from reco_ray.segmentation import concept_scores, label_map
-from reco_ray.segmentation.segment import BACKGROUND, Targets, segment
+from reco_ray.segmentation.segment import segment
+from reco_ray.segmentation.target_set import BACKGROUND, Targets
 from reco_ray.segmentation.targets import label_names, targets_of
 from reco_ray.vocabulary import Concept, Vocabulary
 

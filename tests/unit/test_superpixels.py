@@ -13,7 +13,8 @@ from reco_ray.config import SegmentSettings
 from reco_ray.errors import MissingPackageError
 from reco_ray.segmentation.refine import refine, require_refinement
 from reco_ray.segmentation.refine.superpixels import superpixels
-from reco_ray.segmentation.segment import BACKGROUND, Targets, label_scores
+from reco_ray.segmentation.segment import label_scores
+from reco_ray.segmentation.target_set import BACKGROUND, Targets
 from reco_ray.stages import run
 
 

@@ -8,7 +8,8 @@ from images import photograph
 from reco_ray.config import load_settings
 from reco_ray.models.dense import DenseModels
 from reco_ray.segmentation.score import concept_scores
-from reco_ray.segmentation.segment import BACKGROUND, Targets, segment
+from reco_ray.segmentation.segment import segment
+from reco_ray.segmentation.target_set import BACKGROUND, Targets
 from reco_ray.segmentation.windows import segment_windows
 
 SETTINGS = load_settings("mini", overrides=["models.precision=fp32"])

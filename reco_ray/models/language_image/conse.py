@@ -15,7 +15,13 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.data import ImageNetInfo
 
-from reco_ray.models.efficientnet_lite import STRIDE, EfficientNetLite, require_network, trunk_fingerprint
+from reco_ray.models.efficientnet_lite import (
+    STRIDE,
+    EfficientNetLite,
+    network_names,
+    require_network,
+    trunk_fingerprint,
+)
 from reco_ray.models.packaged import EFFICIENTNET_LITE, MINILM
 from reco_ray.models.prompts import require_latin
 from reco_ray.models.runtime import Runtime, fingerprint, resolve_runtime
@@ -26,7 +32,7 @@ class ConSE:
     """A LanguageImageModel.
 
     Args:
-        network: the classifier, such as efficientnet_lite0.
+        network: the classifier, such as efficientnet_lite0 or efficientnet_lite0+2.
         device: as for `resolve_runtime`.
         precision: as for `resolve_runtime`.
         top: T in the paper, the number of classes that are combined.
@@ -44,14 +50,14 @@ class ConSE:
         embeddings = sentence.encode(texts)
         # The mean over all classes is not discriminative; without it cosines spread over [-1, 1].
         self._center = embeddings.mean(dim=0)
-        self._class_embeddings = F.normalize(embeddings - self._center, dim=1)
+        self.class_embeddings = F.normalize(embeddings - self._center, dim=1)
         self._sentence = sentence
         self.trunk_fingerprint = trunk_fingerprint(net)
         if network == "efficientnet_lite0":
             # Embeddings that were computed differ between processors in their last bits; kept for existing indexes.
-            self.fingerprint = fingerprint(self.spec, net, self._class_embeddings.half(), f"top={top}")
+            self.fingerprint = fingerprint(self.spec, net, self.class_embeddings.half(), f"top={top}")
         else:
-            weights = (EFFICIENTNET_LITE[network].sha256, MINILM.sha256)
+            weights = (*(EFFICIENTNET_LITE[name].sha256 for name in network_names(network)), MINILM.sha256)
             self.fingerprint = fingerprint(self.spec, *weights, *texts, f"top={top}")
         self.module = self.runtime.prepare(net)
 
@@ -79,14 +85,22 @@ class ConSE:
 
     def encode_dense(self, images: torch.Tensor) -> torch.Tensor:
         """Applies ConSE at every location: (b, 3, H, W) normalised -> (b, 384, H / 32, W / 32) unit vectors."""
-        with self.runtime.inference():
-            return self.encode_dense_from_trunk(self.module.trunk(images.to(self.runtime.device)))  # type: ignore[operator]
+        return self.combine(self.dense_logits(images))
 
-    def encode_dense_from_trunk(self, trunk_features: torch.Tensor) -> torch.Tensor:
-        """`encode_dense` from features of the trunk: (b, c, h, w) -> (b, 384, h, w)."""
+    def dense_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """The classifier at every location: (b, 3, H, W) normalised -> (b, 1000, H / 32, W / 32) float32."""
         with self.runtime.inference():
-            logits = self.module.dense_logits(trunk_features)  # type: ignore[operator]
-            return self._combine(logits.float()).permute(0, 3, 1, 2)
+            return self.dense_logits_from_trunk(self.module.trunk(images.to(self.runtime.device)))  # type: ignore[operator]
+
+    def dense_logits_from_trunk(self, trunk_features: torch.Tensor) -> torch.Tensor:
+        """`dense_logits` from features of the trunk: (b, c, h, w) -> (b, 1000, h, w)."""
+        with self.runtime.inference():
+            return self.module.dense_logits(trunk_features).float().permute(0, 3, 1, 2)  # type: ignore[operator]
+
+    def combine(self, logits: torch.Tensor) -> torch.Tensor:
+        """Embeds every location: logits (b, 1000, h, w) -> (b, 384, h, w) unit vectors."""
+        with self.runtime.inference():
+            return self._combine(logits.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def _combine(self, logits: torch.Tensor) -> torch.Tensor:
         """Convex combination of class embeddings: (..., 1000) logits -> (..., 384) unit vectors."""
@@ -94,7 +108,7 @@ class ConSE:
         weights = torch.zeros_like(logits).scatter_(-1, classes, values)
         # Without autocast: in half precision the weights would not add up as a convex combination.
         with torch.autocast(logits.device.type, enabled=False):
-            return F.normalize(weights @ self._class_embeddings, dim=-1)
+            return F.normalize(weights @ self.class_embeddings, dim=-1)
 
 
 def load(name: str, *, weights: str | None, device: str, seed: int, precision: str) -> ConSE:

@@ -1,0 +1,97 @@
+"""Measures a sample of dense features on images, on Ray: once, and kept in one file."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from reco_ray.config import Settings, StagePlacement
+from reco_ray.corpus.load import pixels_of
+from reco_ray.distributed.parts import Report, Worker, cut
+from reco_ray.distributed.pool import stage_pool
+from reco_ray.errors import UnreadableError
+from reco_ray.files import storage
+from reco_ray.models.dense import DenseFeatures, DenseModels
+from reco_ray.models.feature_sample import from_bytes, sample_features, to_bytes
+
+_SHARD = 8  # images
+
+
+def evenly_spaced(total: int, count: int) -> np.ndarray:
+    """Rows of at most `count` of `total` images, evenly spaced, int64."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
+
+
+def measure_sample(
+    uri: str,
+    rows: pa.Table,
+    load: Callable[[pa.Table], pa.Table],
+    settings: Settings,
+    placement: StagePlacement,
+) -> DenseFeatures:
+    """Samples the features of images, or reads the sample that an earlier run left.
+
+    Args:
+        uri: of the file.
+        rows: of the images, as `load` takes them; those that cannot be read are passed over.
+        load: reads whole images at the size at which they are segmented.
+        settings: of the run.
+        placement: of the workers.
+
+    Raises:
+        UnreadableError: none of the images is usable, or the file is damaged.
+    """
+    if not storage.exists(uri):
+        parts = f"{uri}.parts"
+        shards = cut(rows, _SHARD)
+        worker = SampleWorker(settings, parts)
+        with stage_pool("calibrate", settings.models.device, placement, rows.num_rows) as pool:
+            pool.run(shards, load, worker)
+        # In the order of the shards, so that results do not depend on the order of execution.
+        names = sorted(storage.list_names(parts, ".safetensors"))
+        found = [from_bytes(storage.read_bytes(storage.join(parts, name))) for name in names]
+        if not found:
+            raise UnreadableError(f"{rows['uri'][0]}: none of {rows.num_rows} images can be used")
+        storage.write_bytes(uri, to_bytes(found))
+        for name in names:
+            storage.remove(storage.join(parts, name))
+    return open_sample(uri)
+
+
+def open_sample(uri: str) -> DenseFeatures:
+    """Reads a sample.
+
+    Raises:
+        UnreadableError: the file is missing or damaged.
+    """
+    try:
+        return from_bytes(storage.read_bytes(uri))
+    except Exception as error:  # safetensors has no common base for its errors
+        raise UnreadableError(f"{uri}: missing or damaged ({error}): delete it and run again") from error
+
+
+class SampleWorker(Worker[Report]):
+    """Samples the features of the loaded images of a shard."""
+
+    report = Report
+
+    def __init__(self, settings: Settings, folder: str) -> None:
+        self._settings, self._folder = settings, folder
+
+    def set_up(self, device: str) -> None:
+        """Loads the dense models."""
+        self._models = DenseModels.load(self._settings.models, device=device, seed=self._settings.seed)
+        self._device = device
+
+    def work(self, name: str, rows: pa.Table) -> Report:
+        """Writes the sample of a shard, if any of its images is usable."""
+        usable = rows.filter(rows["pixels"].is_valid())
+        batches = (
+            torch.from_numpy(pixels_of(usable, row).copy())[None].to(self._device)
+            for row in range(usable.num_rows)
+        )
+        samples = [sample_features(self._models.encode(batch)) for batch in batches]
+        if samples:
+            storage.write_bytes(storage.join(self._folder, f"{name}.safetensors"), to_bytes(samples))
+        return Report(rows.num_rows)
