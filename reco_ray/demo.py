@@ -72,7 +72,7 @@ def prepare_demo(folder: str) -> Demo:
     targets = "".join(f"{name}\n" for name in _TARGETS)
     _put(folder, "targets.txt", targets.encode())
     # Two exemplars: about as many photographs as show each of these concepts.
-    overrides = ["references.exemplars=2", "segment.background=true", "segment.refine=pamr"]
+    overrides = ["references.exemplars=2", "segment.background=true"]
     settings = load_settings("mini", overrides=overrides)
     return Demo(folder, storage.join(folder, "targets.txt"), parse_concepts(CONCEPTS), settings)
 
