@@ -198,11 +198,6 @@ class TrainSettings(_Section):
     min_score: float = Field(
         default=0.0, ge=0, le=1, description="pseudo-labels with a lower score are ignored"
     )
-    calibrate: int = Field(
-        default=0,
-        ge=0,
-        description="images over which concepts' scores are made comparable, for soft labels; 0 = ReCo's own labels",
-    )
     held_out: float = Field(
         default=0.1, gt=0, lt=1, description="share of the images on whose pseudo-labels steps are compared"
     )

@@ -59,6 +59,32 @@ def measure_sample(
     return open_sample(uri)
 
 
+def sample_of_images(
+    uri: str,
+    images: pa.Table,
+    load: Callable[[pa.Table], pa.Table],
+    settings: Settings,
+    placement: StagePlacement,
+) -> str | None:
+    """Samples the features of images that are to be scored; arguments and errors as of `measure_sample`.
+
+    A sample that is there is kept, so that the scores of a grown set of images stay comparable.
+
+    Args:
+        images: all of them, of which `segment.calibrate` evenly spaced ones are measured.
+
+    Returns:
+        `uri`, or None if scores are not calibrated or there are fewer images: then the sample of the corpus serves.
+    """
+    count = settings.segment.calibrate
+    if not count or images.num_rows < count:
+        return None
+    measure_sample(
+        uri, images.select(["uri"]).take(evenly_spaced(images.num_rows, count)), load, settings, placement
+    )
+    return uri
+
+
 def open_sample(uri: str) -> DenseFeatures:
     """Reads a sample.
 

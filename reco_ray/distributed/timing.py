@@ -22,7 +22,7 @@ _DENSE = (
     "models.window_step",
     "models.precision",
 )
-_SCORED = ("segment.image_size", "segment.use", "segment.refine", "segment.prefilter")
+_SCORED = ("segment.image_size", "segment.use", "segment.refine", "segment.prefilter", "segment.calibrate")
 # The settings that determine time and bytes per item: a rate is valid for these values only.
 _DECISIVE = {
     "embed": ("models.retrieval", "models.precision"),
@@ -36,11 +36,11 @@ _DECISIVE = {
         "references.context_elimination",
     ),
     "segment": (*_DENSE, *_SCORED, "segment.overlays"),
-    "label": (*_DENSE, *_SCORED, "train.image_size", "train.calibrate"),
+    "label": (*_DENSE, *_SCORED, "train.image_size"),
     "train": (
         "models.precision",
         "train.segmenter",
-        "train.calibrate",
+        "segment.calibrate",  # soft labels are read and cropped, too
         "train.image_size",
         "train.batch_size",
         "train.accumulate",

@@ -111,10 +111,34 @@ def label_logits(
     Args:
         logits: of each target, (m, h, w).
         targets: of m labels, calibrated.
-        features: dense visual features of the image, (c, h', w'); None: regions are compared by colour only.
+        features: as for `target_probabilities`.
         pixels: uint8 (H, W, 3).
         size: (height, width) of the result.
         settings: of the segmentation.
+    """
+    maps, labels = target_probabilities(logits, targets, features, pixels, settings)
+    return best_target(maps, labels, targets, size, settings)
+
+
+def target_probabilities(
+    logits: torch.Tensor,
+    targets: Targets,
+    features: torch.Tensor | None,
+    pixels: torch.Tensor,
+    settings: SegmentSettings,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities of the targets that the image shows, refined if enabled in the settings.
+
+    Args:
+        logits: of each target, (m, h, w).
+        targets: of m labels, calibrated.
+        features: dense visual features of the image, (c, h', w'); None: regions are compared by colour only.
+        pixels: uint8 (H, W, 3).
+        settings: of the segmentation.
+
+    Returns:
+        Probabilities, (k, H, W), which sum to 1, and the label id of each of the k targets, int64 (k,). Several may
+        have that of the background.
     """
     assert targets.calibration is not None, "the targets are not calibrated"
     # To save time and memory, only targets that are among the best two somewhere are refined.
@@ -133,7 +157,26 @@ def label_logits(
     probabilities = maps.softmax(0)
     if not of_logits:
         probabilities = refine(probabilities, image, settings.refine, features)
-    found = _best(probabilities, labels, size)
+    return probabilities, labels
+
+
+def best_target(
+    maps: torch.Tensor,
+    labels: torch.Tensor,
+    targets: Targets,
+    size: tuple[int, int],
+    settings: SegmentSettings,
+) -> SegmentedImage:
+    """The most probable target at every pixel.
+
+    Args:
+        maps: of `target_probabilities`.
+        labels: of the same.
+        targets: of all labels.
+        size: (height, width) of the result.
+        settings: of the segmentation.
+    """
+    found = _best(maps, labels, size)
     if targets.background:
         unsure = found.scores < settings.background_threshold
         return SegmentedImage(found.labels.masked_fill(unsure, BACKGROUND), found.scores)

@@ -9,11 +9,11 @@ import torch
 
 from reco_ray.config import Settings
 from reco_ray.contents import MasksContent
-from reco_ray.corpus.load import ImageLoader, pixels_of, whole_image_loader
+from reco_ray.corpus.load import pixels_of, whole_image_loader
 from reco_ray.corpus.read import list_images
 from reco_ray.corpus.stage import write_rejected
 from reco_ray.cosegmentation.bank import SAMPLE, ReferenceBank
-from reco_ray.cosegmentation.sample import evenly_spaced, measure_sample, open_sample
+from reco_ray.cosegmentation.sample import open_sample, sample_of_images
 from reco_ray.distributed.parts import Report, Worker
 from reco_ray.distributed.pool import stage_pool
 from reco_ray.distributed.timing import write_summary
@@ -89,7 +89,8 @@ def segment_images(
             "segment", f"{table.num_rows - done:,} to do, {gone:,} gone or changed since, {done:,} kept"
         )
     load = whole_image_loader(dense.transform, dense.stride, settings.segment)
-    sample = _sample(writer.uri, table, load, settings)
+    sample_uri = storage.join(writer.uri, SAMPLE)
+    sample = sample_of_images(sample_uri, table, load, settings, settings.placement.segment)
     worker = SegmentWorker(settings, bank.uri, writer.uri, sample)
     device, placement = settings.models.device, settings.placement.segment
     with stage_pool("segment", device, placement, table.num_rows, done) as pool:
@@ -112,20 +113,6 @@ def segment_images(
     colours = palette(len(labels), background=has_background(bank, settings.segment)).tolist()
     content = MasksContent(labels=labels, palette=colours, references=bank.uri)
     return Outcome("segment", writer.uri, writer.commit(counts, content))
-
-
-def _sample(out: str, images: pa.Table, load: ImageLoader, settings: Settings) -> str | None:
-    """URI of a feature sample of the images; None if there are fewer than `segment.calibrate`: the corpus' serves.
-
-    A sample that is there is kept, so that masks of a grown set of images stay comparable.
-    """
-    count = settings.segment.calibrate
-    if not count or images.num_rows < count:
-        return None
-    uri = storage.join(out, SAMPLE)
-    rows = images.select(["uri"]).take(evenly_spaced(images.num_rows, count))
-    measure_sample(uri, rows, load, settings, settings.placement.segment)
-    return uri
 
 
 def _renew(writer: artifacts.ArtifactWriter) -> None:

@@ -12,7 +12,8 @@ from reco_ray.config import Settings
 from reco_ray.contents import FramesContent, LabelsContent
 from reco_ray.corpus.load import ImageLoader, whole_image_loader
 from reco_ray.corpus.read import list_images
-from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.cosegmentation.bank import SAMPLE, ReferenceBank
+from reco_ray.cosegmentation.sample import sample_of_images
 from reco_ray.distributed.parts import cut
 from reco_ray.distributed.pool import stage_pool
 from reco_ray.distributed.timing import write_summary
@@ -20,9 +21,7 @@ from reco_ray.errors import SettingError, UnreadableError
 from reco_ray.files import artifacts, storage
 from reco_ray.models.description import describe_dense_models
 from reco_ray.outcome import Outcome
-from reco_ray.segmentation.calibration import Calibration
 from reco_ray.segmentation.targets import has_background, label_names
-from reco_ray.training.calibrate import calibrate
 from reco_ray.training.label_worker import LabelSet, LabelWorker
 from reco_ray.training.pseudo_labels import IGNORE, MAX_LABELS
 
@@ -74,10 +73,14 @@ def label_images(sets: dict[str, LabelSet], images: str, frames: str, settings: 
     pending_sets = {name: sets[name] for name, manifest in finished.items() if manifest is None}
     run: dict[str, object] = {}
     if pending_sets:
-        compared = {n: one for n, one in pending_sets.items() if uses_calibration(banks[n], settings)}
         load = whole_image_loader(dense.transform, dense.stride, settings.segment)
-        calibrations = calibrate(compared, listing.table, load, settings)
-        run = _run(pending_sets, calibrations, frames_writer.uri, listing.table, load, settings)
+        of_pixels = settings.segment.image_size, settings.segment.calibrate
+        # Frames may serve labels of several models, each of which has a sample of its own.
+        folder = storage.join(frames_writer.uri, "samples", storage.digest(dense.fingerprint, *of_pixels))
+        sample = sample_of_images(
+            storage.join(folder, SAMPLE), listing.table, load, settings, settings.placement.label
+        )
+        run = _run(pending_sets, sample, frames_writer.uri, listing.table, load, settings)
     total = listing.table.num_rows
     if not storage.exists(storage.join(frames_writer.uri, artifacts.MANIFEST)):
         footers = storage.read_footers(storage.join(frames_writer.uri, "frames"))
@@ -103,19 +106,13 @@ def _made_from(bank: ReferenceBank, settings: Settings) -> dict[str, object]:
         "references": bank.uri,
         "references_made_at": bank.made_at,
         "train.min_score": settings.train.min_score,
-        "train.calibrate": settings.train.calibrate if uses_calibration(bank, settings) else 0,
         **settings.named("segment", without=("image_size", "overlays", "shard_size")),
     }
 
 
-def uses_calibration(bank: ReferenceBank, settings: Settings) -> bool:
-    """Whether scores are calibrated; not with a background, which depends on absolute scores."""
-    return settings.train.calibrate > 0 and not has_background(bank, settings.segment)
-
-
 def _run(
     sets: dict[str, LabelSet],
-    calibrations: dict[str, Calibration],
+    sample: str | None,
     frames: str,
     listing: pa.Table,
     load: ImageLoader,
@@ -127,7 +124,7 @@ def _run(
     shards = cut(listing, settings.segment.shard_size)
     pending = {n: shard for n, shard in shards.items() if any(f"{n}.parquet" not in names for names in there)}
     done = listing.num_rows - sum(shard.num_rows for shard in pending.values())
-    worker = LabelWorker(settings, sets, calibrations, frames)
+    worker = LabelWorker(settings, sets, sample, frames)
     device, placement = settings.models.device, settings.placement.label
     with stage_pool("label", device, placement, listing.num_rows, done) as pool:
         pool.run(pending, load, worker)
@@ -153,7 +150,7 @@ def _commit(
         vocabulary=bank.vocabulary,
         references=bank.uri,
         frames=frames,
-        soft=uses_calibration(bank, settings),
+        soft=settings.segment.calibrate > 0,
         pixels=dict(zip(names, pixels.tolist(), strict=False)),
     )
     images = sum(footer.num_rows for footer in footers.values())

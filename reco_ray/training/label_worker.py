@@ -14,15 +14,18 @@ from reco_ray.config import Settings
 from reco_ray.corpus.load import pixels_of
 from reco_ray.corpus.stage import write_rejected
 from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.cosegmentation.sample import open_sample
 from reco_ray.distributed.parts import Report, Worker
 from reco_ray.files import storage
 from reco_ray.models.dense import CachedDenseModels, DenseModels
-from reco_ray.segmentation.calibration import Calibration, probabilities
-from reco_ray.segmentation.score import score_maps
-from reco_ray.segmentation.segment import label_scores, score_factors, segment
-from reco_ray.segmentation.target_set import Targets
+from reco_ray.segmentation.segment import (
+    best_target,
+    segment_features,
+    target_logits,
+    target_probabilities,
+)
 from reco_ray.segmentation.targets import targets_of
-from reco_ray.training.pseudo_labels import FRAMES_SCHEMA, IGNORE, LABELS_SCHEMA, encode
+from reco_ray.training.pseudo_labels import FRAMES_SCHEMA, IGNORE, LABELS_SCHEMA, SOFT_STRIDE, encode
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,6 @@ class LabelSet:
     out: str
 
 
-def open_targets(
-    sets: dict[str, LabelSet], models: DenseModels, settings: Settings, device: str
-) -> dict[str, Targets]:
-    """Opens the references of every set.
-
-    Raises:
-        OtherModelError: a bank was made with other models.
-    """
-    banks = {name: ReferenceBank.open(one.bank, models.fingerprint) for name, one in sets.items()}
-    return {name: targets_of(bank, settings.segment).to(device) for name, bank in banks.items()}
-
-
 class LabelWorker(Worker[Report]):
     """Labels the images of a shard for every vocabulary, and commits frames and labels."""
 
@@ -59,17 +50,21 @@ class LabelWorker(Worker[Report]):
         self,
         settings: Settings,
         sets: dict[str, LabelSet],
-        calibrations: dict[str, Calibration],
+        sample: str | None,
         frames: str,
     ) -> None:
-        self._settings, self._sets, self._calibrations, self._frames = settings, sets, calibrations, frames
+        self._settings, self._sets, self._sample, self._frames = settings, sets, sample, frames
 
     def set_up(self, device: str) -> None:
         """Loads the dense models and the references of every vocabulary."""
         self._models = DenseModels.load(self._settings.models, device=device, seed=self._settings.seed)
         self._device = device
-        self._calibrations = {name: one.to(device) for name, one in self._calibrations.items()}
-        self._targets = open_targets(self._sets, self._models, self._settings, device)
+        banks = {
+            name: ReferenceBank.open(one.bank, self._models.fingerprint) for name, one in self._sets.items()
+        }
+        sample = None if self._sample is None else open_sample(self._sample)
+        options = self._settings.segment
+        self._targets = {name: targets_of(bank, options, sample).to(device) for name, bank in banks.items()}
 
     def work(self, name: str, rows: pa.Table) -> Report:
         """Writes labels and rejected rows, and finally the frames."""
@@ -104,18 +99,35 @@ class LabelWorker(Worker[Report]):
     ) -> tuple[np.ndarray, dict[str, bytes | None]]:
         """Returns label ids or IGNORE, uint8 (H, W), and the other columns of LABELS_SCHEMA."""
         targets, options = self._targets[key], self._settings.segment
-        soft = None
-        if (calibrated := self._calibrations.get(key)) is None:
-            result = segment(models, targets, batch, [size], options)[0]
+        encoded, soft = models.encode(batch), None
+        if targets.calibration is None:
+            result = segment_features(encoded, targets, batch[0], size, options)
         else:
-            factors = score_factors(models.encode(batch), targets, options)
-            likely = probabilities(score_maps(**factors), calibrated)
-            full = F.interpolate(likely, tuple(batch.shape[1:3]), mode="bilinear", align_corners=False)[0]
-            result = label_scores(full, targets, batch[0], size, options)
-            soft = encode(_bytes(likely[0]).reshape(-1, likely.shape[3]))
+            logits = target_logits(encoded, targets, options)
+            maps, ids = target_probabilities(logits, targets, encoded.visual[0], batch[0], options)
+            result = best_target(maps, ids, targets, size, options)
+            count = int(targets.labels.max()) + 1
+            likely = soft_labels(maps, ids, count)
+            soft = encode(_bytes(likely).reshape(-1, likely.shape[2]))
         unsure = result.scores < self._settings.train.min_score
         labels = result.labels.masked_fill(unsure, IGNORE).to(torch.uint8).cpu().numpy()
         return labels, {"score": encode(_bytes(result.scores)), "soft": soft}
+
+
+def soft_labels(maps: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Probabilities of every label at a lower resolution.
+
+    Args:
+        maps: probabilities of k targets, (k, H, W).
+        labels: label ids of the targets, int64 (k,); the probabilities of those with the same label are added up.
+        count: number of labels.
+
+    Returns:
+        (count, h, w), with cells of about SOFT_STRIDE pixels; labels that are not in `labels` are 0.
+    """
+    height, width = (max(1, round(side / SOFT_STRIDE)) for side in maps.shape[1:])
+    small = F.adaptive_avg_pool2d(maps, (height, width))
+    return small.new_zeros(count, height, width).index_add_(0, labels, small)
 
 
 def _bytes(shares: torch.Tensor) -> np.ndarray:

@@ -17,8 +17,8 @@ from torchvision.transforms import v2
 from reco_ray.files import storage
 from reco_ray.training.pseudo_labels import IGNORE, decode
 
-SOFT_STRIDE = 4  # every fourth pixel of a crop has soft labels: finer than the maps of any model
-SOFT_PIXELS = slice(SOFT_STRIDE // 2, None, SOFT_STRIDE)
+SAMPLED = 4  # every fourth pixel of a crop has soft labels: finer than their cells
+SOFT_PIXELS = slice(SAMPLED // 2, None, SAMPLED)
 NEIGHBOURS = 8  # shards whose rows are shuffled together; must fit into the memory of workers
 
 
@@ -125,7 +125,7 @@ class Crops:
 
         Returns:
             `id`; `image` uint8 (b, 3, crop, crop); `label` uint8 (b, crop, crop); for soft labels also `soft`,
-            probabilities x 255 at `SOFT_PIXELS`, uint8 (b, m, crop / SOFT_STRIDE, crop / SOFT_STRIDE).
+            probabilities x 255 at `SOFT_PIXELS`, uint8 (b, m, crop / SAMPLED, crop / SAMPLED).
         """
         torch.set_num_threads(1)  # many actors share a node
         crops = [self._crop(*self._plan[position]) for position in batch["id"]]

@@ -5,17 +5,19 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from images import write_photographs
 
 from reco_ray.cli import main
 from reco_ray.training import Segmenter
+from reco_ray.training.pseudo_labels import decode
 
 SMALL = ["--exemplars", "2", *(
     f"--set={key}"
     for key in (
         "references.image_size=96", "segment.image_size=96", "train.image_size=64", "train.crop=64",
-        "train.batch_size=2", "train.checkpoint_every=2",
+        "train.batch_size=2", "train.checkpoint_every=2", "segment.calibrate=8",
     )
 )]  # fmt: skip
 IN_OPEN = 0x20
@@ -64,6 +66,13 @@ def test_vocabularies_become_segmenters_and_no_label_is_opened(
         ]
         assert list((made / "tensorboard").iterdir())
     assert Segmenter.from_artifact(str(folder / "out" / "one" / "segmenter")).labels == ["dog", "sky"]
+    # One sample of the images calibrates both vocabularies.
+    assert len(list((folder / "out" / "frames" / "samples").rglob("sample.safetensors"))) == 1
+    (shard,) = (folder / "out" / "one" / "labels" / "labels").glob("*.parquet")
+    for row in pq.read_table(shard).to_pylist():
+        soft = decode(row["soft"]).reshape(2, 12, -1).astype(int)
+        assert abs(soft.sum(0) - 255).max() <= 1
+        assert (decode(row["label"]) < 2).all()
     capfd.readouterr()
     train(folder, "one.txt", "two.txt")
     assert capfd.readouterr().err.count("nothing to do") == 6

@@ -145,7 +145,7 @@ def test_what_has_no_rate_says_why() -> None:
     work = Workload("segment", "segment", load_settings(overrides=["segment.refine=crf"]))
     assert estimate(work, [], CPUS, 10).bottleneck == "no rate of segment"
     other = estimate(work, [rate("segment")], CPUS, 10)
-    assert other.bottleneck == "no rate with segment.refine=crf (measured: none)"
+    assert other.bottleneck == "no rate with segment.refine=crf (measured: superpixels)"
     assert other.gigabytes is None
     plain = Workload("segment", "segment", load_settings())
     on_gpus = estimate(plain, [rate("segment", bytes_per_item=1e9)], MIXED, 10)
@@ -205,7 +205,7 @@ def test_a_rate_is_told_by_artifacts_and_read_again(tmp_path: Path) -> None:
     assert (found[0].compute_seconds, found[0].reader_seconds, found[0].fixed_seconds) == (1.0, 0.15, 7.0)
     assert found[0].bytes_per_item == pytest.approx(1000, rel=0.2)  # and the summaries themselves
     assert "10 images in 1 part, 12.0 s by 2 workers of 1 thread" in found[0].source
-    assert found[0].settings["segment.refine"] == "none"
+    assert found[0].settings["segment.refine"] == "superpixels"
     (tmp_path / "rates.yaml").write_text(as_yaml(found))
     assert read_rates(str(tmp_path / "rates.yaml")) == found
 

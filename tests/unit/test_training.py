@@ -16,6 +16,7 @@ from reco_ray.errors import RecoError, UsageError
 from reco_ray.files import storage
 from reco_ray.segmentation.calibration import calibration, moments
 from reco_ray.training import Segmenter, checkpoint
+from reco_ray.training.label_worker import soft_labels
 from reco_ray.training.loop import permanent_failure, soft_cross_entropy
 from reco_ray.training.measure import fold_calibration
 from reco_ray.training.network import build_network
@@ -159,6 +160,19 @@ def test_soft_labels_follow_the_crop(tmp_path: Path) -> None:
     # The right label is the likelier one right of the middle, whichever way the crop was mirrored.
     right = batch["soft"][:, 1] > 127
     assert (right == (at == 1))[~ignored].mean() > 0.93
+
+
+def test_soft_labels_add_up_what_has_the_same_label_and_keep_edges() -> None:
+    left = torch.zeros(64, 80)
+    left[:, :40] = 1.0
+    maps = torch.stack([left, 0.75 * (1 - left), 0.25 * (1 - left)])  # the last two are background
+    soft = soft_labels(maps, torch.tensor([2, 0, 0]), 4)
+    assert soft.shape == (4, 8, 10)
+    torch.testing.assert_close(soft.sum(0), torch.ones(8, 10))
+    assert torch.equal(soft[2, :, :5], torch.ones(8, 5))
+    assert torch.equal(soft[0, :, 5:], torch.ones(8, 5))
+    assert not soft[[1, 3]].any()
+    assert soft_labels(torch.ones(1, 3, 90), torch.tensor([0]), 1).shape == (1, 1, 11)
 
 
 def test_soft_labels_that_are_certain_are_labels() -> None:
