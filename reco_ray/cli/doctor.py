@@ -9,6 +9,8 @@ from pathlib import Path
 from reco_ray import __version__
 from reco_ray.errors import MissingPackageError, RecoError
 
+_PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "scikit-image", "ray", "pyarrow")
+
 
 @dataclass(frozen=True)
 class Check:
@@ -27,7 +29,7 @@ def examine() -> list[Check]:
             "reco-ray",
             f"{__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}",
         ),
-        *(_package(name) for name in ("torch", "torchvision", "timm", "open_clip_torch", "ray", "pyarrow")),
+        *(_package(name) for name in _PACKAGES),
         _faiss(),
         _packaged_weights(),
         _devices(),

@@ -116,7 +116,7 @@ def test_the_missing_package_is_named_before_any_work(
 ) -> None:
     require_refinement("superpixels")
     monkeypatch.setitem(sys.modules, "skimage", None)
-    line = r'superpixels needs the package scikit-image: pip install "reco-ray\[demo\]"'
+    line = "superpixels needs the package scikit-image: pip install scikit-image"
     with pytest.raises(MissingPackageError, match=line):
         refine(torch.ones(1, 4, 4), torch.zeros(3, 4, 4, dtype=torch.uint8), "superpixels")
     require_refinement("pamr")

@@ -127,5 +127,5 @@ def require() -> None:
     """Raises MissingPackageError if scikit-image is not installed."""
     if find_spec("skimage") is None:
         raise MissingPackageError(
-            'refinement superpixels needs the package scikit-image: pip install "reco-ray[demo]"'
+            "refinement superpixels needs the package scikit-image: pip install scikit-image"
         )
