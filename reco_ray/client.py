@@ -122,12 +122,12 @@ class VocabularyStatus(contract.VocabularyResource):
 
     @property
     def done(self) -> int:
-        """Number of concepts built."""
+        """Number of concepts built, context concepts and statistics of the corpus included."""
         return self.progress.done
 
     @property
     def total(self) -> int:
-        """Number of concepts to build, context concepts included."""
+        """Number of concepts to build, context concepts and statistics of the corpus included."""
         return self.progress.total
 
 

@@ -19,6 +19,7 @@ from reco_ray.errors import UnreadableError
 from reco_ray.files import storage
 
 _SUFFIX = ".safetensors"
+_SAMPLE_SUFFIX = ".sample"
 
 
 class StoredExemplar(TypedDict):
@@ -116,7 +117,14 @@ class ConceptStore:
             raise UnreadableError(f"{uri}: missing or damaged ({error}): delete it and run again") from error
 
     def prune(self, keep: set[str], max_others: int) -> int:
-        """Deletes the oldest concepts not in `keep` until `max_others` of them remain; returns the number deleted."""
+        """Deletes the oldest concepts not in `keep` until `max_others` of them remain, and all samples not in `keep`.
+
+        Returns:
+            The number of deleted concepts.
+        """
+        for name in storage.list_names(self.folder, _SAMPLE_SUFFIX):
+            if name.removesuffix(_SAMPLE_SUFFIX) not in keep:
+                storage.remove(storage.join(self.folder, name))
         names = [name.removesuffix(_SUFFIX) for name in storage.list_by_age(self.folder, _SUFFIX)]
         others = [each for each in names if each not in keep]
         oldest = others[: max(0, len(others) - max_others)]
@@ -131,7 +139,11 @@ class ConceptStore:
 
     def sample_uri(self, sample_id: str) -> str:
         """URI of a feature sample of the corpus."""
-        return storage.join(self.folder, f"{sample_id}.sample")
+        return storage.join(self.folder, f"{sample_id}{_SAMPLE_SUFFIX}")
+
+    def has_sample(self, sample_id: str) -> bool:
+        """Whether a feature sample is there."""
+        return storage.exists(self.sample_uri(sample_id))
 
     def _json(self, concept_id: str) -> str:
         return storage.join(self.folder, f"{concept_id}.json")

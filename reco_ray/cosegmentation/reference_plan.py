@@ -55,6 +55,12 @@ class ReferencePlan:
     sample_id: str | None = None
 
     @property
+    def entries(self) -> tuple[str, ...]:
+        """Ids of all that a `ConceptStore` must hold for the bank: the references, and the feature sample, if any."""
+        steps = tuple(step.id for step in self.steps)
+        return steps if self.sample_id is None else (*steps, self.sample_id)
+
+    @property
     def content(self) -> ReferencesContent:
         """Content of the manifest of the ReferenceBank."""
         return ReferencesContent(vocabulary=self.vocabulary, context=list(self.context), model=self.model)

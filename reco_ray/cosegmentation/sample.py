@@ -7,6 +7,7 @@ import pyarrow as pa
 import torch
 
 from reco_ray.config import Settings, StagePlacement
+from reco_ray.corpus.index import CorpusIndex
 from reco_ray.corpus.load import pixels_of
 from reco_ray.distributed.parts import Report, Worker, cut
 from reco_ray.distributed.pool import stage_pool
@@ -15,12 +16,38 @@ from reco_ray.files import storage
 from reco_ray.models.dense import DenseFeatures, DenseModels
 from reco_ray.models.feature_sample import from_bytes, sample_features, to_bytes
 
-_SHARD = 8  # images
+SHARD = 8  # images
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:
     """Rows of at most `count` of `total` images, evenly spaced, int64."""
     return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
+
+
+def sample_rows(index: CorpusIndex, count: int) -> pa.Table:
+    """The images of an index over which scores are calibrated: `uri`, at most `count` rows."""
+    return index.images.take(evenly_spaced(len(index), count)).select(["uri"])
+
+
+def sample_images(models: DenseModels, rows: pa.Table, device: str) -> bytes | None:
+    """The feature sample of loaded images, as of `feature_sample.to_bytes`; None if none of them is usable."""
+    usable = rows.filter(rows["pixels"].is_valid())
+    batches = (
+        torch.from_numpy(pixels_of(usable, row).copy())[None].to(device) for row in range(usable.num_rows)
+    )
+    samples = [sample_features(models.encode(batch)) for batch in batches]
+    return to_bytes(samples) if samples else None
+
+
+def join_samples(parts: list[bytes], images: pa.Table) -> bytes:
+    """Joins the samples of parts of the images.
+
+    Raises:
+        UnreadableError: none of the images is usable.
+    """
+    if not parts:
+        raise UnreadableError(f"{images['uri'][0]}: none of {images.num_rows} images can be used")
+    return to_bytes([from_bytes(part) for part in parts])
 
 
 def measure_sample(
@@ -44,16 +71,14 @@ def measure_sample(
     """
     if not storage.exists(uri):
         parts = f"{uri}.parts"
-        shards = cut(rows, _SHARD)
+        shards = cut(rows, SHARD)
         worker = SampleWorker(settings, parts)
         with stage_pool("calibrate", settings.models.device, placement, rows.num_rows) as pool:
             pool.run(shards, load, worker)
         # In the order of the shards, so that results do not depend on the order of execution.
         names = sorted(storage.list_names(parts, ".safetensors"))
-        found = [from_bytes(storage.read_bytes(storage.join(parts, name))) for name in names]
-        if not found:
-            raise UnreadableError(f"{rows['uri'][0]}: none of {rows.num_rows} images can be used")
-        storage.write_bytes(uri, to_bytes(found))
+        found = [storage.read_bytes(storage.join(parts, name)) for name in names]
+        storage.write_bytes(uri, join_samples(found, rows))
         for name in names:
             storage.remove(storage.join(parts, name))
     return open_sample(uri)
@@ -112,12 +137,7 @@ class SampleWorker(Worker[Report]):
 
     def work(self, name: str, rows: pa.Table) -> Report:
         """Writes the sample of a shard, if any of its images is usable."""
-        usable = rows.filter(rows["pixels"].is_valid())
-        batches = (
-            torch.from_numpy(pixels_of(usable, row).copy())[None].to(self._device)
-            for row in range(usable.num_rows)
-        )
-        samples = [sample_features(self._models.encode(batch)) for batch in batches]
-        if samples:
-            storage.write_bytes(storage.join(self._folder, f"{name}.safetensors"), to_bytes(samples))
+        sample = sample_images(self._models, rows, self._device)
+        if sample is not None:
+            storage.write_bytes(storage.join(self._folder, f"{name}.safetensors"), sample)
         return Report(rows.num_rows)

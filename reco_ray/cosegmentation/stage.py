@@ -28,7 +28,7 @@ from reco_ray.cosegmentation.reference_plan import (
     sequences,
     unique_steps,
 )
-from reco_ray.cosegmentation.sample import evenly_spaced, measure_sample
+from reco_ray.cosegmentation.sample import measure_sample, sample_rows
 from reco_ray.distributed.parts import Report, Worker
 from reco_ray.distributed.pool import Pool, stage_pool
 from reco_ray.distributed.timing import write_summary
@@ -129,7 +129,7 @@ def build_many_references(
     store = ConceptStore(storage.absolute(concepts))
     samples = {plan.sample_id for plan, _ in plans.values() if plan.sample_id is not None}
     for sample_id in samples:  # one: plans of one index and the same settings share it
-        rows = index.images.take(evenly_spaced(len(index), settings.segment.calibrate)).select(["uri"])
+        rows = sample_rows(index, settings.segment.calibrate)
         load = whole_image_loader(dense.encoder.transform, dense.encoder.stride, settings.segment)
         measure_sample(store.sample_uri(sample_id), rows, load, settings, settings.placement.references)
     builder = _Builder(store, dense, settings)
@@ -141,7 +141,7 @@ def build_many_references(
             continue
         counts = write_bank(writer, plan, store)
         if renew:
-            store.prune({step.id for step in plan.steps}, max_others=0)
+            store.prune(set(plan.entries), max_others=0)
         built = {"concepts": sum(step.same_as is None for step in plan.steps)}
         write_summary(writer.uri, "references", built, builder.run, settings)
         outcomes[name] = Outcome(STAGE, writer.uri, writer.commit(counts, plan.content), name=name)

@@ -6,6 +6,7 @@ from reco_ray.contents import SegmenterContent
 from reco_ray.cosegmentation.bank import ReferenceBank, assemble_bank
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.reference_plan import ReferencePlan
+from reco_ray.cosegmentation.sample import open_sample
 from reco_ray.errors import MissingError, RecoError
 from reco_ray.files import artifacts
 from reco_ray.vocabulary import Vocabulary
@@ -43,9 +44,10 @@ def open_bank(ref: BankRef, model: str) -> ReferenceBank:
         return ReferenceBank.open(ref.uri, model)
     store = ConceptStore(ref.uri)
     try:
-        return assemble_bank(
-            ref.plan, {each: store.read(each) for each in (*ref.plan.ids, *ref.plan.context_ids)}
-        )
+        concepts = {each: store.read(each) for each in (*ref.plan.ids, *ref.plan.context_ids)}
+        sample_id = ref.plan.sample_id
+        sample = None if sample_id is None else open_sample(store.sample_uri(sample_id))
+        return assemble_bank(ref.plan, concepts, sample)
     except RecoError as error:
         raise MissingError("references of these concepts are gone") from error
 

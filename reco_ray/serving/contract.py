@@ -82,7 +82,8 @@ class Batch(_Answer):
 
 
 class Progress(_Answer):
-    """Number of concepts built, and in total, context concepts included."""
+    """What is built, and what is to be built in total: concepts, context concepts, and, for calibrated scores, the
+    statistics of the corpus."""
 
     done: int
     total: int

@@ -10,6 +10,7 @@ from safetensors.torch import save as save_tensors
 
 from reco_ray.config import Settings
 from reco_ray.cosegmentation.build import build_concept
+from reco_ray.cosegmentation.sample import sample_images
 from reco_ray.models.dense import DenseFeatures, DenseModels, load_retrieval_model
 from reco_ray.models.prompts import encode_prompts
 from reco_ray.models.runtime import resolve_runtime
@@ -36,7 +37,7 @@ def _shape(task: SegmentTask) -> tuple[int, ...]:
 
 
 class Models:
-    """Labels images, embeds words and co-segments exemplars. Stateless apart from caches."""
+    """Labels images, embeds words, co-segments exemplars and samples features. Stateless apart from caches."""
 
     def __init__(self, options: ServeOptions, lanes: int) -> None:
         settings = options.load()
@@ -84,6 +85,10 @@ class Models:
             self._builder, self._build, exemplars, text_embedding, context_references
         )
 
+    async def sample(self, images: pa.Table) -> bytes | None:
+        """Samples the features of loaded images, as `sample_images`."""
+        return await asyncio.get_running_loop().run_in_executor(self._builder, self._sample, images)
+
     def _label_all(self, tasks: list[SegmentTask]) -> list[LabelledImage | TaskFailure]:
         return label_batch(tasks, self._encode, self._label_one, self._metrics)
 
@@ -106,6 +111,10 @@ class Models:
         with self._metrics.timed("score" if settings.refine == "none" else settings.refine):
             result = segment_features(one, targets, pixels.to(self._device), task.size, settings)
         return LabelledImage.of(result, int(targets.labels.max()) + 1)
+
+    def _sample(self, images: pa.Table) -> bytes | None:
+        with self._metrics.timed("calibrate"):
+            return sample_images(self._dense, images, self._device)
 
     def _embed_words(self, words: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
         models = self._settings.models

@@ -12,7 +12,6 @@ from ray.serve.handle import DeploymentHandle
 from reco_ray.contents import ReferencesContent
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.cosegmentation.bank import write_bank
-from reco_ray.cosegmentation.build import exemplar_loader
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.reference_plan import ReferencePlan
 from reco_ray.errors import RecoError
@@ -28,7 +27,7 @@ from reco_ray.serving.pictures import PictureCache, list_examples
 from reco_ray.serving.problems import Problem
 from reco_ray.serving.serving_metrics import VocabularyMetrics
 from reco_ray.serving.vocabulary_store import VocabularyRecord, VocabularyStore
-from reco_ray.vocabulary import CONTEXT_CONCEPTS, Concept, Vocabulary
+from reco_ray.vocabulary import Vocabulary
 
 logger = logging.getLogger("ray.serve")
 _BUILD_RETRY = 5  # seconds after which a client may ask again for concepts that are being made
@@ -66,7 +65,7 @@ class VocabularyService:
                 retrieval, pixels = await call(self._models.describe)
                 self._index = await asyncio.to_thread(CorpusIndex, self._options.index, retrieval)
                 self._builder = self._make_builder(self._index, pixels)
-                self._warm = asyncio.create_task(self._make_context())
+                self._warm = asyncio.create_task(self._prepare())
                 for record in list(self._known.values()):
                     if record.status == "building":
                         self._begin(record)
@@ -76,15 +75,13 @@ class VocabularyService:
         )
         return None if self._index is None else contract.Index(images=len(self._index)), examples
 
-    async def _make_context(self) -> None:
-        """Builds the context concepts before they are requested."""
+    async def _prepare(self) -> None:
+        """Builds what most vocabularies need before one is requested."""
         try:
             assert self._builder is not None
-            usual = Vocabulary(concepts=tuple(Concept(name=name) for name in CONTEXT_CONCEPTS))
-            if self._settings.references.context_elimination:
-                await self._builder.make(self._builder.plan(usual))
+            await self._builder.prepare()
         except Exception:
-            logger.exception("the context concepts could not be made")
+            logger.exception("what most vocabularies need could not be made")
 
     def _make_builder(self, index: CorpusIndex, pixels: InputSpec) -> ConceptBuilder:
         return ConceptBuilder(
@@ -92,8 +89,7 @@ class VocabularyService:
             index,
             self._concepts,
             self._models,
-            exemplar_loader(pixels.transform, self._settings),
-            pixels.model,
+            pixels,
             self._metrics,
             self._at_once,
         )
@@ -138,7 +134,7 @@ class VocabularyService:
                 ) from None
             except RecoError as error:
                 raise Problem(422, str(error)) from None
-            await asyncio.to_thread(self._prune)
+            await asyncio.to_thread(self._prune, plan)
         return BankRef(plan.key, vocabulary, plan.ids, self._concepts.folder, plan)
 
     def _plan(self, vocabulary: Vocabulary) -> ReferencePlan:
@@ -200,7 +196,7 @@ class VocabularyService:
             vocabulary=vocabulary,
             key=key,
             concept_ids=list(plan.ids),
-            steps=[step.id for step in plan.steps],
+            steps=list(plan.entries),
             before=_last_ready(old),
         )
         await asyncio.to_thread(self._records.save, record)
@@ -280,9 +276,10 @@ class VocabularyService:
         if not writer.finished():
             writer.commit(write_bank(writer, plan, self._concepts), plan.content)
 
-    def _prune(self) -> None:
+    def _prune(self, plan: ReferencePlan) -> None:
+        """Deletes what neither vocabularies nor `plan` need."""
         assert self._builder is not None
-        keep = {each for record in self._known.values() for each in record.steps}
+        keep = {*plan.entries, *(each for record in self._known.values() for each in record.steps)}
         self._concepts.prune(keep | self._builder.being_made, self._options.limits.cached_concepts)
 
     # --- concepts, search and images --------------------------------------------------------------------------

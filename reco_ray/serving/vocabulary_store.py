@@ -20,7 +20,7 @@ class VocabularyRecord(BaseModel):
 
     key: digest of the bank to build.
     concept_ids: in the vocabulary's order.
-    steps: ids of all concepts of the bank, context concepts included.
+    steps: ids of all that is built for the bank: concepts, context concepts, and the feature sample, if any.
     before: the previous version that was ready; served until this one is.
     """
 

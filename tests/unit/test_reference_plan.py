@@ -12,6 +12,7 @@ from reco_ray.cosegmentation.bank import ReferenceBank, write_bank
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.reference_plan import ReferencePlan, plan_references, sequences, unique_steps
 from reco_ray.errors import RecoError
+from reco_ray.files import storage
 from reco_ray.files.artifacts import ArtifactWriter
 from reco_ray.vocabulary import Concept, Vocabulary
 
@@ -132,6 +133,25 @@ def test_a_damaged_or_missing_concept_is_one_line(tmp_path: object) -> None:
         store.read(step.id)
 
 
+def test_calibrated_references_need_a_sample_of_their_index_and_size() -> None:
+    def calibrated(count: int, index: str = "x", dense: str = "d", size: int = 448) -> ReferencePlan:
+        overrides = [f"segment.calibrate={count}", f"segment.image_size={size}"]
+        vocabulary = Vocabulary(concepts=(Concept(name="dog"),))
+        return plan_references(
+            vocabulary, load_settings("mini", overrides=overrides), index, "now", "r", dense
+        )
+
+    found, plain = calibrated(64), calibrated(0)
+    assert plain.sample_id is None
+    assert plain.entries == tuple(step.id for step in plain.steps)
+    assert found.sample_id is not None
+    assert found.entries == (*(step.id for step in found.steps), found.sample_id)
+    assert found.ids == plain.ids  # references themselves are shared
+    assert found.key != plain.key
+    others = (calibrated(32), calibrated(64, index="y"), calibrated(64, dense="e"), calibrated(64, size=320))
+    assert found.sample_id not in {other.sample_id for other in others}
+
+
 def test_the_oldest_concepts_are_pruned_first_but_none_in_use(tmp_path: object) -> None:
     import os
 
@@ -142,5 +162,9 @@ def test_the_oldest_concepts_are_pruned_first_but_none_in_use(tmp_path: object) 
         os.utime(store.uri(step.id), ns=(age * 10**9, age * 10**9))
     assert store.prune(keep={steps[0].id}, max_others=1) == 2
     assert [store.has(step.id) for step in steps] == [True, False, False, True]
+    storage.write_bytes(store.sample_uri("used"), b"sample")
+    storage.write_bytes(store.sample_uri("of-another-index"), b"sample")
+    assert store.prune(keep={steps[0].id, steps[3].id, "used"}, max_others=1) == 0
+    assert [store.has_sample(name) for name in ("used", "of-another-index")] == [True, False]
     assert store.describe(steps[1].id) is None
     assert asdict(steps[0])["same_as"] is None

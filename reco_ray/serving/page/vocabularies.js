@@ -134,7 +134,7 @@ function showProgress(element, { progress }) {
     bar.value = progress.done;
   }
   element.querySelector(".progress-text").textContent = progress.total
-    ? `${progress.done} of ${count(progress.total, "concept")}`
+    ? `${progress.done} of ${progress.total} done`
     : "Waiting for its turn";
 }
 
