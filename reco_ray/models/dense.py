@@ -110,7 +110,12 @@ class DenseModels:
             language = pool_by_affinity(language, visual, self._settings.affinity)
         if self._settings.affinity != "none" or (self._settings.window and logits is None):
             language = F.normalize(language, dim=1)  # means of unit vectors are not unit vectors
-        return DenseFeatures(visual, language, logits, getattr(self.language, "class_embeddings", None))
+        return DenseFeatures(visual, language, logits, self.classes)
+
+    @property
+    def classes(self) -> torch.Tensor | None:
+        """Text embeddings of the classes of a language model that is a classifier, (k, d) unit rows; else None."""
+        return self.language.class_embeddings if isinstance(self.language, DenseClassifier) else None
 
     def _logits(self, visual: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         classifier = self.language

@@ -81,6 +81,7 @@ class Encoded:
         size: (height, width) of the original image in pixels.
         visual: float16 (c, h, w); float32 would need twice the memory.
         language: float16 (d, h, w).
+        logits: float16 (k, h, w), of a language model that is a classifier; None for exemplars.
         pixels: uint8 (H, W, 3), the input of the models; None for exemplars.
         reason: Why the image cannot be used, in which case all other fields are empty; else None.
     """
@@ -89,6 +90,7 @@ class Encoded:
     size: tuple[int, int] = (0, 0)
     visual: np.ndarray | None = None
     language: np.ndarray | None = None
+    logits: np.ndarray | None = None
     pixels: np.ndarray | None = None
     reason: str | None = None
 
@@ -117,13 +119,16 @@ def encode(view: View, uris: list[str], device: str) -> list[Encoded]:
         pixels = [pixels_of(rows, row).copy() for row in numbers]
         features = models.encode(torch.from_numpy(np.stack(pixels)).to(device))
         visual, language = (maps.half().cpu().numpy() for maps in (features.visual, features.language))
+        segmented = view.shape == "fit"
+        logits = features.logits.half().cpu().numpy() if segmented and features.logits is not None else None
         for place, row in enumerate(numbers):
             found[row] = Encoded(
                 uris[row],
                 (rows["height"][row].as_py(), rows["width"][row].as_py()),
                 visual[place].copy(),
                 language[place].copy(),
-                pixels[place] if view.shape == "fit" else None,
+                None if logits is None else logits[place].copy(),
+                pixels[place] if segmented else None,
             )
     return found
 
@@ -134,10 +139,19 @@ def cached_models(models: ModelSettings, seed: int, device: str) -> DenseModels:
     return DenseModels.load(models, device=device, seed=seed)
 
 
-def features_of(images: list[Encoded], device: str) -> DenseFeatures:
-    """The features of usable images of one shape as a batch, float32."""
-    visual, language = (
-        torch.from_numpy(np.stack([getattr(image, name) for image in images])).to(device).float()
-        for name in ("visual", "language")
+def features_of(images: list[Encoded], device: str, classes: torch.Tensor | None = None) -> DenseFeatures:
+    """The features of usable images of one shape as a batch, float32.
+
+    Args:
+        images: The images.
+        device: Torch device.
+        classes: Of the model that encoded them, as `DenseModels.classes`.
+    """
+
+    def batch(name: str) -> torch.Tensor:
+        return torch.from_numpy(np.stack([getattr(image, name) for image in images])).to(device).float()
+
+    logits = None if images[0].logits is None else batch("logits")
+    return DenseFeatures(
+        batch("visual"), batch("language"), logits, None if classes is None else classes.to(device)
     )
-    return DenseFeatures(visual, language)

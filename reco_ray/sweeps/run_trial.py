@@ -22,6 +22,7 @@ from reco_ray.sweeps.sweep_file import LOWER_IS_BETTER
 from reco_ray.sweeps.sweep_plan import SweepPlan, Trial
 from reco_ray.sweeps.tally import Tally, figures
 from reco_ray.sweeps.trial_references import PlannedReferences
+from reco_ray.sweeps.trial_sample import images_of_sample
 
 METRIC, RESOURCE = "objective", "images"  # names for Tune, which maximises the metric
 TrialState = Literal["running", "finished", "stopped", "failed"]
@@ -139,6 +140,10 @@ def _compute(
         raise RecoError(index.removeprefix("error: "))
     planned: PlannedReferences = _get(shared.planned, settings, trial.vocabulary, index)
     bank: Future = ray.get(shared.bank.remote(settings, planned))[0]
+    sample: Future | None = None
+    if count := settings.segment.calibrate:
+        uris = images_of_sample(plan.images, planned.corpus, count)
+        sample = ray.get(shared.sample.remote(image_view(settings), uris))[0]
     augmented = "augmentation_agreement" in plan.measured
     total: Tally | None = None
     done = 0
@@ -153,7 +158,7 @@ def _compute(
             if plan.dataset is not None and "miou" in plan.measured:
                 labels = replace(plan.dataset, samples=plan.dataset.samples[chunk])
             key = storage.digest("tally", trial.id, chunk.start, chunk.stop)
-            tallies += ray.get(shared.tally.remote(key, [settings, bank, labels, augmented], encoded))
+            tallies += ray.get(shared.tally.remote(key, [settings, bank, labels, augmented, sample], encoded))
         for counted in ray.get(tallies):
             total = counted if total is None else total + counted
         done = images

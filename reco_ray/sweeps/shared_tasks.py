@@ -21,6 +21,7 @@ from reco_ray.sweeps.trial_references import (
     build_reference,
     plan_trial_references,
 )
+from reco_ray.sweeps.trial_sample import take_sample
 from reco_ray.vocabulary import Vocabulary
 
 BATCH = 16  # images per task: about 100 MB of activations at 448 px
@@ -54,6 +55,7 @@ class SharedTasks:
         depends_on = {
             "models": settings.models.model_dump(),
             "references": settings.references.model_dump(),
+            "calibrate": settings.segment.calibrate,
             "vocabulary": vocabulary.model_dump(),
             "index": index,
         }
@@ -73,6 +75,11 @@ class SharedTasks:
                 (futures[step.id],) = self._once(step.id, build_reference, *arguments)
         key = storage.digest("bank", planned.plan.made_from)
         return self._once(key, build_bank, planned, *futures.values())
+
+    def sample(self, view: View, uris: list[str]) -> list[Future]:
+        """The feature sample of images, from `take_sample`."""
+        key = storage.digest("sample", view.models.model_dump(), *view[1:], uris)
+        return self._once(key, take_sample, view, self._workers.device, *self.encoded(view, uris))
 
     def tally(self, key: str, arguments: list[Any], images: list[Future]) -> list[Future]:
         """The `Tally` of a trial's images; cached, as a searcher may try the same trial twice."""

@@ -12,7 +12,7 @@ from reco_ray.evaluation.confusion import confusion_matrix, scores
 from reco_ray.evaluation.dataset import Dataset
 from reco_ray.models.dense import DenseFeatures
 from reco_ray.segmentation.score import concept_scores
-from reco_ray.segmentation.segment import score_factors, segment
+from reco_ray.segmentation.segment import score_factors, segment, target_logits
 from reco_ray.segmentation.target_set import Targets
 from reco_ray.segmentation.targets import label_names, targets_of
 from reco_ray.sweeps.encoded_images import Encoded, features_of
@@ -50,6 +50,7 @@ def tally(
     bank: TrialBank,
     labels: Dataset | None,
     augmented: bool,
+    sample: DenseFeatures | None,
     device: str,
     *encoded: Encoded,
 ) -> Tally:
@@ -60,6 +61,7 @@ def tally(
         bank: References to segment with.
         labels: Data set whose samples are the images, in the same order; None for unlabelled images.
         augmented: Whether `encoded` holds the images followed by their augmented views.
+        sample: Features over which scores are calibrated; None with `segment.calibrate=0`.
         device: Torch device.
         *encoded: The encoded images.
 
@@ -67,7 +69,8 @@ def tally(
         RecoError: If an image of a labelled data set cannot be used, or a label file does not match it.
     """
     options = settings.segment
-    targets = targets_of(bank.references, options).to(device)
+    targets = targets_of(bank.references, options, sample).to(device)
+    of_model = None if sample is None else sample.classes
     count = len(label_names(bank.references, options))
     images = encoded[: len(encoded) // 2] if augmented else encoded
     classes = 0 if labels is None else len(labels.classes)
@@ -83,10 +86,10 @@ def tally(
         if labels is not None:
             truth = labels.truth(labels.samples[number], image.size)
         size = image.pixels.shape[:2] if truth is None else truth.shape
-        features = features_of([image], device)
+        features = features_of([image], device, of_model)
         used += 1
         if len(targets.labels) > 1:
-            entropy += prediction_entropy(concept_scores(**score_factors(features, targets, options))[0])
+            entropy += prediction_entropy(_shares(features, targets, options))
         if truth is None and not augmented:
             continue
         predicted = _labels(image, features, targets, size, options)
@@ -95,7 +98,7 @@ def tally(
             confusion += confusion_matrix(truth, found, classes)
         if augmented:
             view = encoded[len(images) + number]
-            again = _labels(view, features_of([view], device), targets, size, options)
+            again = _labels(view, features_of([view], device, of_model), targets, size, options)
             agreement += label_counts(predicted, again.flip(1), count)
     return Tally(
         used,
@@ -103,6 +106,13 @@ def tally(
         confusion if labels is not None else None,
         agreement.numpy() if augmented else None,
     )
+
+
+def _shares(features: DenseFeatures, targets: Targets, options: SegmentSettings) -> torch.Tensor:
+    """(m, h, w): probabilities of the targets if they are calibrated, else their scores."""
+    if targets.calibration is not None:
+        return target_logits(features, targets, options).softmax(0)
+    return concept_scores(**score_factors(features, targets, options))[0]
 
 
 def _labels(

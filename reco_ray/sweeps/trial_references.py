@@ -13,6 +13,7 @@ from reco_ray.cosegmentation.build import ReferenceInputs, prepare_inputs, unrea
 from reco_ray.cosegmentation.prototypes import prototypes
 from reco_ray.cosegmentation.reference_plan import ReferencePlan, plan_references
 from reco_ray.cosegmentation.references import reference_from_features
+from reco_ray.cosegmentation.sample import sample_rows
 from reco_ray.models.dense import load_retrieval_model
 from reco_ray.sweeps.encoded_images import cached_models, features_of
 from reco_ray.sweeps.scores import seed_agreement, support_margin
@@ -20,10 +21,17 @@ from reco_ray.vocabulary import Vocabulary
 
 
 class PlannedReferences(NamedTuple):
-    """The plan of a vocabulary's references, with their exemplars and text embeddings."""
+    """The plan of a vocabulary's references, with their exemplars and text embeddings.
+
+    Attributes:
+        plan: The plan.
+        evidence: Exemplars and text embeddings.
+        corpus: URIs of images of the index to calibrate over; empty with `segment.calibrate=0`.
+    """
 
     plan: ReferencePlan
     evidence: ReferenceInputs
+    corpus: list[str]
 
 
 def plan_trial_references(settings: Settings, vocabulary: Vocabulary, index_uri: str) -> PlannedReferences:
@@ -39,7 +47,9 @@ def plan_trial_references(settings: Settings, vocabulary: Vocabulary, index_uri:
     plan = plan_references(
         vocabulary, settings, index.uri, index.manifest.made_at, retrieval.fingerprint, dense.fingerprint
     )
-    return PlannedReferences(plan, prepare_inputs(plan, index, retrieval, dense.language, settings))
+    calibrate = settings.segment.calibrate
+    corpus = sample_rows(index, calibrate)["uri"].to_pylist() if calibrate else []
+    return PlannedReferences(plan, prepare_inputs(plan, index, retrieval, dense.language, settings), corpus)
 
 
 @dataclass(frozen=True)

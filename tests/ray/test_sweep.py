@@ -50,7 +50,7 @@ FREE = {
     "index": "labelled-out/index/000-conse-efficientnet-lite0",
     "images": "images",
     "vocabulary": "labelled/classes.txt",
-    "set": SMALL,
+    "set": {**SMALL, "segment.calibrate": 4},  # over the images themselves
     "vary": {"references.exemplars": [2, 3], "references.context_elimination": [True, False]},
     "search": "optuna",
     "trials": 4,
