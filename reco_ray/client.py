@@ -61,7 +61,10 @@ class ServiceBusy(ServiceError):
 
 
 class FoundConcept(contract.Region):
-    """A concept in an image. area: pixels. share: fraction of the image, in [0, 1]. score: mean over the area."""
+    """A concept in an image. area: pixels. share: fraction of the image, in [0, 1]. score: mean over the area.
+
+    Where the answer has `probabilities`, the score says how sure the model is.
+    """
 
     @property
     def mask(self) -> np.ndarray:
@@ -71,7 +74,10 @@ class FoundConcept(contract.Region):
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The segmentation of one image: `concepts` present, by decreasing area; `legend` {label: name} of all labels."""
+    """The segmentation of one image: `concepts` present, by decreasing area; `legend` {label: name} of all labels.
+
+    probabilities: whether scores are probabilities of the labels, as those of calibrated models and of segmenters are.
+    """
 
     width: int
     height: int
@@ -83,6 +89,7 @@ class Segmentation:
     seconds: float
     image: bytes
     """The photograph that was sent."""
+    probabilities: bool = False
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -397,6 +404,7 @@ def _segmentation(answer: contract.SegmentationResource, image: bytes) -> Segmen
         request_id=answer.request_id,
         seconds=answer.seconds,
         image=image,
+        probabilities=answer.probabilities,
     )
 
 

@@ -29,7 +29,7 @@ def sample_rows(index: CorpusIndex, count: int) -> pa.Table:
     return index.images.take(evenly_spaced(len(index), count)).select(["uri"])
 
 
-def sample_images(models: DenseModels, rows: pa.Table, device: str) -> bytes | None:
+def sample_loaded(models: DenseModels, rows: pa.Table, device: str) -> bytes | None:
     """The feature sample of loaded images, as of `feature_sample.to_bytes`; None if none of them is usable."""
     usable = rows.filter(rows["pixels"].is_valid())
     batches = (
@@ -137,7 +137,7 @@ class SampleWorker(Worker[Report]):
 
     def work(self, name: str, rows: pa.Table) -> Report:
         """Writes the sample of a shard, if any of its images is usable."""
-        sample = sample_images(self._models, rows, self._device)
+        sample = sample_loaded(self._models, rows, self._device)
         if sample is not None:
             storage.write_bytes(storage.join(self._folder, f"{name}.safetensors"), sample)
         return Report(rows.num_rows)

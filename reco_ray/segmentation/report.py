@@ -45,6 +45,8 @@ def write_report(references: str, masks: str, out: str) -> str:
         model=bank.model,
         refine=manifest.made_from["segment.refine"],
         background="background" in manifest.content.labels,
+        # Masks of earlier versions do not have the setting.
+        probabilities=bool(manifest.made_from.get("segment.calibrate")),
     )
     uri = storage.join(out, "index.html")
     storage.write_bytes(uri, page)

@@ -106,7 +106,10 @@ def decode(
 
 
 class Legend:
-    """Names, colours and concept ids of the labels of an answer. `settings` must include the options of the request."""
+    """Names, colours and concept ids of the labels of an answer, and whether their scores are probabilities.
+
+    `settings` must include the options of the request.
+    """
 
     def __init__(self, bank: BankRef, settings: SegmentSettings) -> None:
         if bank.segmenter:
@@ -117,6 +120,7 @@ class Legend:
             self.names = label_names(bank, settings)
             ids = [*([None] if self.background else []), *bank.ids]
         self.ids = ids
+        self.probabilities = bank.segmenter or settings.calibrate > 0
         self.colours = palette(len(self.names), background=self.background)
 
     def entry(self, label: int) -> Label:
@@ -156,6 +160,7 @@ def as_json(
         width=width,
         height=height,
         background=legend.background,
+        probabilities=legend.probabilities,
         concepts=tuple(sorted(regions, key=lambda region: -region.area)),
         legend=tuple(labels),
         seconds=round(time.perf_counter() - started, 4),

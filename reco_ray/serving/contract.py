@@ -48,7 +48,8 @@ class Region(Label):
 
 
 class SegmentationResource(_Answer):
-    """width, height: of the mask, pixels. concepts: those present, by decreasing area. legend: all labels."""
+    """width, height: of the mask, pixels. probabilities: whether scores are probabilities of the labels, which sum to 1
+    at every pixel. concepts: those present, by decreasing area. legend: all labels."""
 
     request_id: str
     model: str
@@ -56,6 +57,7 @@ class SegmentationResource(_Answer):
     width: int
     height: int
     background: bool
+    probabilities: bool = False
     concepts: tuple[Region, ...]
     legend: tuple[Label, ...]
     seconds: float
@@ -190,7 +192,7 @@ class LimitsInfo(_Answer):
 
 
 class Info(_Answer):
-    """Configuration and limits of the server."""
+    """Configuration and limits of the server. refine_default: the refinement of requests that name none."""
 
     version: str
     preset: str
@@ -198,6 +200,7 @@ class Info(_Answer):
     index: Index | None
     refine: tuple[str, ...]
     refine_titles: dict[str, str]
+    refine_default: str
     limits: LimitsInfo
     keys_required: bool
     examples: tuple[ExampleResource, ...]

@@ -131,6 +131,7 @@ class Ingress:
             index=started.index,
             refine=tuple(REFINEMENTS.names),
             refine_titles={name: REFINEMENTS.get(name).TITLE for name in REFINEMENTS.names},
+            refine_default=self._settings.segment.refine,
             # Without validation, which would turn whole numbers of seconds into floats.
             limits=contract.LimitsInfo.model_construct(**self.limits.model_dump(include=_INFO_LIMITS)),
             keys_required=self._keys is not None,

@@ -10,7 +10,7 @@ from safetensors.torch import save as save_tensors
 
 from reco_ray.config import Settings
 from reco_ray.cosegmentation.build import build_concept
-from reco_ray.cosegmentation.sample import sample_images
+from reco_ray.cosegmentation.sample import sample_loaded
 from reco_ray.models.dense import DenseFeatures, DenseModels, load_retrieval_model
 from reco_ray.models.prompts import encode_prompts
 from reco_ray.models.runtime import resolve_runtime
@@ -86,7 +86,7 @@ class Models:
         )
 
     async def sample(self, images: pa.Table) -> bytes | None:
-        """Samples the features of loaded images, as `sample_images`."""
+        """Samples the features of loaded images, as `sample_loaded`."""
         return await asyncio.get_running_loop().run_in_executor(self._builder, self._sample, images)
 
     def _label_all(self, tasks: list[SegmentTask]) -> list[LabelledImage | TaskFailure]:
@@ -114,7 +114,7 @@ class Models:
 
     def _sample(self, images: pa.Table) -> bytes | None:
         with self._metrics.timed("calibrate"):
-            return sample_images(self._dense, images, self._device)
+            return sample_loaded(self._dense, images, self._device)
 
     def _embed_words(self, words: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
         models = self._settings.models

@@ -126,7 +126,15 @@ def test_retrieval_finds_the_two_dogs_first(finished: Path) -> None:
 def test_the_report_is_one_file_that_shows_everything(finished: Path) -> None:
     page = (finished / "out" / "report" / "index.html").read_text()
     assert "http" not in page.replace("http-equiv", "")
-    for text in ("dog", "vegetation", "street/000", "upright", "1 rejected"):
+    for text in (
+        "dog",
+        "vegetation",
+        "street/000",
+        "upright",
+        "1 rejected",
+        "% sure",
+        "how sure the model is",
+    ):
         assert text in page
     assert page.count("data:image/jpeg;base64,") == 5 + 2 * 6
 

@@ -27,10 +27,13 @@ from servers import BYTES, Server, await_vocabulary, write_segmenter
 
 from reco_ray.config import load_settings
 from reco_ray.corpus.decode import decode_image
-from reco_ray.corpus.index import build_index
+from reco_ray.corpus.index import CorpusIndex, build_index
+from reco_ray.corpus.load import whole_image_loader
 from reco_ray.corpus.stage import embed_corpus
 from reco_ray.cosegmentation.bank import ReferenceBank
-from reco_ray.models.dense import DenseModels
+from reco_ray.cosegmentation.sample import sample_loaded, sample_rows
+from reco_ray.models.dense import DenseModels, load_retrieval_model
+from reco_ray.models.feature_sample import from_bytes
 from reco_ray.segmentation.segment import segment
 from reco_ray.segmentation.targets import targets_of
 from reco_ray.serving.keys import new_key
@@ -193,6 +196,29 @@ def test_concepts_nobody_named_before_are_built_inside_the_request(anna: httpx.C
     assert {each["id"] for each in again["legend"]} == {each["id"] for each in found["legend"]}
 
 
+def test_vocabularies_and_words_of_requests_are_calibrated_over_the_same_images(
+    anna: httpx.Client, animals: str, folder: Path
+) -> None:
+    query = {"concepts": ",".join(CONCEPTS)}
+    for options in ({}, {"background": "true"}, {"background": "true", "refine": "none"}):
+        by_words = anna.post("/v1/segment", params={**query, **options}, content=PHOTO).json()
+        by_name = anna.post("/v1/segment", params={"vocabulary": animals, **options}, content=PHOTO).json()
+        assert by_words["concepts"] == by_name["concepts"]
+    (sample,) = (folder / "state" / "concepts").glob("*.sample")
+    (own,) = (folder / "state/vocabularies/anna" / animals).glob("*/sample.safetensors")
+    assert own.read_bytes() == sample.read_bytes()
+    settings = load_settings("mini", overrides=list(SET))
+    models = DenseModels.load(settings.models)
+    index = CorpusIndex(str(folder / "index"), load_retrieval_model(settings.models).fingerprint)
+    rows = sample_rows(index, settings.segment.calibrate)
+    load = whole_image_loader(models.encoder.transform, models.encoder.stride, settings.segment)
+    expected = from_bytes(sample_loaded(models, load(rows), "cpu") or b"")
+    found = from_bytes(sample.read_bytes())
+    assert found.visual.shape[0] == 20
+    for name in ("visual", "language", "logits", "image"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=0.02, rtol=0.02)
+
+
 def test_a_batch_has_an_outcome_for_every_image(anna: httpx.Client, animals: str) -> None:
     good = base64.b64encode(PHOTO).decode()
     images = [
@@ -339,6 +365,7 @@ def test_the_server_says_what_it_is(server: Server) -> None:
     with server.client() as nobody:
         info = nobody.get("/v1/info").json()
         assert info["index"] == {"images": 20}
+        assert info["refine_default"] == load_settings("mini").segment.refine
         assert (info["preset"], info["keys_required"], info["limits"]["batch"]) == ("mini", True, 4)
         example = nobody.get(info["examples"][0]["url"])
         assert example.headers["content-type"] == "image/jpeg"
@@ -383,10 +410,12 @@ def test_prometheus_has_the_figures_and_segmenters_beyond_their_bytes_are_gone(
         # Room for two: rail drove out street, which was used first, and street drove out lane.
         loaded = dict(re.findall(r'registered_multiplexed_model_id{.*model_id="(\w+)".*} ([01])', text))
         there = all(name in text for name in wanted) and 'vocabulary="animals"' in text
+        calibrated = re.findall(r'reco_stage_ms_count{.*stage="calibrate".*} (.*)', text)
         if there and loaded == {"street": "1", "lane": "0", "rail": "1"}:
             break
         assert time.monotonic() < deadline, (loaded, [name for name in wanted if name not in text])
         time.sleep(1)
+    assert sum(map(float, calibrated)) == 3  # the 20 images once, in parts of 8, for all vocabularies
     lines = [line for line in text.splitlines() if "reco_requests" in line and "/v1/segment" in line]
     assert any('code="200"' in line for line in lines)
 

@@ -10,11 +10,15 @@ from page_steps import point_at, segment
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from reco_ray.config import load_settings
+
 pytestmark = pytest.mark.cpus(4)
 
 
 def test_the_mask_on_the_canvas_is_the_answer(page: Page, photo: Path) -> None:
     answer = segment(page, photo, "cat", "dog")
+    assert answer["probabilities"]
+    expect(page.locator("#refine")).to_have_value(load_settings("mini").segment.refine)
     assert {entry["name"] for entry in answer["legend"]} >= {"cat", "dog"}
     assert np.array_equal(canvas_pixels(page, "#mask-canvas"), painted(answer))
     shown = canvas_pixels(page, "#photo-canvas")[..., :3].astype(int)
@@ -26,7 +30,7 @@ def test_the_mask_on_the_canvas_is_the_answer(page: Page, photo: Path) -> None:
         text = row.inner_text()
         assert concept["name"] in text
         assert f"{100 * concept['share']:.1f} %" in text
-        assert f"{concept['score']:.2f}" in text
+        assert f"{round(100 * concept['score'])} % sure" in text
 
 
 def test_pointing_names_the_concept(page: Page, photo: Path) -> None:

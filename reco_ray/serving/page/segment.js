@@ -25,6 +25,7 @@ export function startSegment(info) {
   $("refine").append(
     ...info.refine.map((name) => h("option", { value: name }, info.refine_titles[name])),
   );
+  $("refine").value = info.refine_default;
   $("segment-form").addEventListener("submit", (event) => {
     event.preventDefault();
     segment();
