@@ -174,7 +174,7 @@ def write_bank(
         The counts of the manifest; `exemplars` includes those of the context concepts.
 
     Raises:
-        UnreadableError: a concept is missing or damaged.
+        UnreadableError: a concept is missing or damaged, or the feature sample is missing.
     """
     concepts = {each: store.read(each) for each in {*plan.ids, *plan.context_ids}}
     bank = assemble_bank(plan, concepts)
@@ -194,8 +194,7 @@ def write_bank(
     }
     exemplars = pa.concat_tables(tables)
     if plan.sample_id is not None:
-        sample = storage.read_bytes(store.sample_uri(plan.sample_id))
-        storage.write_bytes(storage.join(writer.uri, SAMPLE), sample)
+        storage.write_bytes(storage.join(writer.uri, SAMPLE), store.read_sample(plan.sample_id))
     storage.write_bytes(storage.join(writer.uri, "references.safetensors"), save_tensors(references))
     storage.write_bytes(storage.join(writer.uri, "supports.safetensors"), save_tensors(supports))
     storage.write_table(storage.join(writer.uri, "exemplars.parquet"), exemplars)

@@ -15,7 +15,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from reco_ray.cosegmentation.reference_plan import Step
-from reco_ray.errors import UnreadableError
+from reco_ray.errors import UnreadableError, reason
 from reco_ray.files import storage
 
 _SUFFIX = ".safetensors"
@@ -140,6 +140,18 @@ class ConceptStore:
     def sample_uri(self, sample_id: str) -> str:
         """URI of a feature sample of the corpus."""
         return storage.join(self.folder, f"{sample_id}{_SAMPLE_SUFFIX}")
+
+    def read_sample(self, sample_id: str) -> bytes:
+        """Reads the file of a feature sample.
+
+        Raises:
+            UnreadableError: it is missing or cannot be read.
+        """
+        uri = self.sample_uri(sample_id)
+        try:
+            return storage.read_bytes(uri)
+        except OSError as error:
+            raise UnreadableError(f"{uri}: missing ({reason(error)}): run the same command again") from error
 
     def has_sample(self, sample_id: str) -> bool:
         """Whether a feature sample is there."""

@@ -14,6 +14,8 @@ from reco_ray.cosegmentation.reference_plan import ReferencePlan, plan_reference
 from reco_ray.errors import RecoError
 from reco_ray.files import storage
 from reco_ray.files.artifacts import ArtifactWriter
+from reco_ray.models.dense import DenseFeatures
+from reco_ray.models.feature_sample import to_bytes
 from reco_ray.vocabulary import Concept, Vocabulary
 
 
@@ -107,7 +109,12 @@ def test_a_bank_is_written_from_the_store_and_is_what_memory_holds(tmp_path: obj
         else:
             store.write_alias(step, torch.full((2,), 9.0))
     assert store.missing([step.id for step in found.steps] + ["other"]) == {"other"}
+    assert found.sample_id is not None
     writer = ArtifactWriter(f"{tmp_path}/bank", ReferencesContent, found.made_from)
+    with pytest.raises(RecoError, match=r"\.sample: missing"):
+        store.read_sample(found.sample_id)
+    sample = DenseFeatures(torch.ones(1, 3, 1, 4), torch.ones(1, 2, 1, 4), image=torch.ones(1, 2))
+    storage.write_bytes(store.sample_uri(found.sample_id), to_bytes([sample]))
     assert writer.finished() is None
     writer.commit(write_bank(writer, found, store), found.content)
     bank = ReferenceBank.open(f"{tmp_path}/bank", "d")
@@ -115,6 +122,8 @@ def test_a_bank_is_written_from_the_store_and_is_what_memory_holds(tmp_path: obj
     assert bank.references[:, 0].tolist() == [2.0, 0.0]
     assert bank.text_embeddings[:, 0].tolist() == [2.0, 9.0]  # the alias keeps its own words
     assert bank.context_references[:, 0].tolist() == [0.0, 1.0]
+    assert bank.sample is not None
+    assert torch.equal(bank.sample.visual, sample.visual)
     rows = bank.exemplars().to_pylist()
     assert [(row["concept"], row["rank"], row["support"]) for row in rows] == [
         ("dog", 0, 1.0), ("dog", 1, 6.0), ("clouds", 0, 1.0), ("clouds", 1, 6.0)
