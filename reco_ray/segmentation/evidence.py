@@ -92,12 +92,13 @@ def mixture_evidence(logits: Tensor, weights: Tensor, *, normalised: bool) -> Te
     return mixed - likelihoods.sum(1, keepdim=True).log() if normalised else mixed + highest
 
 
-def calibrate(sample: DenseFeatures, targets: Targets) -> ScoreCalibration:
+def calibrate(sample: DenseFeatures, targets: Targets, use: str = "both") -> ScoreCalibration:
     """Measures the evidence of targets over a sample of images.
 
     Args:
         sample: features of n images, from `sample_features`.
         targets: m targets.
+        use: as of `calibrated_logits`.
     """
     maps = evidence_maps(sample, targets)
     rows = [each.double().transpose(0, 1).flatten(1) for each in maps]
@@ -109,7 +110,7 @@ def calibrate(sample: DenseFeatures, targets: Targets) -> ScoreCalibration:
     found = ScoreCalibration(means, deviations, share)
     if not targets.background:
         return found
-    logits = calibrated_logits(maps, found)
+    logits = calibrated_logits(maps, found, use)
     best = logits[:, targets.labels != BACKGROUND].amax(1).flatten()
     least, present = (float(best.quantile(share)) for share in (LEAST_QUANTILE, PRESENT_QUANTILE))
     return ScoreCalibration(means, deviations, found.image_weight, least, present)

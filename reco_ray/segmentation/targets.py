@@ -61,7 +61,7 @@ def targets_of(
             f"{bank.uri}: made without segment.calibrate, which this run asks for: build the references anew, or "
             "set segment.calibrate=0"
         )
-    return replace(targets, calibration=calibrate(sample, targets))
+    return replace(targets, calibration=calibrate(sample, targets, settings.use))
 
 
 def _uncalibrated(bank: ReferenceBank, settings: SegmentSettings) -> Targets:
