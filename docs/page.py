@@ -20,7 +20,19 @@ from playwright.sync_api import Browser, ViewportSize, sync_playwright
 # Only photographs that may be passed on: CC0, and NASA's astronaut in the public domain.
 EXAMPLES = ("skimage-chelsea.png", "skimage-coffee.png", "skimage-rocket.jpg", "skimage-astronaut.png")
 CONCEPTS = ("cat", "dog", "cup")
-VOCABULARY = ("dog", "cat", "bird", "beetle", "car", "motorcycle", "cup", "strawberry", "building")
+VOCABULARY = (
+    "dog",
+    "cat",
+    "bird",
+    "insect",
+    "jeep",
+    "motorcycle",
+    "cup",
+    "strawberry",
+    "drum",
+    "shoe",
+    "flower",
+)
 VIEWPORT: ViewportSize = {"width": 1280, "height": 900}
 SCALE = 1.5
 START = 600  # seconds, until anything must be there
