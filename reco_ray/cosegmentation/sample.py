@@ -35,7 +35,7 @@ def sample_loaded(models: DenseModels, rows: pa.Table, device: str) -> bytes | N
     batches = (
         torch.from_numpy(pixels_of(usable, row).copy())[None].to(device) for row in range(usable.num_rows)
     )
-    samples = [sample_features(models.encode(batch)) for batch in batches]
+    samples = [sample_features(models.encode(batch), number) for number, batch in enumerate(batches)]
     return to_bytes(samples) if samples else None
 
 

@@ -5,19 +5,32 @@ from safetensors.torch import load, save
 
 from reco_ray.models.dense import DenseFeatures
 
-LOCATIONS = (
-    16  # of an image, evenly spaced; 64 images with 16 locations calibrate as well as all of 384 images
-)
+LOCATIONS = 16  # per image; 64 images with 16 locations calibrate as well as all of 384 images
+_PATTERNS = 8  # images until the same places of the image are taken again
+# Steps of a sequence that fills the unit square evenly (Roberts, "The Unreasonable Effectiveness of Quasirandom
+# Sequences", 2018): 1 / g and 1 / g^2 with g^3 = g + 1.
+_ROW_STEP, _COLUMN_STEP = 0.7548776662466927, 0.5698402909980532
 _FIELDS = ("visual", "language", "logits", "image")
 
 
-def sample_features(encoded: DenseFeatures) -> DenseFeatures:
-    """Takes LOCATIONS locations of every image: maps become (b, c, 1, LOCATIONS); `image` is of all locations."""
+def sample_features(encoded: DenseFeatures, number: int) -> DenseFeatures:
+    """Takes LOCATIONS locations of an image.
+
+    Args:
+        encoded: of one image.
+        number: of the image in its sample. Images take different places, since frames of a camera show the same things
+            in the same places.
+
+    Returns:
+        Features whose maps are (1, c, 1, LOCATIONS); `image` is of all locations.
+    """
 
     def taken(maps: torch.Tensor) -> torch.Tensor:
-        flat = maps.flatten(2)
-        places = torch.linspace(0, flat.shape[2] - 1, LOCATIONS).round().long().to(maps.device)
-        return flat[:, :, None, places]
+        height, width = maps.shape[2:]
+        steps = torch.arange(LOCATIONS, dtype=torch.double) + LOCATIONS * (number % _PATTERNS)
+        rows = ((0.5 + steps * _ROW_STEP) % 1 * height).long()
+        columns = ((0.5 + steps * _COLUMN_STEP) % 1 * width).long()
+        return maps.flatten(2)[:, :, None, (rows * width + columns).to(maps.device)]
 
     whole = encoded.language if encoded.logits is None else encoded.logits
     return DenseFeatures(

@@ -33,5 +33,8 @@ def take_sample(view: View, device: str, *encoded: Encoded) -> DenseFeatures:
         first = encoded[0]
         raise UnreadableError(f"{first.uri}: {first.reason}: none of {len(encoded)} images can be used")
     models = cached_models(view.models, view.seed, device)
-    samples = [sample_features(features_of([image], device, models.classes)) for image in usable]
+    samples = [
+        sample_features(features_of([image], device, models.classes), number)
+        for number, image in enumerate(usable)
+    ]
     return from_bytes(to_bytes(samples))
