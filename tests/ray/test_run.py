@@ -99,9 +99,9 @@ def test_masks_fit_their_images_and_agree_with_the_regions(finished: Path) -> No
 def test_references_are_unit_vectors_of_seeds_inside_their_maps(finished: Path) -> None:
     bank = finished / "out" / "references"
     tensors = load_file(bank / "references.safetensors")
-    assert tensors["references"].shape == (5, 320)
+    assert tensors["references"].shape == (5, 672)
     torch.testing.assert_close(tensors["references"].norm(dim=1), torch.ones(5))
-    assert tensors["context_references"].shape == (5, 320)
+    assert tensors["context_references"].shape == (5, 672)
     # sky is the second context concept, vegetation an alias of the first, tree
     torch.testing.assert_close(tensors["references"][3], tensors["context_references"][1])
     torch.testing.assert_close(tensors["references"][4], tensors["context_references"][0])
