@@ -16,7 +16,9 @@ from reco_ray.files import storage
 from reco_ray.models.dense import DenseFeatures, DenseModels
 from reco_ray.models.feature_sample import from_bytes, sample_features, to_bytes
 
-SHARD = 8  # images
+SHARD = (
+    8  # images; a multiple of `feature_sample.PATTERNS`, so that places do not depend on how images are cut
+)
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:
@@ -31,11 +33,10 @@ def sample_rows(index: CorpusIndex, count: int) -> pa.Table:
 
 def sample_loaded(models: DenseModels, rows: pa.Table, device: str) -> bytes | None:
     """The feature sample of loaded images, as of `feature_sample.to_bytes`; None if none of them is usable."""
-    usable = rows.filter(rows["pixels"].is_valid())
-    batches = (
-        torch.from_numpy(pixels_of(usable, row).copy())[None].to(device) for row in range(usable.num_rows)
-    )
-    samples = [sample_features(models.encode(batch), number) for number, batch in enumerate(batches)]
+    samples = []
+    for row in np.flatnonzero(rows["pixels"].is_valid()).tolist():
+        pixels = torch.from_numpy(pixels_of(rows, row).copy())[None].to(device)
+        samples.append(sample_features(models.encode(pixels), row))
     return to_bytes(samples) if samples else None
 
 

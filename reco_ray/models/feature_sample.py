@@ -6,7 +6,7 @@ from safetensors.torch import load, save
 from reco_ray.models.dense import DenseFeatures
 
 LOCATIONS = 16  # per image; 64 images with 16 locations calibrate as well as all of 384 images
-_PATTERNS = 8  # images until the same places of the image are taken again
+PATTERNS = 8  # images until the same places of the image are taken again
 # Steps of a sequence that fills the unit square evenly (Roberts, "The Unreasonable Effectiveness of Quasirandom
 # Sequences", 2018): 1 / g and 1 / g^2 with g^3 = g + 1.
 _ROW_STEP, _COLUMN_STEP = 0.7548776662466927, 0.5698402909980532
@@ -27,7 +27,7 @@ def sample_features(encoded: DenseFeatures, number: int) -> DenseFeatures:
 
     def taken(maps: torch.Tensor) -> torch.Tensor:
         height, width = maps.shape[2:]
-        steps = torch.arange(LOCATIONS, dtype=torch.double) + LOCATIONS * (number % _PATTERNS)
+        steps = torch.arange(LOCATIONS, dtype=torch.double) + LOCATIONS * (number % PATTERNS)
         rows = ((0.5 + steps * _ROW_STEP) % 1 * height).long()
         columns = ((0.5 + steps * _COLUMN_STEP) % 1 * width).long()
         return maps.flatten(2)[:, :, None, (rows * width + columns).to(maps.device)]

@@ -28,13 +28,12 @@ def take_sample(view: View, device: str, *encoded: Encoded) -> DenseFeatures:
     Raises:
         UnreadableError: If none of them can be used.
     """
-    usable = [image for image in encoded if image.reason is None]
+    usable = [number for number, image in enumerate(encoded) if image.reason is None]
     if not usable:
         first = encoded[0]
         raise UnreadableError(f"{first.uri}: {first.reason}: none of {len(encoded)} images can be used")
     models = cached_models(view.models, view.seed, device)
     samples = [
-        sample_features(features_of([image], device, models.classes), number)
-        for number, image in enumerate(usable)
+        sample_features(features_of([encoded[number]], device, models.classes), number) for number in usable
     ]
     return from_bytes(to_bytes(samples))
