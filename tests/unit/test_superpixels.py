@@ -50,6 +50,60 @@ def test_two_halves_by_hand() -> None:
     torch.testing.assert_close(refined[1], scores[1])
 
 
+def stripes(*greys: int) -> torch.Tensor:
+    """Three stripes of 60 x 40 pixels, far from each other in a photograph's terms only by their grey."""
+    return torch.tensor(greys, dtype=torch.uint8).repeat_interleave(40).expand(3, 60, -1).contiguous()
+
+
+def three_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stripe is a region; Felzenszwalb's smoothing makes more of the edges."""
+    numbers = torch.arange(3).repeat_interleave(40).expand(60, -1)
+    monkeypatch.setattr(
+        sys.modules["reco_ray.segmentation.refine.superpixels"], "superpixels", lambda image: numbers
+    )
+
+
+def test_scores_spread_between_regions_that_look_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    three_regions(monkeypatch)
+    # Greys 100 and 101 are alike, 250 resembles neither: it keeps its own score.
+    scores = (
+        torch.tensor([[1.0, 0.0, 0.4], [0.0, 1.0, 0.6]]).repeat_interleave(40, 1)[:, None].expand(-1, 60, -1)
+    )
+    refined = refine(scores, stripes(100, 101, 250), "superpixels")
+    # x = 0.4 * own + 0.6 * other: of two that are alike, 0.4 / (1 - 0.6 ** 2) of its own and 0.6 times that.
+    own = 0.4 / (1 - 0.36)
+    expected = torch.tensor([[own, 0.6 * own, 0.4], [0.6 * own, own, 0.6]]).repeat_interleave(40, 1)
+    torch.testing.assert_close(refined, expected[:, None].expand(-1, 60, -1), atol=1e-4, rtol=0)
+
+
+def test_a_larger_region_gives_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = torch.arange(3).repeat_interleave(torch.tensor([20, 20, 80])).expand(60, -1)
+    module = sys.modules["reco_ray.segmentation.refine.superpixels"]
+    monkeypatch.setattr(module, "superpixels", lambda image: numbers)
+    scores = torch.tensor([[0.0, 1.0, 0.0]]).repeat_interleave(torch.tensor([20, 20, 80]), 1)
+    scores = scores[:, None].expand(-1, 60, -1)
+    same = torch.full((3, 60, 120), 90, dtype=torch.uint8)
+    refined = refine(scores, same, "superpixels")[0, 0, [0, 20, 40]]
+    shares = torch.tensor([[0, 0.2, 0.8], [0.2, 0, 0.8], [0.5, 0.5, 0]])
+    walk = torch.eye(3) - 0.6 * shares
+    torch.testing.assert_close(refined, walk.inverse() @ (0.4 * torch.tensor([0.0, 1.0, 0.0])))
+
+
+def test_features_tell_regions_of_one_colour_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    three_regions(monkeypatch)
+    scores = torch.tensor([[1.0, 0.0, 0.0]]).repeat_interleave(40, 1)[:, None].expand(-1, 60, -1)
+    # A location of features per stripe: the first two are the same, the third is opposite.
+    features = torch.tensor([[1.0, 2.0, -1.0], [1.0, 2.0, -1.0]])[:, None]
+    refined = refine(scores, stripes(100, 100, 100), "superpixels", features)[0, 0, [0, 40, 80]]
+    own = 0.4 / (1 - 0.36)
+    torch.testing.assert_close(refined[:2], torch.tensor([own, 0.6 * own]), atol=1e-4, rtol=0)
+    assert (
+        refined[2] < 0.01
+    )  # exp(-2 / 0.15) of the likeness, below what a region must find to give up its own
+    by_colour = refine(scores, stripes(100, 100, 100), "superpixels")[0, 0, [0, 40, 80]]
+    assert by_colour[2] > 0.2
+
+
 def test_a_region_takes_the_label_with_the_highest_mean() -> None:
     image = torch.zeros(3, 64, 96, dtype=torch.uint8)
     image[0, :, 40:] = 200
@@ -77,7 +131,7 @@ def test_a_region_takes_the_label_with_the_highest_mean() -> None:
     ],
     ids=["photograph", "panorama", "tower", "64 px", "small", "odd", "greyscale", "constant"],
 )
-def test_scores_are_the_means_over_regions(image: torch.Tensor) -> None:
+def test_scores_are_those_of_regions(image: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     scores, regions = scores_for(image), superpixels(image)
     count = int(regions.max()) + 1
     assert regions.shape == image.shape[1:]
@@ -91,7 +145,15 @@ def test_scores_are_the_means_over_regions(image: torch.Tensor) -> None:
         assert smallest >= 0.8 * 60 * (min(image.shape[1:]) / 224) ** 2
     refined = refine(scores, image, "superpixels")
     assert refined.isfinite().all()
-    torch.testing.assert_close(refined, means_by_definition(scores, regions))
+    means = means_by_definition(scores, regions)
+    # Spreading mixes the means of regions: all pixels of a region have one score, within the range of the means.
+    torch.testing.assert_close(refined, means_by_definition(refined, regions))
+    assert (refined.flatten(1).amax(1) <= means.flatten(1).amax(1) + 1e-6).all()
+    assert (refined.flatten(1).amin(1) >= means.flatten(1).amin(1) - 1e-6).all()
+    shares = refine(scores / scores.sum(0), image, "superpixels")
+    torch.testing.assert_close(shares.sum(0), torch.ones(image.shape[1:]))
+    monkeypatch.setattr(sys.modules["reco_ray.segmentation.refine.superpixels"], "FLOW", 0.0)
+    torch.testing.assert_close(refine(scores, image, "superpixels"), means)
 
 
 def test_regions_keep_their_share_of_a_smaller_image() -> None:

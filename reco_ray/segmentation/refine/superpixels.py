@@ -21,11 +21,13 @@ SCALE = 150.0  # k of the paper: larger values give larger regions
 SIGMA = 0.8  # standard deviation of the Gaussian that smoothes the copy, in pixels
 MIN_SIZE = 60  # smallest region, in pixels
 
-
 # Scores flow between regions that look alike: a region keeps 1 - FLOW of its own.
 FLOW = 0.6
 COLOUR_DEVIATION = 10.0  # distance in CIELAB at which the likeness of two regions has fallen to 1/e
 FEATURE_DEVIATION = 0.15  # the same for 1 - the cosine of their mean features
+# A region keeps more of its own if the others that resemble it, weighted by likeness, are less than this share of the
+# image; else a single object on a plain ground would be averaged with the ground, as nothing else is there.
+MIN_ALIKE = 0.001
 
 
 def refine(scores: Tensor, image: Tensor, features: Tensor | None = None) -> Tensor:
@@ -63,7 +65,10 @@ def _region_means(values: Tensor, regions: Tensor, areas: Tensor) -> Tensor:
 
 
 def _likeness(image: Tensor, features: Tensor | None, regions: Tensor, areas: Tensor) -> Tensor:
-    """How much each region resembles each other one, times their areas: (n, n) float64, rows sum to 1."""
+    """Shares of every region's scores that come from each region, (n, n) float64, rows sum to 1.
+
+    Proportional to likeness times area; what is missing to `MIN_ALIKE` comes from the region itself.
+    """
     from skimage.color import rgb2lab
 
     colours = torch.from_numpy(rgb2lab(image.permute(1, 2, 0).cpu().numpy())).to(image.device)
@@ -73,7 +78,8 @@ def _likeness(image: Tensor, features: Tensor | None, regions: Tensor, areas: Te
         exponent += (_region_cosines(features, regions, areas) - 1) / FEATURE_DEVIATION
     weights = exponent.exp() * areas
     weights.fill_diagonal_(0)
-    return weights / weights.sum(1, keepdim=True).clamp_min(1e-300)
+    shares = weights / weights.sum(1, keepdim=True).clamp_min(MIN_ALIKE * areas.sum())
+    return shares + torch.diag(1 - shares.sum(1))
 
 
 def _region_cosines(features: Tensor, regions: Tensor, areas: Tensor) -> Tensor:
