@@ -70,19 +70,35 @@ def measure_sample(
     Raises:
         UnreadableError: none of the images is usable, or the file is damaged.
     """
-    if not storage.exists(uri):
-        parts = f"{uri}.parts"
-        shards = cut(rows, SHARD)
-        worker = SampleWorker(settings, parts)
-        with stage_pool("calibrate", settings.models.device, placement, rows.num_rows) as pool:
-            pool.run(shards, load, worker)
-        # In the order of the shards, so that results do not depend on the order of execution.
-        names = sorted(storage.list_names(parts, ".safetensors"))
-        found = [storage.read_bytes(storage.join(parts, name)) for name in names]
-        storage.write_bytes(uri, join_samples(found, rows))
-        for name in names:
-            storage.remove(storage.join(parts, name))
+    if not _measured(uri, rows, load, settings, placement):
+        raise UnreadableError(f"{rows['uri'][0]}: none of {rows.num_rows} images can be used")
     return open_sample(uri)
+
+
+def _measured(
+    uri: str,
+    rows: pa.Table,
+    load: Callable[[pa.Table], pa.Table],
+    settings: Settings,
+    placement: StagePlacement,
+) -> bool:
+    """Writes the sample, if it is not there; False if none of the images is usable."""
+    if storage.exists(uri):
+        return True
+    parts = f"{uri}.parts"
+    for name in storage.list_names(parts, ".safetensors"):  # of a run that was killed
+        storage.remove(storage.join(parts, name))
+    with stage_pool("calibrate", settings.models.device, placement, rows.num_rows) as pool:
+        pool.run(cut(rows, SHARD), load, SampleWorker(settings, parts))
+    # In the order of the shards, so that results do not depend on the order of execution.
+    names = sorted(storage.list_names(parts, ".safetensors"))
+    if not names:
+        return False
+    found = [storage.read_bytes(storage.join(parts, name)) for name in names]
+    storage.write_bytes(uri, join_samples(found, rows))
+    for name in names:
+        storage.remove(storage.join(parts, name))
+    return True
 
 
 def sample_of_images(
@@ -92,23 +108,20 @@ def sample_of_images(
     settings: Settings,
     placement: StagePlacement,
 ) -> str | None:
-    """Samples the features of images that are to be scored; arguments and errors as of `measure_sample`.
-
-    A sample that is there is kept, so that the scores of a grown set of images stay comparable.
+    """Samples the features of images that are to be scored, unless the sample is there; arguments as `measure_sample`.
 
     Args:
         images: all of them, of which `segment.calibrate` evenly spaced ones are measured.
 
     Returns:
-        `uri`, or None if scores are not calibrated or there are fewer images: then the sample of the corpus serves.
+        `uri`; None if scores are not calibrated, there are fewer images, or none of those measured is usable: then the
+        sample of the corpus serves.
     """
     count = settings.segment.calibrate
     if not count or images.num_rows < count:
         return None
-    measure_sample(
-        uri, images.select(["uri"]).take(evenly_spaced(images.num_rows, count)), load, settings, placement
-    )
-    return uri
+    rows = images.select(["uri"]).take(evenly_spaced(images.num_rows, count))
+    return uri if _measured(uri, rows, load, settings, placement) else None
 
 
 def open_sample(uri: str) -> DenseFeatures:

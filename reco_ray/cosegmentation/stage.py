@@ -43,7 +43,7 @@ STAGE = "reference"
 _CONCEPTS = "concepts"
 _OWN = re.compile(
     r"(references|supports|sample)\.safetensors|exemplars\.parquet|sheets/\d{3,}-[^/]*\.jpg"
-    rf"|{_CONCEPTS}/[0-9a-f]+\.(json|safetensors|sample)"
+    rf"|{_CONCEPTS}/[0-9a-f]+\.(json|safetensors|sample(\.parts/\d{{6,}}\.safetensors)?)"
 )
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from reco_ray.cosegmentation.bank import SAMPLE
 from reco_ray.files import storage
 from reco_ray.segmentation.masks import mask_file, overlay_file
 
@@ -19,7 +20,10 @@ IMAGES = "images.parquet"
 SCHEMA = pa.schema([("uri", pa.string()), ("name", pa.string()), ("size", pa.int64()), ("part", pa.string())])
 # While images are being taken out there is a further column: whether files of the row may be deleted already.
 LEAVING = "leaving"
-_TABLES = re.compile(rf"{re.escape(IMAGES)}|(regions|rejected)/\d{{6,}}\.parquet")
+_FILES = re.compile(
+    rf"{re.escape(IMAGES)}|(regions|rejected)/\d{{6,}}\.parquet"
+    rf"|{re.escape(SAMPLE)}(\.parts/\d{{6,}}\.safetensors)?"
+)
 _AT_ONCE = 16
 
 
@@ -101,7 +105,7 @@ def is_own(out: str) -> Callable[[str], bool]:
     images = read_images(out)
     names = [] if images is None else images["name"].to_pylist()
     own = {file(name) for name in names for file in (mask_file, overlay_file)}
-    return lambda path: path in own or _TABLES.fullmatch(path) is not None
+    return lambda path: path in own or _FILES.fullmatch(path) is not None
 
 
 def _key(row: dict[str, object]) -> tuple[object, ...]:

@@ -4,6 +4,8 @@
 - `overlays/<name>.jpg`: mask over the image
   (names are defined in `names.py`: the mask of `street/x.jpg` is `masks/street/x.jpg.png`)
 - `images.parquet`: every image, the name of its mask and its part (`image_parts.py`)
+- `sample.safetensors`: dense features of some of the images, over which scores are calibrated, see
+  `models.feature_sample`; absent if the corpus' sample of the ReferenceBank is used
 - `regions/<part>.parquet`: REGIONS_SCHEMA, one row per image and label in it
 - `rejected/<part>.parquet`: `uri`, `reason`
 """

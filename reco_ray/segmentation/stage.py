@@ -9,7 +9,7 @@ import torch
 
 from reco_ray.config import Settings
 from reco_ray.contents import MasksContent
-from reco_ray.corpus.load import pixels_of, whole_image_loader
+from reco_ray.corpus.load import ImageLoader, pixels_of, whole_image_loader
 from reco_ray.corpus.read import list_images
 from reco_ray.corpus.stage import write_rejected
 from reco_ray.cosegmentation.bank import SAMPLE, ReferenceBank
@@ -89,8 +89,7 @@ def segment_images(
             "segment", f"{table.num_rows - done:,} to do, {gone:,} gone or changed since, {done:,} kept"
         )
     load = whole_image_loader(dense.transform, dense.stride, settings.segment)
-    sample_uri = storage.join(writer.uri, SAMPLE)
-    sample = sample_of_images(sample_uri, table, load, settings, settings.placement.segment)
+    sample = _sample(writer.uri, table, load, settings, begun=done > 0)
     worker = SegmentWorker(settings, bank.uri, writer.uri, sample)
     device, placement = settings.models.device, settings.placement.segment
     with stage_pool("segment", device, placement, table.num_rows, done) as pool:
@@ -113,6 +112,19 @@ def segment_images(
     colours = palette(len(labels), background=has_background(bank, settings.segment)).tolist()
     content = MasksContent(labels=labels, palette=colours, references=bank.uri)
     return Outcome("segment", writer.uri, writer.commit(counts, content))
+
+
+def _sample(out: str, images: pa.Table, load: ImageLoader, settings: Settings, *, begun: bool) -> str | None:
+    """URI of the feature sample that the images are scored with; None: that of the corpus.
+
+    Once there are masks, later ones are scored as they were, so that masks of a set of images that grows or shrinks
+    stay comparable.
+    """
+    uri = storage.join(out, SAMPLE)
+    if begun:
+        return uri if settings.segment.calibrate and storage.exists(uri) else None
+    storage.remove(uri)  # of a run that ended before its first mask; the images may be others now
+    return sample_of_images(uri, images, load, settings, settings.placement.segment)
 
 
 def _renew(writer: artifacts.ArtifactWriter) -> None:
