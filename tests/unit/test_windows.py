@@ -1,5 +1,7 @@
 """Sliding windows: as large as the image they change nothing, smaller ones average their scores."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,14 @@ from images import photograph
 
 from reco_ray.config import load_settings
 from reco_ray.models.dense import DenseModels
+from reco_ray.models.feature_sample import from_bytes, sample_features, to_bytes
+from reco_ray.segmentation.evidence import calibrate
 from reco_ray.segmentation.score import concept_scores
 from reco_ray.segmentation.segment import segment
 from reco_ray.segmentation.target_set import BACKGROUND, Targets
 from reco_ray.segmentation.windows import segment_windows
 
-SETTINGS = load_settings("mini", overrides=["models.precision=fp32"])
+SETTINGS = load_settings("mini", overrides=["segment.calibrate=0", "segment.refine=none"])
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +27,9 @@ def pixels(models: DenseModels) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def targets(models: DenseModels) -> Targets:
     texts = models.language.encode_texts(["dog", "grass", "car", "sky"])
-    return Targets(torch.eye(4, 320), texts, torch.tensor([1, 2, 3, BACKGROUND]), background=True)
+    return Targets(
+        torch.eye(4, models.encoder.channels), texts, torch.tensor([1, 2, 3, BACKGROUND]), background=True
+    )
 
 
 @pytest.mark.parametrize("changes", [{}, {"refine": "pamr"}, {"use": "language", "prefilter": 2}])
@@ -36,6 +42,27 @@ def test_one_window_is_no_window(
     window = segment_windows(models, targets, pixels, size, settings, window=512, step=256)
     torch.testing.assert_close(window.labels, whole.labels)
     torch.testing.assert_close(window.scores, whole.scores)
+
+
+@pytest.mark.parametrize("changes", [{}, {"refine": "pamr"}, {"use": "language", "prefilter": 2}])
+def test_one_window_is_no_window_for_calibrated_scores_either(
+    models: DenseModels, targets: Targets, pixels: torch.Tensor, changes: dict[str, object]
+) -> None:
+    photos = [models.encoder.transform.fit(photograph(n, 300), 96, 32).copy() for n in range(4)]
+    samples = [
+        sample_features(models.encode(torch.from_numpy(photo)[None]), number)
+        for number, photo in enumerate(photos)
+    ]
+    calibrated = replace(targets, calibration=calibrate(from_bytes(to_bytes(samples)), targets))
+    settings = SETTINGS.segment.model_copy(update=changes)
+    size = (pixels.shape[1], pixels.shape[2])
+    whole = segment(models, calibrated, pixels, [size], settings)[0]
+    window = segment_windows(models, calibrated, pixels, size, settings, window=512, step=256)
+    torch.testing.assert_close(window.labels, whole.labels)
+    torch.testing.assert_close(window.scores, whole.scores)
+    parts = segment_windows(models, calibrated, pixels, size, settings, window=64, step=32)
+    assert parts.scores.isfinite().all()
+    assert parts.labels.shape == size
 
 
 def test_where_windows_overlap_scores_are_averaged(models: DenseModels, targets: Targets) -> None:
