@@ -106,14 +106,15 @@ def take_picture(browser: Browser, url: str, photograph: Path, out: Path) -> Non
     page.wait_for_selector("html[data-ready=true]")
     page.wait_for_selector("#suggestions li")
     page.set_input_files("#file", photograph)
-    page.check("#background")
     for concept in CONCEPTS:
         page.fill("#concept", concept)
         page.press("#concept", "Enter")
     page.click("#go")
     page.wait_for_selector("#legend li")
     page.wait_for_selector("#go:enabled")
-    page.hover("#layers", position={"x": 330, "y": 190})
+    box = page.locator("#layers").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.45 * box["width"], box["y"] + 0.8 * box["height"])
     page.screenshot(path=out, type="jpeg", quality=80)
     page.close()
 

@@ -96,10 +96,10 @@ def test_why_shows_the_exemplars(page: Page, photo: Path) -> None:
 
 def test_background_and_refinement_ask_again(page: Page, photo: Path) -> None:
     segment(page, photo, "cat", "dog")
-    with page.expect_response("**/v1/segment") as response:
-        page.check("#background")
-    answer = response.value.json()
-    assert answer["background"] is True
+    for on in (False, True):  # the page begins with it
+        with page.expect_response("**/v1/segment") as response:
+            page.set_checked("#background", on)
+        assert response.value.json()["background"] is on
     for refine in ("pamr", "superpixels"):
         with page.expect_response("**/v1/segment") as response:
             page.select_option("#refine", refine)
