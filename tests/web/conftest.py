@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     write_photographs(folder / "corpus", 28, long_side=160)
     write_photographs(folder / "examples", 3, long_side=200)
     corpus, index, embeddings = (str(folder / name) for name in ("corpus", "index", "embeddings"))
-    limits = (f"limits.bytes={BYTES}", "limits.pixels=1000000", "limits.concepts=9", "limits.batch=4")
+    limits = (f"limits.bytes={BYTES}", "limits.pixels=1000000", "limits.concepts=11", "limits.batch=4")
     settings = [word for setting in (*SMALL, *limits) for word in ("--set", setting)]
     places = ["--index", index, "--state", str(folder / "state"), "--examples", str(folder / "examples")]
     with stages_in_process():

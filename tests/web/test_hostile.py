@@ -140,7 +140,7 @@ JSONS: dict[str, tuple[bytes, int]] = {
     "not a number": (b'{"vocabulary": "known", "threshold": NaN, "image": "' + B64.encode() + b'"}', 422),
     "both": (json.dumps({"vocabulary": "known", "concepts": ["cup"], "image": B64}).encode(), 422),
     "neither": (json.dumps({"image": B64}).encode(), 422),
-    "too many concepts": (json.dumps({"concepts": list("abcdefghij"), "image": B64}).encode(), 422),
+    "too many concepts": (json.dumps({"concepts": list("abcdefghijkl"), "image": B64}).encode(), 422),
     "long concept": (json.dumps({"concepts": ["a" * 101], "image": B64}).encode(), 422),
     "concept with a nul": (json.dumps({"concepts": ["a\0"], "image": B64}).encode(), 422),
     "lone surrogate": (b'{"concepts": ["\\ud800"], "image": "' + B64.encode() + b'"}', 422),
