@@ -235,7 +235,9 @@ class _Training:
         state = self.state
         module = self._module().eval()
         self.measure.broadcast_buffers()
-        calibrated = self.measure.calibration(module) if self.job.labels.soft else None
+        labels = self.job.labels
+        # Standardised, the background would be as rare as each of the concepts.
+        calibrated = self.measure.calibration(module) if labels.soft and not labels.background else None
         agreement, shown = self.measure.agreement(module, calibrated)
         entry = {"step": state.step, "loss": loss, "agreement": agreement}
         state.curve.append(entry)
