@@ -3,7 +3,9 @@
 import pyarrow as pa
 import pytest
 
+from reco_ray.config import load_settings
 from reco_ray.contents import MasksContent
+from reco_ray.cosegmentation.bank import SAMPLE
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import clear
@@ -17,6 +19,7 @@ from reco_ray.segmentation.image_parts import (
     take_out,
 )
 from reco_ray.segmentation.masks import mask_file, overlay_file
+from reco_ray.segmentation.stage import _sample
 
 ROWS = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
 
@@ -114,12 +117,32 @@ def test_only_files_of_the_artifact_are_cleared(tmp_path):
         assert sorted(tmp_path.rglob("*")) == before
         storage.remove(f"{out}/{foreign}")
     (tmp_path / "masks" / ".DS_Store").write_bytes(b"")
+    for own in ("sample.safetensors", "sample.safetensors.parts/000001.safetensors"):
+        storage.write_bytes(f"{out}/{own}", b"features")
     (tmp_path / "masks" / "masks" / "a.png.12345678.tmp").write_bytes(b"half a mask")
     (tmp_path / "masks" / "manifest").rmdir()
     clear(other, is_own(out), last=IMAGES)
     left = sorted(str(file.relative_to(out)) for file in tmp_path.rglob("*") if file.is_file())
     assert left == [".DS_Store", "started.json"]
     assert other.finished() is None
+
+
+def test_masks_keep_to_the_sample_of_the_first_of_them(tmp_path):
+    """However many images there are later; before the first mask, a sample of other images is of no use."""
+    out, few = str(tmp_path), images(ROWS)
+    settings = load_settings("mini")
+    assert settings.segment.calibrate > len(ROWS)
+    assert _sample(out, few, None, settings, begun=False) is None
+    many = images({f"{n}": n for n in range(settings.segment.calibrate)})
+    assert (
+        _sample(out, many, None, settings, begun=True) is None
+    )  # that of the corpus, as for the first masks
+    storage.write_bytes(f"{out}/{SAMPLE}", b"features")
+    assert _sample(out, few, None, settings, begun=True) == f"{out}/{SAMPLE}"
+    off = load_settings("mini", overrides=["segment.calibrate=0"])
+    assert _sample(out, few, None, off, begun=True) is None
+    assert _sample(out, few, None, settings, begun=False) is None
+    assert not storage.exists(f"{out}/{SAMPLE}")
 
 
 def test_a_directory_that_was_being_cleared_is_cleared_to_its_end(tmp_path, monkeypatch):

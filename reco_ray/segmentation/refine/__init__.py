@@ -34,7 +34,9 @@ def refine(scores: Tensor, image: Tensor, method: str = "none", features: Tensor
             f"image: must be uint8 {size} like the scores, got {image.dtype} {tuple(image.shape)}"
         )
     with torch.autocast(image.device.type, enabled=False):  # the lattice of the CRF needs float32
-        return refinement.refine(scores, image, features)
+        if getattr(refinement, "USES_FEATURES", False):
+            return refinement.refine(scores, image, features)
+        return refinement.refine(scores, image)
 
 
 def refines_logits(method: str) -> bool:

@@ -28,7 +28,7 @@ MIN_PROBABILITY = 1e-5  # of the unary potential, so that a score of 0 does not 
 Filter = Callable[[Tensor], Tensor]  # (n, m) -> (n, m), column by column
 
 
-def refine(scores: Tensor, image: Tensor, features: Tensor | None = None) -> Tensor:
+def refine(scores: Tensor, image: Tensor) -> Tensor:
     """Refines scores by ten mean-field steps of a dense CRF with Potts compatibility.
 
     The unary of a concept is -log of its share of the sum of the pixel's scores, at least MIN_PROBABILITY.
@@ -36,7 +36,6 @@ def refine(scores: Tensor, image: Tensor, features: Tensor | None = None) -> Ten
     Args:
         scores: (m, H, W) float, at least 0.
         image: (3, H, W) uint8 RGB, on the same device.
-        features: not used.
 
     Returns:
         (m, H, W) float32 probabilities, summing to 1 over the concepts.

@@ -6,6 +6,6 @@ TITLE = "No"
 REFINES_LOGITS = True
 
 
-def refine(scores: Tensor, image: Tensor, features: Tensor | None = None) -> Tensor:
+def refine(scores: Tensor, image: Tensor) -> Tensor:
     """Returns the scores unchanged."""
     return scores

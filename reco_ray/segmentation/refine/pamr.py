@@ -19,13 +19,12 @@ _BANDWIDTH = 0.1  # relative to the local standard deviation of the colour; from
 _BAND_PIXELS = 1 << 14  # pixels per gather: about 10 MB per temporary
 
 
-def refine(scores: Tensor, image: Tensor, features: Tensor | None = None) -> Tensor:
+def refine(scores: Tensor, image: Tensor) -> Tensor:
     """Refines scores by the colours of their image, at full resolution.
 
     Args:
         scores: (m, H, W) float.
         image: (3, H, W) uint8 RGB, on the same device.
-        features: not used.
 
     Returns:
         (m, H, W) float32, weighted means of the input: its range and its sums over concepts are preserved.

@@ -13,7 +13,7 @@ from torch import Tensor
 from reco_ray.errors import MissingPackageError
 
 TITLE = "Superpixels, quick"
-REFINES_LOGITS = True
+REFINES_LOGITS = USES_FEATURES = True
 SHORT_SIDE = 224  # of the copy, in pixels; smaller images are not resized
 # For a copy with that short side. In smaller images MIN_SIZE shrinks with the area, SCALE and SIGMA with the root of
 # the side: then photographs of 48 to 224 pixels have the same number of regions, about a hundred (measured).
