@@ -16,9 +16,8 @@ from reco_ray.files import storage
 from reco_ray.models.dense import DenseFeatures, DenseModels
 from reco_ray.models.feature_sample import from_bytes, sample_features, to_bytes
 
-SHARD = (
-    8  # images; a multiple of `feature_sample.PATTERNS`, so that places do not depend on how images are cut
-)
+# Images per part; a multiple of `feature_sample.PATTERNS`, so that places do not depend on how images are cut.
+SHARD = 8
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:
@@ -28,7 +27,7 @@ def evenly_spaced(total: int, count: int) -> np.ndarray:
 
 def sample_rows(index: CorpusIndex, count: int) -> pa.Table:
     """The images of an index over which scores are calibrated: `uri`, at most `count` rows."""
-    return index.images.take(evenly_spaced(len(index), count)).select(["uri"])
+    return index.images.first_by_id(count).select(["uri"])
 
 
 def sample_loaded(models: DenseModels, rows: pa.Table, device: str) -> bytes | None:

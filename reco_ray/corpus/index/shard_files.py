@@ -144,6 +144,23 @@ class ImageTable:
                 yield start, table["uri"].combine_chunks()
                 start += table.num_rows
 
+    def first_by_id(self, count: int) -> pa.Table:
+        """The images with the smallest ids; scans the ids.
+
+        Ids are hashes of the images' bytes, so this is a random sample, and the same whatever the order of the rows.
+
+        Args:
+            count: maximum number of images.
+
+        Returns:
+            `image_id` and `uri`, in the order of the ids.
+        """
+        found: list[pa.Table] = []
+        for number in range(len(self._shards)):
+            for table in self._open(number)[0].row_groups(["image_id", "uri"]):
+                found.append(_smallest(table, count))
+        return _smallest(pa.concat_tables(found), count).sort_by("image_id")
+
     def uri_of(self, image_id: str) -> str | None:
         """The URI of an image, None if it is not in the index; scans the ids."""
         for number in range(len(self._shards)):
@@ -177,3 +194,8 @@ class ImageTable:
 
     def _read_group(self, shard: int, group: int) -> pa.Table:
         return self._open(shard)[0].read_row_group(group)
+
+
+def _smallest(table: pa.Table, count: int) -> pa.Table:
+    rows = pc.select_k_unstable(table, k=count, sort_keys=[("image_id", "ascending")])
+    return table.take(rows)
