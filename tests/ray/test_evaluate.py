@@ -283,7 +283,7 @@ def test_masks_are_measured_as_the_segment_stage_writes_them(
     protocol, bank = choose_protocol("whole", None, chosen), str(out / "references")
     uris = [sample.image for sample in binary.samples]
     encoder = DenseModels.load(SETTINGS.models).encoder
-    evaluate = EvaluateWorker(binary, {RECO: Variant(bank, chosen)}, protocol, SETTINGS)
+    evaluate = EvaluateWorker(binary, {RECO: Variant(bank, chosen)}, protocol, SETTINGS, None)
     evaluate.set_up("cpu")
     load = sample_loader(encoder.transform, encoder.stride, protocol, 10**6)
     measured = evaluate.work("0", load(pa.table({"uri": uris, "number": range(3)})))

@@ -180,7 +180,7 @@ def test_other_concepts_and_other_embeddings_replace_what_they_concern(folder: P
     said = reco.run("out", *words)
     assert all("nothing to do, made before" in said[stage] for stage in ("embed", "index"))
     assert "made with vocabulary.concepts: no longer cat, now also bird, car: made anew" in said["reference"]
-    assert "segment.refine = pamr, now none" in said["segment"]
+    assert "segment.refine = pamr, now superpixels" in said["segment"]
     shutil.rmtree(folder / "fresh")
     reco.run("fresh", *words)
     is_as_fresh(folder, "fresh")
