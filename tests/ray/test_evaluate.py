@@ -287,7 +287,7 @@ def test_masks_are_measured_as_the_segment_stage_writes_them(
     evaluate.set_up("cpu")
     load = sample_loader(encoder.transform, encoder.stride, protocol, 10**6)
     measured = evaluate.work("0", load(pa.table({"uri": uris, "number": range(3)})))
-    write = SegmentWorker(settings, bank, str(tmp_path))
+    write = SegmentWorker(settings, bank, str(tmp_path), None)
     write.set_up("cpu")
     load = whole_image_loader(encoder.transform, encoder.stride, settings.segment)
     write.work("000000", load(pa.table({"uri": uris, "name": ["a/0.jpg", "a/1.jpg", "b.jpg"]})))
