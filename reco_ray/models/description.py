@@ -99,7 +99,7 @@ def _identity(spec: str, folder: str | None, seed: int) -> str | None:
     family, _, name = spec.partition("@")[0].partition(":")
     if name.endswith("/random"):
         return f"seed {seed}"
-    if family in ("conse", *EFFICIENTNET_LITE):
+    if family == "conse" or family.partition("+")[0] in EFFICIENTNET_LITE:
         return "packaged"
     if family_with("pull", family) is None:
         return None

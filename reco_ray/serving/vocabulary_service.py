@@ -5,6 +5,7 @@ One replica. A replica that replaces it restores its state from the state direct
 
 import asyncio
 import logging
+import threading
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
@@ -44,6 +45,7 @@ class VocabularyService:
         self._records = VocabularyStore(storage.join(options.state, "vocabularies"))
         self._segmenters = {name: open_segmenter(name, uri) for name, uri in options.segmenters.items()}
         self._known = {(record.owner, record.name): record for record in self._records.load()}
+        self._banks_lock = threading.Lock()
         self._progress: dict[tuple[str, str], int] = {}
         self._jobs: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._searches: ByteLRU[Any] = ByteLRU(16_000_000)
@@ -216,7 +218,7 @@ class VocabularyService:
         del self._known[owner, name]
         if job := self._jobs.pop((owner, name), None):
             job.cancel()
-        await asyncio.to_thread(self._records.delete, record)
+        await asyncio.to_thread(self._delete, record)
 
     def _refuse_segmenter(self, name: str) -> None:
         if name in self._segmenters:
@@ -268,13 +270,30 @@ class VocabularyService:
             await asyncio.sleep(
                 self._options.limits.seconds
             )  # until requests that use the previous bank have ended
-            await asyncio.to_thread(self._records.delete_banks, record, {record.key, served.key})
+            await asyncio.to_thread(self._delete_banks, record, {record.key, served.key})
+
+    # A thread goes on when the task that waits for it is cancelled: without the lock, a bank would be written into a
+    # folder that is being deleted.
 
     def _assemble(self, record: VocabularyRecord, plan: ReferencePlan) -> None:
-        """Writes the bank as an artifact, like `reco-ray references`."""
-        writer = artifacts.ArtifactWriter(self._records.bank_uri(record), ReferencesContent, plan.made_from)
-        if not writer.finished():
-            writer.commit(write_bank(writer, plan, self._concepts), plan.content)
+        """Writes the bank as an artifact, like `reco-ray references`; not if the vocabulary is gone or replaced."""
+        with self._banks_lock:
+            if self._known.get((record.owner, record.name)) is not record:
+                return
+            writer = artifacts.ArtifactWriter(
+                self._records.bank_uri(record), ReferencesContent, plan.made_from
+            )
+            if not writer.finished():
+                writer.commit(write_bank(writer, plan, self._concepts), plan.content)
+
+    def _delete(self, record: VocabularyRecord) -> None:
+        with self._banks_lock:
+            self._records.delete(record)
+
+    def _delete_banks(self, record: VocabularyRecord, keep: set[str]) -> None:
+        with self._banks_lock:
+            if self._known.get((record.owner, record.name)) is record:
+                self._records.delete_banks(record, keep)
 
     def _prune(self, plan: ReferencePlan) -> None:
         """Deletes what neither vocabularies nor `plan` need."""
