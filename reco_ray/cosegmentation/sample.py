@@ -56,8 +56,8 @@ def measure_sample(
     load: Callable[[pa.Table], pa.Table],
     settings: Settings,
     placement: StagePlacement,
-) -> DenseFeatures:
-    """Samples the features of images, or reads the sample that an earlier run left.
+) -> None:
+    """Samples the features of images, unless an earlier run left the sample.
 
     Args:
         uri: of the file.
@@ -67,11 +67,10 @@ def measure_sample(
         placement: of the workers.
 
     Raises:
-        UnreadableError: none of the images is usable, or the file is damaged.
+        UnreadableError: none of the images is usable.
     """
     if not _measured(uri, rows, load, settings, placement):
         raise UnreadableError(f"{rows['uri'][0]}: none of {rows.num_rows} images can be used")
-    return open_sample(uri)
 
 
 def _measured(
@@ -119,7 +118,7 @@ def sample_of_images(
     count = settings.segment.calibrate
     if not count or images.num_rows < count:
         return None
-    rows = images.select(["uri"]).take(evenly_spaced(images.num_rows, count))
+    rows = images.take(evenly_spaced(images.num_rows, count))
     return uri if _measured(uri, rows, load, settings, placement) else None
 
 

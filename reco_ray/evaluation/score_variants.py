@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from reco_ray.config import Settings
-from reco_ray.cosegmentation.sample import evenly_spaced, measure_sample, open_sample
+from reco_ray.cosegmentation.sample import open_sample, sample_of_images
 from reco_ray.distributed.parts import Report, Worker, cut
 from reco_ray.distributed.pool import stage_pool
 from reco_ray.evaluation.compare import Comparer, Trained, Variant, sample_loader
@@ -39,15 +39,13 @@ def score(
         RecoError: If an image cannot be used or a label file does not match it.
     """
     dense = describe_dense_models(settings.models, settings.seed)
-    count = len(dataset.samples)
-    table = pa.table({"uri": [sample.image for sample in dataset.samples], "number": range(count)})
-    shards = cut(table, SHARD_SIZE)
+    shards = cut(_numbered(dataset), SHARD_SIZE)
     measured = VariantScores.empty(dataset, variants)
     transform, stride = dense.transform, dense.stride
     load = sample_loader(transform, stride, protocol, settings.segment.max_pixels)
     device, placement = settings.models.device, settings.placement.evaluate
     worker = EvaluateWorker(dataset, variants, protocol, settings, sample)
-    with stage_pool("evaluate", device, placement, count) as pool:
+    with stage_pool("evaluate", device, placement, len(dataset.samples)) as pool:
         for report in pool.shards(shards, load, worker):
             for name in variants:
                 measured.matrices[name] += np.array(report.matrices[name], np.int64)
@@ -62,20 +60,17 @@ def sample_images(dataset: Dataset, protocol: Protocol, settings: Settings, uri:
     """Measures a feature sample of the images, as the segment stage does.
 
     Returns:
-        `uri`, or None if there are fewer images than `segment.calibrate`, and the sample of the corpus serves.
-
-    Raises:
-        RecoError: If no image can be used.
+        `uri`, or None if the sample of the corpus serves, as of `sample_of_images`.
     """
-    wanted, count = settings.segment.calibrate, len(dataset.samples)
-    if not 0 < wanted <= count:
-        return None
     dense = describe_dense_models(settings.models, settings.seed)
     load = sample_loader(dense.transform, dense.stride, protocol, settings.segment.max_pixels)
-    numbers = evenly_spaced(count, wanted)
-    rows = pa.table({"uri": [dataset.samples[number].image for number in numbers], "number": numbers})
-    measure_sample(uri, rows, load, settings, settings.placement.evaluate)
-    return uri
+    return sample_of_images(uri, _numbered(dataset), load, settings, settings.placement.evaluate)
+
+
+def _numbered(dataset: Dataset) -> pa.Table:
+    """The rows that `sample_loader` loads, one per sample."""
+    uris = [sample.image for sample in dataset.samples]
+    return pa.table({"uri": uris, "number": range(len(uris))})
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Statistics that make the scores of different concepts comparable. Torch only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -20,9 +21,9 @@ class Calibration:
     means: Tensor
     deviations: Tensor
 
-    def to(self, device: str) -> "Calibration":
+    def to(self, device: str) -> Self:
         """Copies it to a device."""
-        return Calibration(self.means.to(device), self.deviations.to(device))
+        return replace(self, means=self.means.to(device), deviations=self.deviations.to(device))
 
     def standardise(self, factor: int, logits: Tensor) -> Tensor:
         """Standardises the logits (b, m, h, w) of a factor."""
@@ -31,34 +32,23 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class ScoreCalibration:
-    """Statistics of the evidence of m targets over unlabelled images.
+class ScoreCalibration(Calibration):
+    """Statistics of the reference, language and image evidence of m targets over unlabelled images.
 
     Attributes:
-        means: of the reference, language and image evidence, float32 (3, m).
-        deviations: standard deviations of the same, float32 (3, m).
         image_weight: share of the reference evidence's variance that lies between images, in [0, 1]: near 0.35 for
             photographs of single objects, which the whole image tells apart, and 0.03 for frames of street scenes.
         least: logit below which a location is background; -inf without a background.
         present: logit that a concept must reach somewhere in an image; -inf without a background.
     """
 
-    means: Tensor
-    deviations: Tensor
     image_weight: float
     least: float = -torch.inf
     present: float = -torch.inf
 
-    def to(self, device: str | torch.device) -> "ScoreCalibration":
-        """Copies it to a device."""
-        return ScoreCalibration(
-            self.means.to(device), self.deviations.to(device), self.image_weight, self.least, self.present
-        )
-
     def select(self, indices: Tensor) -> "ScoreCalibration":
         """Of the targets at `indices`, int64 (k,)."""
-        means, deviations = self.means[:, indices], self.deviations[:, indices]
-        return ScoreCalibration(means, deviations, self.image_weight, self.least, self.present)
+        return replace(self, means=self.means[:, indices], deviations=self.deviations[:, indices])
 
 
 def moments(logits: list[Tensor]) -> Tensor:

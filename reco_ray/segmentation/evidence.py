@@ -132,10 +132,7 @@ def calibrated_logits(maps: list[Tensor], calibration: ScoreCalibration, use: st
     size = max((tuple(maps[factor].shape[2:]) for factor in used), key=lambda sides: sides[0] * sides[1])
     total = torch.zeros(*maps[0].shape[:2], *size, device=maps[0].device)
     for factor in used:
-        mean, deviation = (
-            each[factor].view(1, -1, 1, 1) for each in (calibration.means, calibration.deviations)
-        )
-        standard = weights[factor] * (maps[factor] - mean) / deviation
+        standard = weights[factor] * calibration.standardise(factor, maps[factor])
         if standard.shape[2:] != size and factor != 2:
             standard = F.interpolate(standard, size, mode="bilinear", align_corners=False)
         total += standard
