@@ -126,7 +126,8 @@ class Bench:
 
     def _throughput(self, server: Server) -> dict[str, Any]:
         (bank,) = Path(self._folder, "state/vocabularies/local/usual").iterdir()
-        loop = Loop(str(bank), self._photographs)
+        overrides = [each for each in self._options.set if each.startswith(("models.", "segment."))]
+        loop = Loop(str(bank), self._photographs, overrides)
         rates: dict[str, list[float]] = {}
         sent: dict[str, Any] = {}
         for _ in range(self._options.rounds):

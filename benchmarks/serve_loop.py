@@ -26,12 +26,14 @@ class Loop:
     """Labels photographs with a vocabulary's references, torch on every core, in the batches that are fastest.
 
     Args:
-        bank: ReferenceBank made by preset `mini`. photographs: folder of JPEGs.
+        bank: ReferenceBank made by preset `mini`.
+        photographs: folder of JPEGs.
+        overrides: settings of models and segmentation that differ from the preset, as `key=value`; the server's.
     """
 
-    def __init__(self, bank: str, photographs: Path) -> None:
+    def __init__(self, bank: str, photographs: Path, overrides: list[str]) -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-        settings = load_settings("mini")
+        settings = load_settings("mini", overrides=overrides)
         self._settings = settings.segment
         self._models = DenseModels.load(settings.models, device="cpu", seed=settings.seed)
         found = ReferenceBank.open(bank, self._models.fingerprint)
