@@ -17,14 +17,14 @@ from torch import Tensor
 
 from reco_ray.cosegmentation.attention import cosine_maps
 from reco_ray.models.dense import DenseFeatures
-from reco_ray.segmentation.calibration import ScoreCalibration
+from reco_ray.segmentation.calibration import ScoreCalibration, calibration, moments
 from reco_ray.segmentation.score import reference_cosines
 from reco_ray.segmentation.target_set import BACKGROUND, Targets
 
 REFERENCE_WEIGHT, LANGUAGE_WEIGHT = 0.5, 1.0  # that of the image is measured, see `ScoreCalibration`
 # Softmax temperatures of the cosine of a class and a concept: over classes, and over concepts.
 CLASS_TEMPERATURE, CONCEPT_TEMPERATURE = 0.08, 0.06
-MIN_DEVIATION = 0.01  # for concepts with constant evidence, such as over identical images
+LEAST_DEVIATION = 0.01  # for concepts with constant evidence, such as over identical images
 # Quantiles, over all locations of the calibration images, of the best concept's logit: below the first is background; a
 # concept whose highest logit in an image is below the second does not occur there.
 LEAST_QUANTILE, PRESENT_QUANTILE = 0.6, 0.8
@@ -101,12 +101,11 @@ def calibrate(sample: DenseFeatures, targets: Targets, use: str = "both") -> Sco
         use: as of `calibrated_logits`.
     """
     maps = evidence_maps(sample, targets)
-    rows = [each.double().transpose(0, 1).flatten(1) for each in maps]
-    means = torch.stack([each.mean(1) for each in rows]).float()
-    deviations = torch.stack([each.std(1, correction=0) for each in rows]).float().clamp_min(MIN_DEVIATION)
+    statistics = calibration(moments(maps))
+    means, deviations = statistics.means, statistics.deviations.clamp_min(LEAST_DEVIATION)
     per_image = maps[0].flatten(2)
     between, within = per_image.mean(2).var(0, correction=0), per_image.var(2, correction=0).mean(0)
-    share = float((between / (between + within).clamp_min(MIN_DEVIATION**2)).mean())
+    share = float((between / (between + within).clamp_min(LEAST_DEVIATION**2)).mean())
     found = ScoreCalibration(means, deviations, share)
     if not targets.background:
         return found
@@ -116,23 +115,23 @@ def calibrate(sample: DenseFeatures, targets: Targets, use: str = "both") -> Sco
     return ScoreCalibration(means, deviations, found.image_weight, least, present)
 
 
-def calibrated_logits(maps: list[Tensor], calibration: ScoreCalibration, use: str = "both") -> Tensor:
+def calibrated_logits(maps: list[Tensor], measured: ScoreCalibration, use: str = "both") -> Tensor:
     """Adds up standardised evidence.
 
     Args:
         maps: of `evidence_maps`.
-        calibration: of the same targets.
+        measured: of the same targets.
         use: "both", "references" or "language", as `segment.use`.
 
     Returns:
         (b, m, h, w) float32 at the finer resolution of the evidence.
     """
-    weights = (REFERENCE_WEIGHT, LANGUAGE_WEIGHT, calibration.image_weight)
+    weights = (REFERENCE_WEIGHT, LANGUAGE_WEIGHT, measured.image_weight)
     used = {"both": (0, 1, 2), "references": (0,), "language": (1, 2)}[use]
     size = max((tuple(maps[factor].shape[2:]) for factor in used), key=lambda sides: sides[0] * sides[1])
     total = torch.zeros(*maps[0].shape[:2], *size, device=maps[0].device)
     for factor in used:
-        standard = weights[factor] * calibration.standardise(factor, maps[factor])
+        standard = weights[factor] * measured.standardise(factor, maps[factor])
         if standard.shape[2:] != size and factor != 2:
             standard = F.interpolate(standard, size, mode="bilinear", align_corners=False)
         total += standard

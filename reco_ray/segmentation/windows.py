@@ -39,23 +39,18 @@ def segment_windows(
         window: side of a window in pixels, as for `slide`.
         step: distance between windows in pixels, as for `slide`.
     """
-    if targets.calibration is not None:
-
-        def logits(part: torch.Tensor) -> torch.Tensor:
-            encoded = models.encode(part.permute(0, 2, 3, 1))
-            found = target_logits(encoded, targets, settings)[None]
-            return F.interpolate(found, part.shape[2:], mode="bilinear", align_corners=False)
-
-        total = slide(logits, pixels.permute(0, 3, 1, 2), window=window, step=step)[0]
-        return label_logits(total, targets, None, pixels[0], size, settings)
-    if settings.prefilter:  # for the whole image, not per window
+    calibrated = targets.calibration is not None
+    if settings.prefilter and not calibrated:  # for the whole image, not per window
         targets = targets.select(prefilter(models.encode(pixels), targets, settings.prefilter))
 
-    def scores(part: torch.Tensor) -> torch.Tensor:
-        encoded = models.encode(part.permute(0, 2, 3, 1))
-        return concept_scores(
-            **score_factors(encoded, targets, settings), output_size=(part.shape[2], part.shape[3])
-        )
+    def score(part: torch.Tensor) -> torch.Tensor:
+        encoded, inside = models.encode(part.permute(0, 2, 3, 1)), (part.shape[2], part.shape[3])
+        if not calibrated:
+            return concept_scores(**score_factors(encoded, targets, settings), output_size=inside)
+        logits = target_logits(encoded, targets, settings)[None]
+        return F.interpolate(logits, inside, mode="bilinear", align_corners=False)
 
-    total = slide(scores, pixels.permute(0, 3, 1, 2), window=window, step=step)[0]
+    total = slide(score, pixels.permute(0, 3, 1, 2), window=window, step=step)[0]
+    if calibrated:
+        return label_logits(total, targets, None, pixels[0], size, settings)
     return label_scores(total, targets, pixels[0], size, settings)

@@ -13,7 +13,7 @@ from reco_ray.segmentation.evidence import (
     CLASS_TEMPERATURE,
     CONCEPT_TEMPERATURE,
     LANGUAGE_WEIGHT,
-    MIN_DEVIATION,
+    LEAST_DEVIATION,
     REFERENCE_WEIGHT,
     calibrate,
     calibrated_logits,
@@ -215,7 +215,7 @@ def test_selected_targets_keep_their_calibration() -> None:
 def test_few_images_calibrate(images: int, background: bool, classifier: bool) -> None:
     made = calibrate(features(images, classifier), targets(background=background))
     assert made.means.isfinite().all()
-    assert (made.deviations >= MIN_DEVIATION).all()
+    assert (made.deviations >= LEAST_DEVIATION).all()
     assert 0 <= made.image_weight <= 1
     if images == 1:
         assert made.image_weight == pytest.approx(0, abs=1e-4)
@@ -237,7 +237,7 @@ def test_images_without_any_deviation_calibrate(classifier: bool) -> None:
     )
     found = calibrated(targets(background=True), blank)
     assert found.calibration is not None
-    assert (found.calibration.deviations == MIN_DEVIATION).all()
+    assert (found.calibration.deviations == LEAST_DEVIATION).all()
     assert found.calibration.image_weight == pytest.approx(0, abs=1e-4)
     for encoded in (blank, features(classifier=classifier)):
         assert calibrated_logits(evidence_maps(encoded, found), found.calibration).isfinite().all()
