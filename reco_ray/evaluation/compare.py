@@ -22,7 +22,7 @@ from reco_ray.models.image import ImageTransform
 from reco_ray.segmentation.segment import PixelEncoder, segment
 from reco_ray.segmentation.targets import targets_of
 from reco_ray.segmentation.windows import segment_windows
-from reco_ray.training.segmenter import Segmenter, best_label
+from reco_ray.training.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -219,10 +219,10 @@ class _Trained:
 
     def labels(self, image: _Image, background: bool) -> np.ndarray:
         """As for `_Zeroshot`. A segmenter that was trained without a background never predicts it."""
-        segmenter = self._segmenter
-        transform, stride = segmenter.network.transform, segmenter.network.stride
-        fitted = transform.fit(Image.fromarray(image.pixels), segmenter.image_size, stride)
-        logits = segmenter.logits(torch.from_numpy(fitted.copy())[None])[0]
-        without = segmenter.background and not background
-        found = best_label(logits[1:] if without else logits, image.size).labels.cpu().numpy()
-        return found + 1 if background and not segmenter.background else found
+        fitted = torch.from_numpy(self._segmenter.to_pixels(Image.fromarray(image.pixels)).copy())
+        logits = self._segmenter.logits(fitted[None])[0]
+        found = self._segmenter.label(logits, fitted, image.size, _UNREFINED, background)
+        return found.labels.cpu().numpy()
+
+
+_UNREFINED = SegmentSettings(refine="none")

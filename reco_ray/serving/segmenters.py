@@ -4,15 +4,11 @@ import asyncio
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from ray import serve
 
-from reco_ray.config import SegmentSettings
 from reco_ray.distributed import ray_private
 from reco_ray.files import storage
 from reco_ray.models.runtime import resolve_runtime
-from reco_ray.segmentation.segment import SegmentedImage, label_scores
-from reco_ray.segmentation.target_set import BACKGROUND, Targets
 from reco_ray.serving.answers import InputSpec
 from reco_ray.serving.batcher import Batcher
 from reco_ray.serving.deployment_calls import return_errors
@@ -21,7 +17,7 @@ from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.segment_task import LabelledImage, SegmentTask, TaskFailure, label_batch
 from reco_ray.serving.serving_metrics import ModelMetrics
-from reco_ray.training.segmenter import Segmenter, best_label
+from reco_ray.training.segmenter import Segmenter
 
 
 class Segmenters:
@@ -84,43 +80,10 @@ class Segmenters:
         ) -> LabelledImage:
             settings = task.applied_to(self._settings)
             with self._metrics.timed("score" if settings.refine == "none" else settings.refine):
-                result = label_logits(
-                    logits[number], pixels, task.size, settings, background=segmenter.background
-                )
+                result = segmenter.label(logits[number], pixels, task.size, settings)
             return LabelledImage.of(result, len(segmenter.labels))
 
         return label_batch([task for _, task in items], segmenter.logits, label, self._metrics)
-
-
-@torch.inference_mode()
-def label_logits(
-    logits: torch.Tensor,
-    pixels: torch.Tensor,
-    size: tuple[int, int],
-    settings: SegmentSettings,
-    *,
-    background: bool,
-) -> SegmentedImage:
-    """Labels one image from its logits, with the refinement and background threshold of the settings.
-
-    Args:
-        logits: float (m, h, w).
-        pixels: uint8 (H, W, 3).
-        size: (height, width) of the labels.
-        settings: of the request.
-        background: whether label 0 is the background.
-    """
-    threshold = settings.background_threshold if background else 0.0
-    if settings.refine == "none":
-        result = best_label(logits, size)
-        return SegmentedImage(result.labels.masked_fill(result.scores < threshold, BACKGROUND), result.scores)
-    working = F.interpolate(logits[None], pixels.shape[:2], mode="bilinear", align_corners=False)[0].softmax(
-        0
-    )
-    present = working.argmax(0).unique()
-    labels = Targets(working.new_empty(0), working.new_empty(0), present, background=False)
-    result = label_scores(working[present], labels, pixels.to(logits.device), size, settings)
-    return SegmentedImage(result.labels.masked_fill(result.scores < threshold, BACKGROUND), result.scores)
 
 
 def _kind(item: tuple[Segmenter, SegmentTask]) -> tuple[Any, ...]:

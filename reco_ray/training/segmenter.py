@@ -4,7 +4,9 @@ Files of the artifact: `weights.safetensors`; `curve.parquet` (step, loss, agree
 frames with pseudo-labels and predictions; `tensorboard/`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load as load_tensors
 
+from reco_ray.config import SegmentSettings
 from reco_ray.contents import SegmenterContent
 from reco_ray.corpus.arrays import picture_of
 from reco_ray.corpus.decode import DecodeError, decode_image
@@ -22,7 +25,8 @@ from reco_ray.errors import UnreadableError, file_error, reason
 from reco_ray.files import artifacts, storage
 from reco_ray.models.runtime import Runtime, resolve_runtime
 from reco_ray.segmentation.palette import palette
-from reco_ray.segmentation.segment import SegmentedImage
+from reco_ray.segmentation.segment import SegmentedImage, label_scores
+from reco_ray.segmentation.target_set import BACKGROUND, Targets
 from reco_ray.training.network import Network, build_network
 from reco_ray.vocabulary import Vocabulary
 
@@ -87,11 +91,42 @@ class Segmenter:
         """Colours of the labels, uint8 (m, 3)."""
         return palette(len(self.labels), background=self.background)
 
+    @property
+    def to_pixels(self) -> Callable[[Image.Image], np.ndarray]:
+        """Resizes an RGB image to the input of the network, uint8 (H, W, 3); can be pickled, without the network."""
+        transform, stride = self.network.transform, self.network.stride
+        return partial(transform.fit, short_side=self.image_size, multiple=stride)
+
+    def label_names(self, background: bool | None = None) -> list[str]:
+        """Names of the label ids of `label`, in order; `background` as there."""
+        concepts = self.labels[1:] if self.background else self.labels
+        wanted = self.background if background is None else background
+        return ["background", *concepts] if wanted else list(concepts)
+
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Computes logits: uint8 (b, H, W, 3), sides multiples of `network.stride` -> float32 (b, m, H, W)."""
         images = self.network.transform.normalize(pixels.to(self.runtime.device))
         with self.runtime.inference():
             return self.network.module(images).float()
+
+    def label(
+        self,
+        logits: torch.Tensor,
+        pixels: torch.Tensor,
+        size: tuple[int, int],
+        settings: SegmentSettings,
+        background: bool | None = None,
+    ) -> SegmentedImage:
+        """Labels one image, as `label_logits` does.
+
+        Args:
+            logits: of the image, (m, h, w), as `logits` computes them.
+            pixels: uint8 (H, W, 3).
+            size: (height, width) of the result.
+            settings: refinement and background threshold.
+            background: whether label 0 of the result is the background; None = as the network was trained.
+        """
+        return label_logits(logits, pixels, size, settings, background=self.background, wanted=background)
 
     def segment(self, pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> list[SegmentedImage]:
         """Segments images uint8 (b, H, W, 3), as for `logits`.
@@ -115,7 +150,7 @@ class Segmenter:
             RecoError: the image cannot be read, or the array has the wrong shape, dtype or range.
         """
         picture = _picture(image)
-        pixels = self.network.transform.fit(picture, self.image_size, self.network.stride)
+        pixels = self.to_pixels(picture)
         result = self.segment(torch.from_numpy(pixels.copy())[None], [(picture.height, picture.width)])[0]
         return result.labels.cpu().numpy(), result.scores.cpu().numpy()
 
@@ -158,3 +193,44 @@ def best_label(logits: torch.Tensor, size: tuple[int, int]) -> SegmentedImage:
     for label in range(len(logits)):
         total += (resized(label) - best).exp()
     return SegmentedImage(labels, total.reciprocal())
+
+
+@torch.inference_mode()
+def label_logits(
+    logits: torch.Tensor,
+    pixels: torch.Tensor,
+    size: tuple[int, int],
+    settings: SegmentSettings,
+    *,
+    background: bool,
+    wanted: bool | None = None,
+) -> SegmentedImage:
+    """Labels one image from the logits of a segmenter, with the refinement and background threshold of the settings.
+
+    Args:
+        logits: float (m, h, w).
+        pixels: uint8 (H, W, 3).
+        size: (height, width) of the result.
+        settings: of the run or request.
+        background: whether label 0 of the logits is the background.
+        wanted: whether label 0 of the result is; None = as `background`. A background that is not wanted never wins; one
+            that the network does not know is where it is less sure than the threshold.
+    """
+    wanted = background if wanted is None else wanted
+    if background and not wanted:
+        logits = logits[1:]
+    found = best_label(logits, size) if settings.refine == "none" else _refined(logits, pixels, size, settings)
+    labels = found.labels + 1 if wanted and not background else found.labels
+    if wanted:
+        labels = labels.masked_fill(found.scores < settings.background_threshold, BACKGROUND)
+    return SegmentedImage(labels, found.scores)
+
+
+def _refined(
+    logits: torch.Tensor, pixels: torch.Tensor, size: tuple[int, int], settings: SegmentSettings
+) -> SegmentedImage:
+    """Refines the probabilities at the size of `pixels`, and only those of labels that win somewhere, to save time."""
+    maps = F.interpolate(logits[None], pixels.shape[:2], mode="bilinear", align_corners=False)[0].softmax(0)
+    present = maps.argmax(0).unique()
+    targets = Targets(maps.new_empty(0), maps.new_empty(0), present, background=False)
+    return label_scores(maps[present], targets, pixels.to(logits.device), size, settings)

@@ -20,9 +20,8 @@ from reco_ray.serving.segment_task import (
     TaskFailure,
     label_batch,
 )
-from reco_ray.serving.segmenters import label_logits
 from reco_ray.serving.serving_metrics import ModelMetrics
-from reco_ray.training.segmenter import best_label
+from reco_ray.training.segmenter import best_label, label_logits
 from reco_ray.vocabulary import parse_concepts
 
 LOGITS = torch.randn(5, 8, 12, generator=torch.Generator().manual_seed(3)) * 3
