@@ -188,6 +188,9 @@ class SegmentSettings(_Section):
 class TrainSettings(_Section):
     """From masks to a segmenter: ReCo+ (paper, section 3.5)."""
 
+    in_run: bool = Field(
+        default=False, description="`run` also trains a segmenter on its images, and segments them with it"
+    )
     segmenter: str = Field(
         default="smp:FPN/tu-tf_efficientnet_lite0", description="network to train, see docs/training.md"
     )

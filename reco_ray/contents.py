@@ -79,12 +79,16 @@ class ReferencesContent(Content):
 
 
 class MasksContent(Content):
-    """Masks. labels: by label id. palette: RGB of each. references: URI."""
+    """Masks.
+
+    labels: by label id. palette: RGB of each. references, segmenter: URI of the one that made them.
+    """
 
     kind: ClassVar = "masks"
     labels: list[str]
     palette: list[list[int]]
-    references: str
+    references: str | None = None
+    segmenter: str | None = None
 
 
 class FramesContent(Content):

@@ -33,14 +33,24 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class TrainedResult:
+    """What the main job made with `train`. masks: those of the segmenter. report: path of the page about them."""
+
+    segmenter: Outcome
+    masks: Outcome
+    report: str
+
+
+@dataclass(frozen=True)
 class RunResult:
-    """What the main job made. report: path of its HTML page."""
+    """What the main job made. report: path of its HTML page. trained: None without `train`."""
 
     embeddings: Outcome
     index: Outcome
     references: Outcome
     masks: Outcome
     report: str
+    trained: TrainedResult | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

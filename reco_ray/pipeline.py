@@ -10,14 +10,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reco_ray.errors import UsageError, reason
 from reco_ray.files import storage
-from reco_ray.requests import Request, usage_error
+from reco_ray.requests import Request, SegmentRequest, usage_error
 from reco_ray.stages import STAGES, Listener
 
 Options = dict[str, Any]
 
 
 class PipelineStages(BaseModel):
-    """For each stage the fields of its request, or a list of them. In the order in which they run."""
+    """For each stage the fields of its request, or a list of them.
+
+    In the order in which they run, except that `segment` with a trained segmenter runs after `train`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,6 +75,11 @@ def read_pipeline(file: str) -> list[PipelineStep]:
     for stage, entry in pipeline.stages:
         for options in [] if entry is None else entry if isinstance(entry, list) else [entry]:
             steps.append(_step(file, stage, options, pipeline))
+    last = max((n for n, step in enumerate(steps) if step.stage == "train"), default=0)
+    early = [step for step in steps[:last] if isinstance(step.request, SegmentRequest) and step.request.segmenter]
+    if early:  # their segmenters may be trained by this pipeline
+        others = [step for step in steps[: last + 1] if step not in early]
+        steps = [*others, *early, *steps[last + 1 :]]
     if not steps:
         raise UsageError(f"{file}: no stages: give at least one, such as embed: {{corpus: DIR, out: DIR}}")
     return steps

@@ -146,6 +146,7 @@ class RunRequest(WithModels, WithConcepts):
     corpus: Place = Field(description=_CORPUS)
     images: Place = Field(description=_IMAGES)
     out: Place = Field(description=_OUT)
+    train: bool | None = _short("train.in_run", "also train a segmenter on these images, and use it")
     exemplars: int | None = _EXEMPLARS
     refine: str | None = _REFINE
     image_column: str | None = _IMAGE_COLUMN
@@ -180,9 +181,13 @@ class ReferencesRequest(WithModels, WithConcepts):
 
 
 class SegmentRequest(WithModels):
-    """Segments images with references that were built before."""
+    """Segments images with references that were built before, or with trained segmenters."""
 
-    references: Place = Field(description="a references artifact")
+    references: Place | None = Field(default=None, description="a references artifact")
+    segmenter: Several = Field(
+        default=[],
+        description="a segmenter that `train` made, in place of --references; repeatable: images are decoded once",
+    )
     images: Place = Field(description=_IMAGES)
     out: Place = Field(description=_OUT)
     refine: str | None = _REFINE

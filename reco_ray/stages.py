@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.files.storage import absolute, join, write_bytes
-from reco_ray.outcome import EvaluateResult, Outcome, RunResult, SearchResult, SweepResult
+from reco_ray.outcome import EvaluateResult, Outcome, RunResult, SearchResult, SweepResult, TrainedResult
 from reco_ray.requests import (
     DemoRequest,
     EmbedRequest,
@@ -99,12 +99,17 @@ def _main_job(
     from reco_ray.main_job import run_all
 
     listener.vocabulary(vocabulary)
-    made = {}
+    made: dict[str, list[Outcome]] = {}
     with session(request.address):
         for outcome in run_all(corpus, images, vocabulary, request.out, settings):
-            made[outcome.stage] = _notify(listener, outcome)
-    report = join(absolute(request.out), "report", "index.html")
-    return RunResult(made["embed"], made["index"], made["reference"], made["segment"], report)
+            made.setdefault(outcome.stage, []).append(_notify(listener, outcome))
+    out = absolute(request.out)
+    trained = None
+    if "train" in made:
+        page = join(out, "segmenter-report", "index.html")
+        trained = TrainedResult(made["train"][0], made["segment"][-1], page)
+    first = (made[stage][0] for stage in ("embed", "index", "reference", "segment"))
+    return RunResult(*first, join(out, "report", "index.html"), trained)
 
 
 def _embed(request: EmbedRequest, listener: Listener) -> Outcome:
@@ -144,8 +149,13 @@ def _references(request: ReferencesRequest, listener: Listener) -> Outcome:
         return _notify(listener, build_references(request.index, vocabulary, request.out, settings))
 
 
-def _segment(request: SegmentRequest, listener: Listener) -> Outcome:
+def _segment(request: SegmentRequest, listener: Listener) -> Outcome | list[Outcome]:
+    """The masks; of several segmenters, a list in their order, each in a folder of its name below `out`."""
     settings = request.load_settings()
+    if (request.references is None) != bool(request.segmenter):
+        raise UsageError("give either --references with a references artifact or --segmenter with a trained segmenter")
+    if request.references is None:
+        return _segment_trained(request, settings, listener)
     from reco_ray.cosegmentation.bank import ReferenceBank
     from reco_ray.distributed.session import session
     from reco_ray.segmentation.refine import require_refinement
@@ -154,7 +164,26 @@ def _segment(request: SegmentRequest, listener: Listener) -> Outcome:
     require_refinement(settings.segment.refine)
     listener.vocabulary(ReferenceBank.open(request.references).vocabulary)
     with session(request.address):
-        return _notify(listener, segment_images(request.references, request.images, request.out, settings))
+        made = segment_images(request.references, request.images, request.out, settings, report=True)
+        return _notify(listener, made)
+
+
+def _segment_trained(
+    request: SegmentRequest, settings: "Settings", listener: Listener
+) -> Outcome | list[Outcome]:
+    names = _names(request.segmenter)
+    from reco_ray.distributed.session import session
+    from reco_ray.training.segment import choose_segmenters, segment_trained
+
+    chosen = choose_segmenters(dict(zip(names, request.segmenter, strict=True)), settings)
+    several = len(chosen) > 1
+    for one in chosen:
+        listener.vocabulary(one.segmenter.vocabulary, one.name if several else "")
+    outs = [join(request.out, name) if several else request.out for name in names]
+    with session(request.address):
+        made = segment_trained(chosen, request.images, outs, settings, report=True)
+        told = [_notify(listener, one) for one in made]
+    return told if several else told[0]
 
 
 def _label(request: LabelRequest, listener: Listener) -> list[Outcome]:
@@ -338,8 +367,8 @@ def _notify(listener: Listener, outcome: Outcome) -> Outcome:
 
 
 def _names(uris: list[str]) -> list[str]:
-    """What to call artifacts: the last part of their URI that tells them apart from `references` or `labels`."""
-    parts = [[p for p in absolute(uri).split("/") if p not in ("", "references", "labels")] for uri in uris]
+    """What to call artifacts: the last part of their URI that is not the name of a kind, such as `references`."""
+    parts = [[p for p in absolute(uri).split("/") if p not in ("", "references", "labels", "segmenter")] for uri in uris]
     names = [part[-1] for part in parts]
     if len(set(names)) < len(names):
         raise UsageError(

@@ -71,7 +71,15 @@ def write_pseudo_labels(
     return str(folder / "labels")
 
 
-def write_segmenter(folder: Path, labels: int, *, stored: int | None = None, spec: str | None = None) -> str:
+def write_segmenter(
+    folder: Path,
+    labels: int,
+    *,
+    stored: int | None = None,
+    spec: str | None = None,
+    image_size: int = 64,
+    background: bool = False,
+) -> str:
     """Writes a Segmenter with random weights -> its URI. stored: how many labels its weights have."""
     spec = spec or load_settings("mini").train.segmenter
     network = build_network(spec, stored or labels, initial="random", seed=1)
@@ -81,10 +89,10 @@ def write_segmenter(folder: Path, labels: int, *, stored: int | None = None, spe
     save_file(state, folder / "weights.safetensors")
     content = SegmenterContent(
         architecture=spec,
-        labels=[str(n) for n in range(labels)],
-        background=False,
+        labels=[*(["background"] if background else []), *map(str, range(background, labels))],
+        background=background,
         vocabulary=parse_concepts("a,b,c"),
-        image_size=64,
+        image_size=image_size,
     )
     writer.commit({}, content)
     return str(folder)

@@ -1,5 +1,7 @@
 """Commands for the stages, created from their requests."""
 
+import re
+import shlex
 from typing import Any
 
 from reco_ray.cli.from_request import add_command
@@ -24,6 +26,11 @@ def _print(result: Any) -> None:
         print(result)
     elif isinstance(result, RunResult):
         console.print(f"report     {result.report}")
+        if result.trained is not None:
+            console.print(f"report     {result.trained.report}")
+            serve, call = how_to_serve(result.trained.segmenter.uri)
+            # Not wrapped, so that the lines can be copied.
+            print(f"serve it:  {serve}\ncall it:   {call}")
     elif isinstance(result, EvaluateResult):
         from reco_ray.evaluation.results_table import as_table
 
@@ -44,6 +51,22 @@ def _print(result: Any) -> None:
             console.print(f"sweep      {failed} trials failed: the same command tries them again")
         console.print(f"report     {result.report}")
         console.print(f"best       {result.best}")
+
+
+def how_to_serve(segmenter: str) -> tuple[str, str]:
+    """The commands that serve a trained segmenter, and that ask the server for a mask.
+
+    Args:
+        segmenter: its URI; the name of its folder's parent becomes that of the segmenter.
+    """
+    parent = segmenter.rstrip("/").rpartition("/")[0].rpartition("/")[2]
+    name = re.sub(r"[^a-z0-9_-]+", "-", parent.lower()).strip("-_")[:63] or "segmenter"
+    given = shlex.quote(f"{name}={segmenter}")
+    return (
+        f"reco-ray serve --segmenter {given}",
+        f"curl -s http://127.0.0.1:8000/v1/segment -F image=@photo.jpg -F vocabulary={name} -H 'Accept: image/png' "
+        "-o mask.png",
+    )
 
 
 for _name in STAGES:

@@ -1,7 +1,7 @@
 """Loads images as pixels; unusable images are rows with a reason."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,23 +30,29 @@ LOADED_SCHEMA = pa.schema(
         ("duplicate_of", pa.string()),
     ]
 )
+# Further versions of the image, for loaders that make several.
+_VERSION = ("pixels", "pixel_height", "pixel_width")
+FURTHER = pa.field("further", pa.list_(pa.struct([LOADED_SCHEMA.field(name) for name in _VERSION])))
+
+ToPixels = Callable[[Image.Image], np.ndarray]
 
 
 def load_images(
     uris: list[str],
-    to_pixels: Callable[[Image.Image], np.ndarray],
+    to_pixels: ToPixels,
     *,
     max_pixels: int,
     short_side: int,
+    further: Sequence[ToPixels] = (),
 ) -> pa.Table:
     """Reads, decodes and resizes images.
 
     Args:
         uris: of a listing.
-        to_pixels, max_pixels, short_side: as `decode_images`.
+        to_pixels, max_pixels, short_side, further: as `decode_images`.
 
     Returns:
-        LOADED_SCHEMA, a row for every URI, in order.
+        As `decode_images`, a row for every URI, in order.
 
     Raises:
         StoreUnavailable: their store does not answer.
@@ -57,6 +63,7 @@ def load_images(
         max_pixels=max_pixels,
         short_side=short_side,
         drop_duplicates=False,
+        further=further,
     )
 
 
@@ -67,12 +74,14 @@ class ImageLoader:
         to_pixels: maps an RGB image to uint8 (H, W, 3); must be picklable.
         short_side: minimum size that `to_pixels` needs, pixels; see `decode_image`.
         max_pixels: larger images are rejected.
+        further: as `decode_images`.
     """
 
     def __init__(
-        self, to_pixels: Callable[[Image.Image], np.ndarray], *, short_side: int, max_pixels: int
+        self, to_pixels: ToPixels, *, short_side: int, max_pixels: int, further: Sequence[ToPixels] = ()
     ) -> None:
         self._to_pixels, self._short_side, self._max_pixels = to_pixels, short_side, max_pixels
+        self._further = further
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Returns LOADED_SCHEMA for a table with `uri`; the table's other columns take precedence."""
@@ -81,6 +90,7 @@ class ImageLoader:
             self._to_pixels,
             max_pixels=self._max_pixels,
             short_side=self._short_side,
+            further=self._further,
         )
         for name in rows.column_names:
             if name in loaded.column_names:
@@ -98,11 +108,12 @@ def whole_image_loader(transform: ImageTransform, stride: int, settings: Segment
 
 def decode_images(
     images: Iterable[tuple[str, bytes | OSError]],
-    to_pixels: Callable[[Image.Image], np.ndarray],
+    to_pixels: ToPixels,
     *,
     max_pixels: int,
     short_side: int,
     drop_duplicates: bool,
+    further: Sequence[ToPixels] = (),
 ) -> pa.Table:
     """Decodes and resizes images.
 
@@ -111,9 +122,10 @@ def decode_images(
         to_pixels: maps an RGB image to uint8 (H, W, 3), e.g. `ImageTransform.crop`.
         max_pixels, short_side: as `decode_image`.
         drop_duplicates: do not decode repeated content, but mark it as `duplicate_of` the first.
+        further: makes more versions of the same decoded image, for models that take other sizes.
 
     Returns:
-        LOADED_SCHEMA, a row for every image, in order.
+        LOADED_SCHEMA, with FURTHER if there are further versions; a row for every image, in order.
     """
     rows = []
     first_uri: dict[str, str] = {}
@@ -133,16 +145,25 @@ def decode_images(
             row["reason"] = str(error)
             continue
         first_uri[row["image_id"]] = uri
-        pixels = np.ascontiguousarray(to_pixels(image))
-        row |= {"width": width, "height": height, "pixels": pixels.tobytes()}
-        row |= {"pixel_height": pixels.shape[0], "pixel_width": pixels.shape[1]}
-    return pa.Table.from_pylist(rows, schema=LOADED_SCHEMA)
+        row |= {"width": width, "height": height, **_version(to_pixels(image))}
+        row["further"] = [_version(make(image)) for make in further]
+    return pa.Table.from_pylist(rows, schema=LOADED_SCHEMA.append(FURTHER) if further else LOADED_SCHEMA)
 
 
-def pixels_of(table: pa.Table, row: int) -> np.ndarray:
-    """The pixels of one loaded row: a view, uint8 (H, W, 3)."""
-    shape = (table["pixel_height"][row].as_py(), table["pixel_width"][row].as_py(), 3)
-    return np.frombuffer(table["pixels"][row].as_buffer(), dtype=np.uint8).reshape(shape)
+def _version(pixels: np.ndarray) -> dict[str, object]:
+    height, width = pixels.shape[:2]
+    return {
+        "pixels": np.ascontiguousarray(pixels).tobytes(),
+        "pixel_height": height,
+        "pixel_width": width,
+    }
+
+
+def pixels_of(table: pa.Table, row: int, version: int = 0) -> np.ndarray:
+    """The pixels of one loaded row: a view, uint8 (H, W, 3); `version` counts the further ones from 1."""
+    columns = table["further"][row][version - 1] if version else {name: table[name][row] for name in _VERSION}
+    shape = (columns["pixel_height"].as_py(), columns["pixel_width"].as_py(), 3)
+    return np.frombuffer(columns["pixels"].as_buffer(), dtype=np.uint8).reshape(shape)
 
 
 def read_or_error(uri: str) -> bytes | OSError:

@@ -36,6 +36,13 @@ _DECISIVE = {
         "references.context_elimination",
     ),
     "segment": (*_DENSE, *_SCORED, "segment.overlays"),
+    "segment-trained": (
+        "models.precision",
+        "train.segmenter",
+        "train.image_size",
+        "segment.refine",
+        "segment.overlays",
+    ),
     "label": (*_DENSE, *_SCORED, "train.image_size"),
     "train": (
         "models.precision",

@@ -184,17 +184,20 @@ class ArtifactWriter(Generic[C]):
         started = {"kind": self.kind, "made_from": self.made_from if made_from is None else made_from}
         write_bytes(join(self.uri, STARTED), json.dumps(started, indent=2).encode())
 
-    def commit(self, counts: Mapping[str, int], content: C) -> Manifest[C]:
-        """Writes the checksums, then the manifest, which completes the artifact."""
-        checksums = write_checksums(self.uri)
-        manifest = Manifest(
+    def draft(self, counts: Mapping[str, int], content: C) -> Manifest[C]:
+        """The manifest of the artifact as it is now, without checksums; for a page inside it."""
+        return Manifest(
             kind=self.kind,
             made_from=self.made_from,
             counts=dict(counts),
             seconds=round(time.monotonic() - self._started_at, 2),
             content=content,
-            checksums=checksums,
         )
+
+    def commit(self, counts: Mapping[str, int], content: C) -> Manifest[C]:
+        """Writes the checksums, then the manifest, which completes the artifact."""
+        checksums = write_checksums(self.uri)
+        manifest = self.draft(counts, content).model_copy(update={"checksums": checksums})
         write_bytes(join(self.uri, MANIFEST), manifest.model_dump_json(indent=2).encode())
         delete_worker_checksums(self.uri)
         return manifest

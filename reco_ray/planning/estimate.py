@@ -71,7 +71,7 @@ def _pool(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes], images:
     items = work.concepts if work.stage == "references" else images * work.sets
     part = {"embed": settings.embed.shard_size, "references": 1}.get(work.stage, settings.segment.shard_size)
     most = max(1, math.ceil((items - work.context) / part))
-    placement: StagePlacement = getattr(settings.placement, work.stage)
+    placement: StagePlacement = getattr(settings.placement, work.stage.removesuffix("-trained"))
     workers = plan_workers(settings.models.device, most, placement, list_nodes(nodes))
     count, free = _place_workers(workers, nodes)
     readers = count_readers(workers, free)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ValidationError
 
 from reco_ray import contents
-from reco_ray.contents import EmbeddingsContent, FramesContent, IndexContent, LabelsContent
+from reco_ray.contents import EmbeddingsContent, FramesContent, IndexContent, LabelsContent, MasksContent
 from reco_ray.errors import UnreadableError
 from reco_ray.files import artifacts, checksums, storage
 from reco_ray.files.artifacts import SUMMARY, Content, Manifest
@@ -18,7 +18,7 @@ _STAGES: dict[str, tuple[type[Content], str]] = {
     "embeddings": (EmbeddingsContent, "embed"),
     "index": (IndexContent, "index"),
     "references": (contents.ReferencesContent, "references"),
-    "masks": (contents.MasksContent, "segment"),
+    "masks": (MasksContent, "segment"),
     "pseudo-labels": (LabelsContent, "label"),
     "segmenter": (contents.SegmenterContent, "train"),
 }
@@ -136,6 +136,8 @@ def _read(artifact: str) -> _MeasuredRun:
     content_class, stage = _STAGES[kind]
     manifest = artifacts.read_manifest(artifact, content_class)
     content = manifest.content
+    if isinstance(content, MasksContent) and content.segmenter is not None:
+        stage = "segment-trained"
     again = "make the artifact again with this version"
     try:
         summary = json.loads(storage.read_bytes(storage.join(artifact, SUMMARY)))
@@ -150,7 +152,7 @@ def _read(artifact: str) -> _MeasuredRun:
         )
     if run.sets > 1:
         raise UnreadableError(
-            f"{artifact}: was labelled together with others: measure a run with one --references"
+            f"{artifact}: was made together with others: measure a run with one --references or --segmenter"
         )
     if manifest.checksums is None:
         raise UnreadableError(f"{artifact}: has no checksums, from which its size is computed: {again}")

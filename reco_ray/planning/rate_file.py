@@ -14,6 +14,7 @@ ITEMS = {
     "index": "images",
     "references": "concepts",
     "segment": "images",
+    "segment-trained": "images",
     "label": "images",
     "train": "steps",
 }

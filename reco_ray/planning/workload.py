@@ -4,8 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from reco_ray.config import Settings, load_settings
+from reco_ray.contents import SegmenterContent
+from reco_ray.errors import MissingError, UnfinishedError
+from reco_ray.files.artifacts import read_manifest
 from reco_ray.pipeline import PipelineStep
-from reco_ray.requests import LabelRequest, ReferencesRequest, TrainRequest, WithSettings
+from reco_ray.requests import (
+    LabelRequest,
+    ReferencesRequest,
+    SegmentRequest,
+    TrainRequest,
+    WithSettings,
+)
 from reco_ray.vocabulary import Vocabulary
 from reco_ray.vocabulary_sets import load_vocabularies
 
@@ -44,6 +53,8 @@ def workloads(steps: list[PipelineStep]) -> Iterator[Workload]:
             yield _references("references", [request.load_vocabulary()], settings)
         elif isinstance(request, LabelRequest):
             yield Workload("label", "label", settings, sets=len(request.references))
+        elif isinstance(request, SegmentRequest) and request.segmenter:
+            yield from _trained(request.segmenter, settings)
         elif not isinstance(request, TrainRequest):
             yield Workload(step.stage, step.stage, settings)
         elif request.labels:
@@ -53,6 +64,22 @@ def workloads(steps: list[PipelineStep]) -> Iterator[Workload]:
             yield _references("train: references", vocabularies, settings)
             yield Workload("train: label", "label", settings, sets=len(vocabularies))
             yield Workload("train", "train", settings, sets=len(vocabularies))
+
+
+def _trained(segmenters: list[str], settings: Settings) -> Iterator[Workload]:
+    """Masks of trained segmenters, by network; those that are still to be trained are taken as the settings say."""
+    counts: dict[tuple[str, int], int] = {}
+    for uri in segmenters:
+        try:
+            content = read_manifest(uri, SegmenterContent).content
+            network = content.architecture, content.image_size
+        except (MissingError, UnfinishedError):
+            network = settings.train.segmenter, settings.train.image_size
+        counts[network] = counts.get(network, 0) + 1
+    for (segmenter, image_size), sets in counts.items():
+        train = settings.train.model_copy(update={"segmenter": segmenter, "image_size": image_size})
+        own = settings.model_copy(update={"train": train})
+        yield Workload("segment", "segment-trained", own, sets=sets)
 
 
 def _references(name: str, vocabularies: list[Vocabulary], settings: Settings) -> Workload:

@@ -16,13 +16,14 @@ from reco_ray.files import storage
 from reco_ray.segmentation.masks import mask_file, overlay_file
 
 IMAGES = "images.parquet"
+REPORT = "report"  # folder of the page, of the masks that `segment` makes
 # size: bytes as listed, -1 = unknown. part: name of the files in regions/ and rejected/ that tell of the image.
 SCHEMA = pa.schema([("uri", pa.string()), ("name", pa.string()), ("size", pa.int64()), ("part", pa.string())])
 # While images are being taken out there is a further column: whether files of the row may be deleted already.
 LEAVING = "leaving"
 _FILES = re.compile(
     rf"{re.escape(IMAGES)}|(regions|rejected)/\d{{6,}}\.parquet"
-    rf"|{re.escape(SAMPLE)}(\.parts/\d{{6,}}\.safetensors)?"
+    rf"|{REPORT}/index\.html|{re.escape(SAMPLE)}(\.parts/\d{{6,}}\.safetensors)?"
 )
 _AT_ONCE = 16
 

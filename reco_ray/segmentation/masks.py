@@ -6,6 +6,7 @@
 - `images.parquet`: every image, the name of its mask and its part (`image_parts.py`)
 - `sample.safetensors`: dense features of some of the images, over which scores are calibrated, see
   `models.feature_sample`; absent if the corpus' sample of the ReferenceBank is used
+- `report/index.html`: the page about them, if `segment` made them
 - `regions/<part>.parquet`: REGIONS_SCHEMA, one row per image and label in it
 - `rejected/<part>.parquet`: `uri`, `reason`
 """

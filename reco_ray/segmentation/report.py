@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from reco_ray.contents import MasksContent
+from reco_ray.contents import MasksContent, SegmenterContent
 from reco_ray.corpus.decode import decode_image
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.cosegmentation.bank import ReferenceBank
@@ -19,38 +19,75 @@ _WIDTH = 560  # pixels of an embedded picture
 _LEAST_SHARE = 0.001  # of an image, below which a legend does not list a concept
 
 
-def write_report(references: str, masks: str, out: str) -> str:
-    """Writes `index.html` from a references and a masks artifact.
+def write_report(
+    masks: str, manifest: artifacts.Manifest[MasksContent], out: str, references: str | None = None
+) -> str:
+    """Writes `index.html` about masks, and about what made them: references, or a trained segmenter.
+
+    Args:
+        masks: URI of the artifact.
+        manifest: its own.
+        out: URI of the folder of the page.
+        references: URI of the references behind the masks; None: those that made them, if any did.
 
     Returns:
-        Its URI.
+        URI of the page.
 
     Raises:
         RecoError: an artifact is missing or unfinished.
     """
-    bank = ReferenceBank.open(references)
-    manifest = artifacts.read_manifest(masks, MasksContent)
-    colours = np.array(manifest.content.palette, np.uint8)
+    content = manifest.content
+    references = references or content.references
+    bank = None if references is None else ReferenceBank.open(references)
+    segmenter = None if content.segmenter is None else _segmenter(content.segmenter)
+    colours = np.array(content.palette, np.uint8)
     columns = [name for name in REGIONS_SCHEMA.names if name not in ("mask", "rle")]
     regions = storage.read_table(storage.join(masks, "regions"), columns)
     names = regions["name"].unique().to_pylist()
     page = render_page(
         "report.html",
-        concepts=_concepts(bank, colours[manifest.content.labels.index(bank.vocabulary.names[0]) :]),
+        concepts=[] if bank is None else _concepts(bank, colours[-len(bank.vocabulary.names) :]),
+        labels=[
+            {"name": name, "colour": css_colour(colour)}
+            for name, colour in zip(content.labels, colours, strict=True)
+        ],
+        segmenter=segmenter,
         images=[_image(masks, name, regions, colours) for name in sorted(names)[:MOST_IMAGES]],
         image_count=len(names),
         counts=manifest.counts,
         made_by=manifest.made_by,
         made_at=manifest.made_at,
-        model=bank.model,
+        model="" if bank is None else bank.model,
         refine=manifest.made_from["segment.refine"],
-        background="background" in manifest.content.labels,
-        # Masks of earlier versions do not have the setting.
-        probabilities=bool(manifest.made_from.get("segment.calibrate")),
+        background="background" in content.labels,
+        probabilities=holds_probabilities(manifest),
     )
     uri = storage.join(out, "index.html")
     storage.write_bytes(uri, page)
     return uri
+
+
+def holds_probabilities(manifest: artifacts.Manifest[MasksContent]) -> bool:
+    """Whether the scores of masks are probabilities: those of segmenters, and calibrated ones."""
+    # Masks of earlier versions do not have the setting.
+    return manifest.content.segmenter is not None or bool(manifest.made_from.get("segment.calibrate"))
+
+
+def _segmenter(uri: str) -> dict[str, object]:
+    """What the page says of the segmenter, and its picture of held-out frames at the step that was kept."""
+    manifest = artifacts.read_manifest(uri, SegmenterContent)
+    content, picture = manifest.content, None
+    if content.best_step is not None:
+        file = storage.join(uri, "examples", f"step-{content.best_step:06d}.jpg")
+        picture = data_uri(storage.read_bytes(file)) if storage.exists(file) else None
+    return {
+        "architecture": content.architecture,
+        "image_size": content.image_size,
+        "step": content.best_step,
+        "agreement": content.agreement,
+        "images": manifest.counts.get("images"),
+        "picture": picture,
+    }
 
 
 def _concepts(bank: ReferenceBank, colours: np.ndarray) -> list[dict[str, object]]:

@@ -22,13 +22,18 @@ class HasVocabulary(Protocol):
 
 
 def has_background(bank: HasVocabulary, settings: SegmentSettings) -> bool:
-    """Whether label 0 is a background, by the settings or else the vocabulary.
+    """Whether label 0 is a background; as `wants_background`."""
+    return wants_background(bank.vocabulary, settings)
+
+
+def wants_background(vocabulary: Vocabulary, settings: SegmentSettings) -> bool:
+    """Whether masks of a vocabulary have a background, by the settings or else the vocabulary.
 
     A single concept always has one by default, since it would otherwise cover every image.
     """
     if settings.background is not None:
         return settings.background
-    return bank.vocabulary.background or len(bank.vocabulary.concepts) == 1
+    return vocabulary.background or len(vocabulary.concepts) == 1
 
 
 def label_names(bank: HasVocabulary, settings: SegmentSettings) -> list[str]:

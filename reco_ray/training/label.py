@@ -4,6 +4,7 @@ Every image is read, decoded and encoded once for all vocabularies.
 """
 
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -19,14 +20,22 @@ from reco_ray.distributed.pool import stage_pool
 from reco_ray.distributed.timing import write_summary
 from reco_ray.errors import SettingError, UnreadableError
 from reco_ray.files import artifacts, storage
+from reco_ray.files.replacing import clear_outdated
 from reco_ray.models.description import describe_dense_models
 from reco_ray.outcome import Outcome
-from reco_ray.segmentation.targets import has_background, label_names
+from reco_ray.segmentation.targets import has_background, label_names, wants_background
 from reco_ray.training.label_worker import LabelSet, LabelWorker
 from reco_ray.training.pseudo_labels import IGNORE, MAX_LABELS
+from reco_ray.vocabulary import Vocabulary
 
 
-def label_images(sets: dict[str, LabelSet], images: str, frames: str, settings: Settings) -> list[Outcome]:
+# Files of pseudo-labels and of frames, for their replacement.
+_OWN = re.compile(r"(labels|frames|rejected)/\d{6,}\.parquet|samples/.+")
+
+
+def label_images(
+    sets: dict[str, LabelSet], images: str, frames: str, settings: Settings, *, renew: bool = False
+) -> list[Outcome]:
     """Labels every image of a source with each of several ReferenceBanks, on the connected Ray cluster.
 
     Args:
@@ -34,6 +43,7 @@ def label_images(sets: dict[str, LabelSet], images: str, frames: str, settings: 
         images: URI of the images.
         frames: URI of the frames artifact, shared by all sets.
         settings: of the run.
+        renew: replace frames and pseudo-labels of other images, references or settings.
 
     Returns:
         Outcomes in the order of the sets.
@@ -64,10 +74,10 @@ def label_images(sets: dict[str, LabelSet], images: str, frames: str, settings: 
         for name, one in sets.items()
     }
     for name, bank in banks.items():
-        if len(label_names(bank, settings.segment)) > MAX_LABELS:
-            raise SettingError(
-                f"{name}: pseudo-labels hold at most {MAX_LABELS} labels: split the vocabulary"
-            )
+        require_few_labels(name, bank.vocabulary, settings)
+    if renew:
+        for each in (frames_writer, *writers.values()):
+            clear_outdated(each, "label", lambda path: _OWN.fullmatch(path) is not None)
     frames_writer.finished()
     finished = {name: writer.finished() for name, writer in writers.items()}
     pending_sets = {name: sets[name] for name, manifest in finished.items() if manifest is None}
@@ -99,6 +109,12 @@ def label_images(sets: dict[str, LabelSet], images: str, frames: str, settings: 
         )
         for name, writer in writers.items()
     ]
+
+
+def require_few_labels(name: str, vocabulary: Vocabulary, settings: Settings) -> None:
+    """Raises SettingError if a vocabulary has more labels than pseudo-labels can hold; `name` is for its line."""
+    if wants_background(vocabulary, settings.segment) + len(vocabulary.concepts) > MAX_LABELS:
+        raise SettingError(f"{name}: pseudo-labels hold at most {MAX_LABELS} labels: split the vocabulary")
 
 
 def _made_from(bank: ReferenceBank, settings: Settings) -> dict[str, object]:

@@ -5,6 +5,7 @@ a lost worker, node or driver costs the steps since the last checkpoint.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from reco_ray.distributed.timing import Meter, write_summary
 from reco_ray.distributed.workers import Workers, plan_runs
 from reco_ray.errors import OtherModelError, RecoError, SettingError, UnreadableError, reason, unpack
 from reco_ray.files import artifacts, storage
+from reco_ray.files.replacing import clear_outdated
 from reco_ray.outcome import Outcome
 from reco_ray.training.live_table import live_table
 from reco_ray.training.loop import TIMING, Job, train_worker
@@ -28,6 +30,10 @@ from reco_ray.training.trainability import require_network
 from reco_ray.vocabulary import Vocabulary
 
 POLL_SECONDS = 1.0
+# Files of a segmenter, for its replacement.
+_OWN = re.compile(
+    r"weights\.safetensors|curve\.parquet|(progress|failed|mlflow|timing)\.json|(examples|tensorboard|checkpoints)/.+"
+)
 
 
 def train_segmenters(
@@ -35,6 +41,8 @@ def train_segmenters(
     outs: dict[str, str],
     settings: Settings,
     vocabularies: dict[str, Vocabulary] | None = None,
+    *,
+    renew: bool = False,
 ) -> Iterator[Outcome]:
     """Trains one segmenter on each of several pseudo-labels artifacts, on the connected Ray cluster.
 
@@ -43,6 +51,7 @@ def train_segmenters(
         outs: URIs of the Segmenters to write, by name.
         settings: of the run.
         vocabularies: expected vocabularies of the pseudo-labels, by name.
+        renew: replace segmenters of other pseudo-labels or settings.
 
     Yields:
         Outcomes as the runs end. Pseudo-labels that cannot be trained on come first, as outcomes with an error.
@@ -71,6 +80,8 @@ def train_segmenters(
         writers[name] = artifacts.ArtifactWriter(
             outs[name], SegmenterContent, _made_from(manifest, uri, settings)
         )
+        if renew:
+            clear_outdated(writers[name], "train", lambda path: _OWN.fullmatch(path) is not None)
     finished = {name: writer.finished() for name, writer in writers.items()}
     for name, done in finished.items():
         if done is not None:
@@ -130,7 +141,7 @@ def _made_from(manifest: artifacts.Manifest, uri: str, settings: Settings) -> di
         "labels": storage.absolute(uri),
         "labels_made_at": manifest.made_at,
         "seed": settings.seed,
-        **settings.named("train", without=("workers", "retries", "min_score")),
+        **settings.named("train", without=("in_run", "workers", "retries", "min_score")),
     }
 
 

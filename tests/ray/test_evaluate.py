@@ -32,7 +32,9 @@ from reco_ray.evaluation.score_variants import EvaluateWorker, score
 from reco_ray.evaluation.stage import RECO, RECO_PLUS, trained_for, variants
 from reco_ray.files.artifacts import ArtifactWriter
 from reco_ray.models.dense import DenseModels
-from reco_ray.segmentation.stage import SegmentWorker
+from reco_ray.segmentation.mask_worker import MaskSet, MaskWorker
+from reco_ray.segmentation.palette import palette
+from reco_ray.segmentation.stage import ReferenceLabeller
 from reco_ray.training import Segmenter
 from reco_ray.training.network import build_network
 from reco_ray.vocabulary import Concept, Vocabulary
@@ -287,7 +289,10 @@ def test_masks_are_measured_as_the_segment_stage_writes_them(
     evaluate.set_up("cpu")
     load = sample_loader(encoder.transform, encoder.stride, protocol, 10**6)
     measured = evaluate.work("0", load(pa.table({"uri": uris, "number": range(3)})))
-    write = SegmentWorker(settings, bank, str(tmp_path), None)
+    labels = ["background", *binary.vocabulary.names]
+    labeller = ReferenceLabeller(settings, bank, None, len(labels))
+    masks = MaskSet(str(tmp_path), labeller, labels, palette(len(labels), background=True))
+    write = MaskWorker([masks], overlays=False)
     write.set_up("cpu")
     load = whole_image_loader(encoder.transform, encoder.stride, settings.segment)
     write.work("000000", load(pa.table({"uri": uris, "name": ["a/0.jpg", "a/1.jpg", "b.jpg"]})))

@@ -100,3 +100,49 @@ def test_labels_that_are_all_ignored_are_named_before_training(
     with pytest.raises(SystemExit):
         main(["train", "--labels", str(folder / "unsure" / "one" / "labels"), "--out", str(folder / "y")])
     assert "every pseudo-label is ignored: lower train.min_score" in capfd.readouterr().err
+
+
+def test_one_command_leads_from_a_folder_to_a_segmenter(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images = str(folder / "data" / "images")
+    command = ["run", "--corpus", images, "--images", images, "--concepts", "dog, sky", "--train"]
+    command += [*SMALL, "--set", "train.steps=2", "--out", str(tmp_path / "My Photos")]
+    main(command)
+    out = tmp_path / "My Photos"
+    printed = capfd.readouterr()
+    assert printed.out.splitlines() == [
+        f"serve it:  reco-ray serve --segmenter 'my-photos={out}/segmenter'",
+        "call it:   curl -s http://127.0.0.1:8000/v1/segment -F image=@photo.jpg -F vocabulary=my-photos "
+        "-H 'Accept: image/png' -o mask.png",
+    ]
+    assert printed.err.count("report ") == 2
+    page = (out / "segmenter-report" / "index.html").read_text()
+    for text in ("Segmenter: smp:", "Step 2 was kept", "dog", "Held-out images", "% sure"):
+        assert text in page
+    names = {path.name for path in (out / "masks" / "masks").iterdir()}
+    assert {path.name for path in (out / "segmenter-masks" / "masks").iterdir()} == names
+    main(command)
+    again = capfd.readouterr().err
+    assert again.count("nothing to do") == 7
+    main([*command, "--set", "train.steps=3"])  # another segmenter and its masks, nothing else
+    said = capfd.readouterr().err
+    assert said.count("nothing to do") == 5
+    assert "train.steps=2, now 3" in said or "train.steps" in said
+    assert json.loads((out / "segmenter" / "manifest.json").read_text())["counts"]["steps"] == 3
+
+
+def test_a_segmenter_that_cannot_be_trained_ends_a_run_before_it_embeds(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images = str(folder / "data" / "images")
+    command = ["run", "--corpus", images, "--images", images, "--concepts", "dog, sky", "--train", *SMALL]
+    for wrong, line in (
+        (["--set", "train.crop=50"], "train.crop=50 is not a multiple of 32"),
+        (["--images", f"{images}/000.jpg"], "two images at least"),
+        (["--concepts", ", ".join(f"thing {n}" for n in range(256))], "at most 255 labels"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*command, *wrong, "--out", str(tmp_path / "out")])
+        assert line in capfd.readouterr().err
+        assert not (tmp_path / "out" / "embeddings").exists()

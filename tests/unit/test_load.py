@@ -100,3 +100,23 @@ def test_extreme_shapes_are_cropped(tmp_path, size):
     pixels = pixels_of(load([file]), 0)
     assert pixels.shape == (32, 32, 3)
     assert (pixels == (10, 200, 30)).all()
+
+
+def test_further_versions_are_made_of_the_same_decoded_image(tmp_path):
+    (file,) = write_photographs(tmp_path, 1)
+    (tmp_path / "text.jpg").write_bytes(b"text")
+
+    def large(image):
+        return TRANSFORMS["efficientnet_lite0"].crop(image, 40)
+
+    def wide(image):
+        return np.asarray(image.resize((9, 7)))
+
+    table = load([file, tmp_path / "text.jpg"], further=[large, wide])
+    with Image.open(file) as image:
+        picture = image.convert("RGB")
+    for version, make in enumerate((crop, large, wide)):
+        np.testing.assert_array_equal(pixels_of(table, 0, version), make(picture))
+    assert table["further"][1].as_py() is None
+    alone = load([file])
+    assert alone.schema == LOADED_SCHEMA

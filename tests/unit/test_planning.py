@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from documents import ROOT
+from training_data import write_segmenter
 
 from reco_ray.cli import main
 from reco_ray.config import load_settings
@@ -23,6 +24,7 @@ from reco_ray.planning.rate_file import ITEMS, Rate, as_yaml, read_rates
 from reco_ray.planning.workload import Workload, workloads
 
 CPUS = [Nodes(4, {"CPU": 8.0})]
+ZERO_SHOT = MasksContent(labels=[], palette=[], references="")
 MIXED = [Nodes(2, {"CPU": 16.0, "GPU": 1.0, "model": 1.0}), Nodes(3, {"CPU": 8.0, "decode": 32.0})]
 
 
@@ -181,7 +183,15 @@ def test_workers_that_fit_nowhere_are_an_error_and_fewer_are_said() -> None:
 # --- rates --------------------------------------------------------------------------------------------------
 
 
-def finished_masks(folder: Path, images: int, *, run: int | None = None, work: float = 1.0) -> str:
+def finished_masks(
+    folder: Path,
+    images: int,
+    *,
+    run: int | None = None,
+    work: float = 1.0,
+    stage: str = "segment",
+    content: MasksContent = ZERO_SHOT,
+) -> str:
     """A masks artifact whose run of two workers took `work` seconds an image."""
     writer = artifacts.ArtifactWriter(str(folder), MasksContent, {"made": "by a test"})
     writer.finished()
@@ -191,9 +201,9 @@ def finished_masks(folder: Path, images: int, *, run: int | None = None, work: f
     made = meter.run(Workers(2, 0.75, 0.0, 1, "cpu"), readers=2) | {"seconds": work * images / 2 + 7}
     counts = {"images": images}
     write_summary(
-        writer.uri, "segment", counts, {"images": images if run is None else run, **made}, load_settings()
+        writer.uri, stage, counts, {"images": images if run is None else run, **made}, load_settings()
     )
-    writer.commit(counts, MasksContent(labels=[], palette=[], references=""))
+    writer.commit(counts, content)
     return str(folder)
 
 
@@ -208,6 +218,18 @@ def test_a_rate_is_told_by_artifacts_and_read_again(tmp_path: Path) -> None:
     assert found[0].settings["segment.refine"] == "superpixels"
     (tmp_path / "rates.yaml").write_text(as_yaml(found))
     assert read_rates(str(tmp_path / "rates.yaml")) == found
+
+
+def test_masks_of_a_segmenter_tell_a_rate_of_its_network(tmp_path: Path) -> None:
+    trained = MasksContent(labels=[], palette=[], segmenter="s")
+    made = [
+        finished_masks(tmp_path / "zero-shot", 10),
+        finished_masks(tmp_path / "trained", 10, stage="segment-trained", content=trained),
+    ]
+    found = measure(made)
+    assert [each.stage for each in found] == ["segment", "segment-trained"]
+    assert found[1].settings["train.segmenter"] == load_settings().train.segmenter
+    assert "models.encoder" not in found[1].settings
 
 
 def test_what_tells_no_rate_is_named(tmp_path: Path) -> None:
@@ -262,6 +284,38 @@ def test_a_pipeline_becomes_work(tmp_path: Path) -> None:
     assert (references.settings.references.exemplars, references.concepts, references.context) == (3, 7, 5)
     assert (segment.settings.segment.refine, label.sets) == ("pamr", 2)
     assert (found[4].concepts, found[6].settings.train.steps) == (7, 9)
+
+
+def test_trained_segmenters_are_work_by_network_after_their_training(tmp_path: Path) -> None:
+    network = "smp:Unet/tu-tf_efficientnet_lite0"
+    there = [write_segmenter(tmp_path / name, 3, image_size=96) for name in "ab"]
+    file = written(
+        tmp_path,
+        segment=[
+            {"references": "r", "images": "c", "out": "m"},
+            {
+                "segmenter": [*there, str(tmp_path / "to be trained")],
+                "images": "c",
+                "out": "n",
+                "set": [f"train.segmenter={network}"],
+            },
+        ],
+        train={"labels": ["l"], "out": "o"},
+        evaluate={"benchmark": "camvid", "data": "d", "index": "i"},
+    )
+    found = list(workloads(read_pipeline(file)))
+    assert [work.stage for work in found] == [
+        "segment", "train", "segment-trained", "segment-trained", "evaluate",
+    ]  # fmt: skip
+    own, later = (work.settings.train for work in found[2:4])
+    assert (own.segmenter, own.image_size) == (load_settings().train.segmenter, 96)
+    assert (later.segmenter, later.image_size) == (network, load_settings().train.image_size)
+    assert [work.sets for work in found[2:4]] == [2, 1]
+    known = rate("segment-trained", found[2].settings, compute_seconds=0.5)
+    planned = estimate(found[2], [known], CPUS, 1_000_000)
+    assert planned.items == 2_000_000
+    assert planned.hours == pytest.approx(1_000_000 / 32 / 3600)
+    assert estimate(found[3], [known], CPUS, 10).bottleneck.startswith("no rate with train.segmenter=smp:Unet")
 
 
 def test_plan_prints_a_table_a_number_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
