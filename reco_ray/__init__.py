@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from reco_ray.files.retries import StoreUnavailable
     from reco_ray.stages import (
+        duplicates,
         embed,
         evaluate,
         export,
@@ -59,7 +60,7 @@ _MODULES = {
     ),
     **dict.fromkeys(
         (
-            "run", "embed", "index", "references", "segment", "label", "train", "export", "evaluate",
+            "run", "embed", "index", "duplicates", "references", "segment", "label", "train", "export", "evaluate",
             "sweep", "search", "serve",
         ),
         "reco_ray.stages",
@@ -79,6 +80,7 @@ __all__ = [
     "UnfinishedError",
     "UnreadableError",
     "UsageError",
+    "duplicates",
     "embed",
     "evaluate",
     "export",

@@ -128,6 +128,9 @@ class ReferenceSettings(_Section):
 
     exemplars: int = Field(default=50, ge=1, description="images retrieved per concept, k of the paper")
     image_size: int = Field(default=224, ge=32, description="side of the exemplars' squares, pixels")
+    duplicates: str | None = Field(
+        default=None, description="groups that `duplicates` found in the index: one exemplar of each is taken"
+    )
     geometry: Literal["whole", "crop"] = Field(
         default="whole", description="exemplars squeezed into the square, or cropped to it as in the paper"
     )

@@ -69,6 +69,15 @@ class IndexContent(Content):
     recall: Recall | ExactRecall | None = None
 
 
+class DuplicatesContent(Content):
+    """Groups of near-duplicates. index: URI. index_made_at: time of its manifest. similarity: least cosine of a pair."""
+
+    kind: ClassVar = "duplicates"
+    index: str
+    index_made_at: str
+    similarity: float
+
+
 class ReferencesContent(Content):
     """References. context: names of the context concepts. model: fingerprint of the dense models."""
 

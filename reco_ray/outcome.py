@@ -75,6 +75,13 @@ class SweepResult(Outcome):
     best: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class DuplicatesResult(Outcome):
+    """groups: URIs of the images of the largest groups, the one that would be kept first."""
+
+    groups: list[list[str]]
+
+
 class FoundImage(TypedDict):
     """An image of the corpus. rank: from 1. similarity: cosine. image_id: SHA-256 of its bytes, hex."""
 

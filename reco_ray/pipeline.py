@@ -26,6 +26,7 @@ class PipelineStages(BaseModel):
 
     embed: Options | list[Options] | None = None
     index: Options | list[Options] | None = None
+    duplicates: Options | list[Options] | None = None
     references: Options | list[Options] | None = None
     segment: Options | list[Options] | None = None
     label: Options | list[Options] | None = None

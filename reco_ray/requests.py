@@ -86,7 +86,7 @@ class WithSettings(Request):
             extra = field.json_schema_extra
             value = getattr(self, name)
             if isinstance(extra, dict) and "setting" in extra and value is not None:
-                value = absolute(value) if name == "weights" else value
+                value = absolute(value) if name in ("weights", "duplicates") else value
                 found.append(f"{extra['setting']}={json.dumps(value)}")  # quoted, or YAML reads "no" as false
         return found
 
@@ -137,6 +137,7 @@ _IMAGES = "images to segment, same forms as --corpus"
 _OUT = "directory to make; an unfinished run of the same command goes on"
 _REFINE = _short("segment.refine", ", ".join(REFINEMENTS.names))
 _EXEMPLARS = _short("references.exemplars", "images retrieved per concept")
+_DUPLICATES = _short("references.duplicates", "groups that `duplicates` found: one exemplar of each is taken")
 _IMAGE_COLUMN = _short("image_column", "column of Parquet tables that holds the images or names them")
 
 
@@ -172,12 +173,23 @@ class IndexRequest(WithSettings):
     )
 
 
+class DuplicatesRequest(Request):
+    """Groups the images of an index that look nearly the same: copies in other sizes, crops, frames of one scene."""
+
+    index: Place = Field(description="an index artifact")
+    similarity: float = Field(
+        default=0.97, ge=0.5, le=1, description="least cosine of the embeddings of two near-duplicates"
+    )
+    out: Place = Field(default="reco-duplicates", description=_OUT)
+
+
 class ReferencesRequest(WithModels, WithConcepts):
     """Retrieves exemplars of every concept and co-segments them into references."""
 
     index: Place = Field(description="an index artifact")
     out: Place = Field(description=_OUT)
     exemplars: int | None = _EXEMPLARS
+    duplicates: Place | None = _DUPLICATES
 
 
 class SegmentRequest(WithModels):
@@ -216,6 +228,7 @@ class TrainRequest(WithModels):
     )
     steps: int | None = _short("train.steps", "updates of the weights")
     exemplars: int | None = _EXEMPLARS
+    duplicates: Place | None = _DUPLICATES
     refine: str | None = _REFINE
     image_column: str | None = _IMAGE_COLUMN
 

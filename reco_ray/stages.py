@@ -16,9 +16,18 @@ from pydantic import ValidationError
 
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.files.storage import absolute, join, write_bytes
-from reco_ray.outcome import EvaluateResult, Outcome, RunResult, SearchResult, SweepResult, TrainedResult
+from reco_ray.outcome import (
+    DuplicatesResult,
+    EvaluateResult,
+    Outcome,
+    RunResult,
+    SearchResult,
+    SweepResult,
+    TrainedResult,
+)
 from reco_ray.requests import (
     DemoRequest,
+    DuplicatesRequest,
     EmbedRequest,
     EvaluateRequest,
     ExportRequest,
@@ -137,6 +146,16 @@ def _index(request: IndexRequest, listener: Listener) -> Outcome | str:
 
     with session(request.address) if plan.needs_cluster else nullcontext():
         return _notify(listener, build_index(request.embeddings, request.out, settings, plan))
+
+
+def _duplicates(request: DuplicatesRequest, listener: Listener) -> DuplicatesResult:
+    from reco_ray.corpus.duplicates import find_duplicates, needs_cluster
+    from reco_ray.distributed.session import session
+
+    with session(request.address) if needs_cluster(request.index) else nullcontext():
+        found = find_duplicates(request.index, request.similarity, request.out)
+    listener.outcome(found)
+    return found
 
 
 def _references(request: ReferencesRequest, listener: Listener) -> Outcome:
@@ -382,6 +401,7 @@ STAGES: dict[str, Stage[Any, Any]] = {
     "run": Stage(RunRequest, _run),
     "embed": Stage(EmbedRequest, _embed),
     "index": Stage(IndexRequest, _index),
+    "duplicates": Stage(DuplicatesRequest, _duplicates),
     "references": Stage(ReferencesRequest, _references),
     "segment": Stage(SegmentRequest, _segment),
     "demo": Stage(DemoRequest, _demo),
@@ -417,6 +437,7 @@ def _function(request: Callable[P, R], carry_out: Callable[[R, Listener], Result
 run = _function(RunRequest, _run)
 embed = _function(EmbedRequest, _embed)
 index = _function(IndexRequest, _index)
+duplicates = _function(DuplicatesRequest, _duplicates)
 references = _function(ReferencesRequest, _references)
 segment = _function(SegmentRequest, _segment)
 label = _function(LabelRequest, _label)

@@ -6,7 +6,7 @@ from typing import Any
 
 from reco_ray.cli.from_request import add_command
 from reco_ray.cli.terminal import Terminal
-from reco_ray.outcome import EvaluateResult, RunResult, SearchResult, SweepResult
+from reco_ray.outcome import DuplicatesResult, EvaluateResult, RunResult, SearchResult, SweepResult
 from reco_ray.presentation.console import console
 from reco_ray.stages import STAGES
 
@@ -31,6 +31,12 @@ def _print(result: Any) -> None:
             serve, call = how_to_serve(result.trained.segmenter.uri)
             # Not wrapped, so that the lines can be copied.
             print(f"serve it:  {serve}\ncall it:   {call}")
+    elif isinstance(result, DuplicatesResult):
+        for number, group in enumerate(result.groups):
+            print(f"group {number}: {len(group)} images")
+            print("\n".join(f"  {uri}" for uri in group[:_SHOWN]))
+            if len(group) > _SHOWN:
+                print(f"  and {len(group) - _SHOWN:,} more")
     elif isinstance(result, EvaluateResult):
         from reco_ray.evaluation.results_table import as_table
 
@@ -51,6 +57,9 @@ def _print(result: Any) -> None:
             console.print(f"sweep      {failed} trials failed: the same command tries them again")
         console.print(f"report     {result.report}")
         console.print(f"best       {result.best}")
+
+
+_SHOWN = 10  # images printed per group of near-duplicates
 
 
 def how_to_serve(segmenter: str) -> tuple[str, str]:

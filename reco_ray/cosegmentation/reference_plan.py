@@ -94,7 +94,8 @@ def plan_references(
         "index_made_at": index_made_at,
         "models": f"{retrieval} + {dense}",
         "models.templates": settings.models.templates,
-        **settings.named("references"),
+        # References made before there were groups of near-duplicates stay valid.
+        **settings.named("references", without=() if settings.references.duplicates else ("duplicates",)),
     }
     sample = None
     if settings.segment.calibrate:

@@ -23,7 +23,7 @@ def retrieve(index: CorpusIndex, names: list[str], text_embeddings: torch.Tensor
     Raises:
         SettingError: the corpus has fewer than k images.
     """
-    similarities, rows = index.search(text_embeddings.cpu().numpy(), k)
+    similarities, rows = index.search_distinct(text_embeddings.cpu().numpy(), k)
     found = index.images.take(rows)
     return pa.table(
         {

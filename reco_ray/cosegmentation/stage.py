@@ -97,7 +97,7 @@ def build_many_references(
     models = settings.models
     dense = DenseModels.load(models, seed=settings.seed)
     retrieval = load_retrieval_model(models, seed=settings.seed, dense=dense)
-    index = CorpusIndex(index_uri, retrieval.fingerprint)
+    index = CorpusIndex(index_uri, retrieval.fingerprint, settings.references.duplicates)
     outcomes: dict[str, Outcome] = {}
     plans: dict[str, tuple[ReferencePlan, artifacts.ArtifactWriter[ReferencesContent]]] = {}
     evidence = ReferenceInputs({}, {})

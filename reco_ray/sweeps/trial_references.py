@@ -43,7 +43,7 @@ def plan_trial_references(settings: Settings, vocabulary: Vocabulary, index_uri:
     models = settings.models
     dense = cached_models(models, settings.seed, "cpu")
     retrieval = load_retrieval_model(models, seed=settings.seed, dense=dense)
-    index = CorpusIndex(index_uri, retrieval.fingerprint)
+    index = CorpusIndex(index_uri, retrieval.fingerprint, settings.references.duplicates)
     plan = plan_references(
         vocabulary, settings, index.uri, index.manifest.made_at, retrieval.fingerprint, dense.fingerprint
     )

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from reco_ray.contents import IndexContent
+from reco_ray.corpus.image_groups import ImageGroups
 from reco_ray.corpus.index.shard_files import ImageTable, open_trained, open_vectors, shard_files
 from reco_ray.corpus.index.shard_search import search_shards
 from reco_ray.errors import OtherModelError, SettingError, UnreadableError, reason
@@ -20,12 +21,13 @@ class CorpusIndex:
     Args:
         uri: URI of the artifact.
         model: Fingerprint of the model whose embeddings will be searched.
+        duplicates: URI of groups of its near-duplicates, for `search_distinct`; None for none.
 
     Raises:
         RecoError: If it is missing, unfinished, damaged or was made with another model.
     """
 
-    def __init__(self, uri: str, model: str) -> None:
+    def __init__(self, uri: str, model: str, duplicates: str | None = None) -> None:
         load_faiss()
         self.uri = storage.absolute(uri)
         self.manifest = artifacts.read_manifest(uri, IndexContent)
@@ -43,7 +45,22 @@ class CorpusIndex:
             raise UnreadableError(f"{uri}: damaged ({reason(error)}): delete it and index again") from error
         self.images = ImageTable(shards)
         self._nprobe = content.nprobe or 0
+        self._groups = None if duplicates is None else self._open_groups(duplicates)
         self._matching = lru_cache(maxsize=1)(self._find_matching)
+
+    @property
+    def exact(self) -> bool:
+        """Whether a search compares with the vectors of all images themselves."""
+        return self._trained is None
+
+    def _open_groups(self, uri: str) -> ImageGroups:
+        groups = ImageGroups.open(uri)
+        if (groups.content.index, groups.content.index_made_at) != (self.uri, self.manifest.made_at):
+            raise OtherModelError(
+                f"{uri}: has the near-duplicates of {groups.content.index}, made {groups.content.index_made_at}, not "
+                f"of {self.uri}: run `reco-ray duplicates` with this index"
+            )
+        return groups
 
     def __len__(self) -> int:
         return sum(index.ntotal for index in self._indexes)
@@ -87,9 +104,46 @@ class CorpusIndex:
                 return found
             nprobe = min(4 * nprobe, lists.nlist)
 
+    def search_distinct(self, embeddings: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `search`, but of near-duplicates, if their groups are known, only the nearest is found.
+
+        Raises:
+            SettingError: If there are fewer than k images that are no near-duplicates of each other.
+        """
+        if self._groups is None:
+            return self.search(embeddings, k)
+        count = k
+        while True:
+            similarities, rows = self.search(embeddings, count)
+            ids = self.images.take(rows)["image_id"].to_pylist()
+            groups = self._groups.of(ids)
+            # Images without near-duplicates are groups of their own.
+            names = np.array([groups.get(each, each) for each in ids], dtype=object).reshape(rows.shape)
+            first = [_first_of_each(row) for row in names]
+            fewest = min(map(len, first))
+            if fewest >= k:
+                places = np.array([each[:k] for each in first])
+                taken = (np.take_along_axis(found, places, axis=1) for found in (similarities, rows))
+                distinct, chosen = taken
+                return distinct, chosen
+            if count == len(self):
+                raise SettingError(
+                    f"{self.uri}: {k} exemplars are asked for, but without near-duplicates it has {fewest} images: use "
+                    f"--exemplars {fewest} or fewer"
+                )
+            count = min(2 * count, len(self))
+
     def _find_matching(self, prefix: str) -> tuple[Any, int]:
         """One bit per row, uint8, lowest bit first, and the number of bits set."""
         matches = np.zeros(len(self), bool)
         for start, uris in self.images.scan_uris():
             matches[start : start + len(uris)] = pc.starts_with(uris, prefix).to_numpy(zero_copy_only=False)
         return np.packbits(matches, bitorder="little"), int(matches.sum())
+
+
+def _first_of_each(names: np.ndarray) -> list[int]:
+    """Places of the first of each name, ascending."""
+    first: dict[object, int] = {}
+    for place, name in enumerate(names.tolist()):
+        first.setdefault(name, place)
+    return list(first.values())
