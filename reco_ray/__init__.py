@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         index,
         label,
         references,
+        review,
         run,
         search,
         segment,
@@ -60,7 +61,7 @@ _MODULES = {
     ),
     **dict.fromkeys(
         (
-            "run", "embed", "index", "duplicates", "references", "segment", "label", "train", "export", "evaluate",
+            "run", "embed", "index", "duplicates", "references", "segment", "review", "label", "train", "export", "evaluate",
             "sweep", "search", "serve",
         ),
         "reco_ray.stages",
@@ -87,6 +88,7 @@ __all__ = [
     "index",
     "label",
     "references",
+    "review",
     "run",
     "search",
     "segment",

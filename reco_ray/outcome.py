@@ -82,6 +82,39 @@ class DuplicatesResult(Outcome):
     groups: list[list[str]]
 
 
+@dataclass(frozen=True)
+class ReviewResult:
+    """page: path of the HTML page. masks: number of masks of concepts. drawn: of them at random; unsure: by score."""
+
+    page: str
+    masks: int
+    drawn: int
+    unsure: int
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Verdicts on masks. low, high: 95 % interval of the share of good ones among good and bad (Wilson, 1927)."""
+
+    good: int
+    bad: int
+    unsure: int
+    precision: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class VerdictsResult:
+    """What verdicts say. sample: of masks drawn at random. concepts: of the same, by concept. chosen: of masks that were
+    shown because the model is unsure of them, which is no estimate. file: path of the JSON file with the same."""
+
+    sample: Precision
+    concepts: dict[str, Precision]
+    chosen: Precision
+    file: str
+
+
 class FoundImage(TypedDict):
     """An image of the corpus. rank: from 1. similarity: cosine. image_id: SHA-256 of its bytes, hex."""
 

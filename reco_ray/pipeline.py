@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reco_ray.errors import UsageError, reason
 from reco_ray.files import storage
-from reco_ray.requests import Request, SegmentRequest, usage_error
+from reco_ray.requests import Request, SegmentRequest, names_field, usage_error
 from reco_ray.stages import STAGES, Listener
 
 Options = dict[str, Any]
@@ -135,4 +135,5 @@ def _step(file: str, stage: str, options: Options, pipeline: Pipeline) -> Pipeli
     try:
         return PipelineStep(stage, options, request(**given))
     except ValidationError as error:
-        raise UsageError(f"{file}: stages.{stage}.{usage_error(error)}") from error
+        dot = "." if names_field(error) else ": "
+        raise UsageError(f"{file}: stages.{stage}{dot}{usage_error(error)}") from error

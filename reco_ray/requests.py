@@ -8,7 +8,7 @@ import json
 import os
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from reco_ray.config import Settings, load_settings
 from reco_ray.errors import UsageError
@@ -34,12 +34,17 @@ def usage_error(error: ValidationError) -> UsageError:
     # A mistyped field comes before the one that is missing because of it.
     found = error.errors()
     first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
-    name = ".".join(map(str, first["loc"][:1])) or "request"
+    name = ".".join(map(str, first["loc"][:1]))
     known = {"extra_forbidden": "there is no such option", "missing": "is needed"}
     text = known.get(first["type"], first["msg"].removeprefix("Value error, ").lower())
     if first["type"] == "string_type" and isinstance(first["input"], list):
         text = "takes one value, not a list"
-    return UsageError(f"{name}: {text}")
+    return UsageError(f"{name}: {text}" if name else text)
+
+
+def names_field(error: ValidationError) -> bool:
+    """Whether the line of `usage_error` begins with the name of a field; else it is about several."""
+    return bool(error.errors()[0]["loc"])
 
 
 def _as_text(value: Any) -> Any:
@@ -137,6 +142,9 @@ _IMAGES = "images to segment, same forms as --corpus"
 _OUT = "directory to make; an unfinished run of the same command goes on"
 _REFINE = _short("segment.refine", ", ".join(REFINEMENTS.names))
 _EXEMPLARS = _short("references.exemplars", "images retrieved per concept")
+_VERDICTS = Field(
+    default=None, description="verdicts of a review: images with a bad mask are not trained on"
+)
 _DUPLICATES = _short("references.duplicates", "groups that `duplicates` found: one exemplar of each is taken")
 _IMAGE_COLUMN = _short("image_column", "column of Parquet tables that holds the images or names them")
 
@@ -205,6 +213,22 @@ class SegmentRequest(WithModels):
     refine: str | None = _REFINE
     image_column: str | None = _IMAGE_COLUMN
 
+    @model_validator(mode="after")
+    def _references_or_segmenter(self) -> "SegmentRequest":
+        if (self.references is None) != bool(self.segmenter):
+            raise ValueError("give either --references with a references artifact or --segmenter with a trained one")
+        return self
+
+
+class ReviewRequest(Request):
+    """Writes a page on which a person says of masks whether they are good: some at random, and the least sure ones."""
+
+    masks: Place = Field(description="a masks artifact")
+    sample: int = Field(default=60, ge=0, le=1000, description="masks drawn at random, for an honest share")
+    unsure: int = Field(default=60, ge=0, le=1000, description="masks that the model is least sure of")
+    seed: int = Field(default=0, description="of the masks drawn at random")
+    out: Place = Field(default="reco-review", description="directory of the page")
+
 
 class LabelRequest(WithModels):
     """Writes pseudo-labels to train on: `segment` with scores beside the labels, and unsure pixels ignored."""
@@ -212,6 +236,7 @@ class LabelRequest(WithModels):
     references: Several = Field(description="a references artifact; repeatable")
     images: Place = Field(description="unlabelled images to train on, same forms as --corpus")
     out: Place = Field(description=_OUT)
+    verdicts: Place | None = _VERDICTS
     refine: str | None = _REFINE
     image_column: str | None = _IMAGE_COLUMN
 
@@ -226,6 +251,7 @@ class TrainRequest(WithModels):
     labels: Several = Field(
         default=[], description="pseudo-labels that `label` made, in place of --index and --images"
     )
+    verdicts: Place | None = _VERDICTS
     steps: int | None = _short("train.steps", "updates of the weights")
     exemplars: int | None = _EXEMPLARS
     duplicates: Place | None = _DUPLICATES
@@ -259,8 +285,12 @@ class EvaluateRequest(WithModels):
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("benchmark",)
 
-    benchmark: str = Field(description="name of the benchmark")
-    data: Place = Field(description="the data set in its official folder layout")
+    benchmark: str | None = Field(default=None, description="name of the benchmark")
+    data: Place | None = Field(default=None, description="the data set in its official folder layout")
+    verdicts: Place | None = Field(
+        default=None,
+        description="in place of a benchmark: a person's verdicts on masks, as the page of `review` saves them",
+    )
     corpus: Place | None = Field(default=None, description="unlabelled images, in the forms of `run`")
     index: Place | None = Field(default=None, description="an index artifact, in place of --corpus")
     segmenter: Place | None = Field(
@@ -273,6 +303,20 @@ class EvaluateRequest(WithModels):
     )
     exemplars: int | None = _EXEMPLARS
     refine: str | None = _REFINE
+
+    @model_validator(mode="after")
+    def _benchmark_or_verdicts(self) -> "EvaluateRequest":
+        of_benchmark = (self.benchmark, self.data, self.corpus, self.index, self.segmenter)
+        if self.verdicts is not None:
+            if any(each is not None for each in of_benchmark):
+                raise ValueError("verdicts are evaluated by themselves: give them without a benchmark and its data")
+        elif self.benchmark is None or self.data is None:
+            raise ValueError("give a benchmark and --data with its images, or --verdicts with those of a review")
+        elif (self.corpus is None) == (self.index is None):
+            raise ValueError(
+                "give either --corpus with unlabelled images or --index with an index of them"
+            )
+        return self
 
 
 class SearchRequest(WithModels):

@@ -22,8 +22,10 @@ from reco_ray.outcome import (
     Outcome,
     RunResult,
     SearchResult,
+    ReviewResult,
     SweepResult,
     TrainedResult,
+    VerdictsResult,
 )
 from reco_ray.requests import (
     DemoRequest,
@@ -35,6 +37,7 @@ from reco_ray.requests import (
     LabelRequest,
     ReferencesRequest,
     Request,
+    ReviewRequest,
     RunRequest,
     SearchRequest,
     SegmentRequest,
@@ -171,8 +174,6 @@ def _references(request: ReferencesRequest, listener: Listener) -> Outcome:
 def _segment(request: SegmentRequest, listener: Listener) -> Outcome | list[Outcome]:
     """The masks; of several segmenters, a list in their order, each in a folder of its name below `out`."""
     settings = request.load_settings()
-    if (request.references is None) != bool(request.segmenter):
-        raise UsageError("give either --references with a references artifact or --segmenter with a trained segmenter")
     if request.references is None:
         return _segment_trained(request, settings, listener)
     from reco_ray.cosegmentation.bank import ReferenceBank
@@ -205,6 +206,23 @@ def _segment_trained(
     return told if several else told[0]
 
 
+def _review(request: ReviewRequest, listener: Listener) -> ReviewResult:
+    from reco_ray.segmentation.review_page import write_review
+
+    return write_review(
+        request.masks, request.out, sample=request.sample, unsure=request.unsure, seed=request.seed
+    )
+
+
+def _bad_images(verdicts: str | None) -> list[str]:
+    """URIs of the images that verdicts leave out."""
+    if verdicts is None:
+        return []
+    from reco_ray.segmentation.verdicts import bad_images, read_verdicts
+
+    return bad_images(read_verdicts(verdicts))
+
+
 def _label(request: LabelRequest, listener: Listener) -> list[Outcome]:
     settings = request.load_settings()
     from reco_ray.cosegmentation.bank import ReferenceBank
@@ -214,6 +232,7 @@ def _label(request: LabelRequest, listener: Listener) -> list[Outcome]:
     from reco_ray.training.label_worker import LabelSet
 
     require_refinement(settings.segment.refine)
+    without = _bad_images(request.verdicts)
     names = _names(request.references)
     sets = {
         name: LabelSet(absolute(uri), join(request.out, name, "labels"))
@@ -222,7 +241,7 @@ def _label(request: LabelRequest, listener: Listener) -> list[Outcome]:
     for name, one in sets.items():
         listener.vocabulary(ReferenceBank.open(one.bank).vocabulary, name)
     with session(request.address):
-        made = label_images(sets, request.images, join(request.out, "frames"), settings)
+        made = label_images(sets, request.images, join(request.out, "frames"), settings, without=without)
         return [_notify(listener, one) for one in made]
 
 
@@ -233,6 +252,9 @@ def _train(request: TrainRequest, listener: Listener) -> list[Outcome]:
         raise UsageError("give either --labels or --index with --images")
     if not request.labels and not (request.vocabulary and request.index and request.images):
         raise UsageError("give --vocabulary, --index and --images, or --labels")
+    if request.labels and request.verdicts:
+        raise UsageError("--verdicts leave images out when labels are made: give them to `label`, or --images here")
+    without = _bad_images(request.verdicts)
     from reco_ray.distributed.session import session
     from reco_ray.segmentation.refine import require_refinement
     from reco_ray.training.stage import train_segmenters
@@ -258,7 +280,7 @@ def _train(request: TrainRequest, listener: Listener) -> list[Outcome]:
             outcomes = train_segmenters(dict(zip(names, request.labels, strict=True)), outs, settings, known)
         else:
             outcomes = train_vocabularies(
-                vocabularies, str(request.index), str(request.images), request.out, settings
+                vocabularies, str(request.index), str(request.images), request.out, settings, without
             )
         done = [_notify(listener, outcome) for outcome in outcomes]
     failed = [outcome for outcome in done if outcome.manifest is None]
@@ -275,9 +297,11 @@ def _export(request: ExportRequest, listener: Listener) -> Outcome:
     return _notify(listener, export_segmenter(request.segmenter, request.out, request.format))
 
 
-def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult:
-    if (request.corpus is None) == (request.index is None):
-        raise UsageError("give either --corpus with unlabelled images or --index with an index of them")
+def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult | VerdictsResult:
+    if request.verdicts is not None:
+        from reco_ray.evaluation.precision import evaluate_verdicts
+
+        return evaluate_verdicts(request.verdicts, request.out)
     settings = request.load_settings()
     from reco_ray.corpus.index import build_index
     from reco_ray.corpus.stage import embed_corpus
@@ -292,7 +316,8 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult:
 
     require_refinement(settings.segment.refine)
     protocol = choose_protocol(request.protocol, request.short_side, settings.segment)
-    dataset = open_benchmark(request.benchmark, absolute(request.data))
+    data = str(request.data)
+    dataset = open_benchmark(str(request.benchmark), absolute(data))
     require_countable(dataset, settings.segment.max_pixels, protocol.cut_truth)
     trained = trained_for(request.segmenter, dataset) if request.segmenter else None
     prefetch(settings.models.specs, settings.models.weights)
@@ -303,7 +328,7 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult:
             embeddings, index = join(request.out, "embeddings"), join(request.out, "index")
             _notify(listener, embed_corpus(request.corpus, embeddings, settings))
             _notify(listener, build_index(embeddings, index, settings.index))
-        return measure(dataset, request.data, str(index), request.out, settings, protocol, trained)
+        return measure(dataset, data, str(index), request.out, settings, protocol, trained)
 
 
 def _sweep(request: SweepRequest, listener: Listener) -> SweepResult:
@@ -404,6 +429,7 @@ STAGES: dict[str, Stage[Any, Any]] = {
     "duplicates": Stage(DuplicatesRequest, _duplicates),
     "references": Stage(ReferencesRequest, _references),
     "segment": Stage(SegmentRequest, _segment),
+    "review": Stage(ReviewRequest, _review),
     "demo": Stage(DemoRequest, _demo),
     "label": Stage(LabelRequest, _label),
     "train": Stage(TrainRequest, _train),
@@ -440,6 +466,7 @@ index = _function(IndexRequest, _index)
 duplicates = _function(DuplicatesRequest, _duplicates)
 references = _function(ReferencesRequest, _references)
 segment = _function(SegmentRequest, _segment)
+review = _function(ReviewRequest, _review)
 label = _function(LabelRequest, _label)
 train = _function(TrainRequest, _train)
 export = _function(ExportRequest, _export)

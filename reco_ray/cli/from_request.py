@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from reco_ray.cli.commands import app
 from reco_ray.errors import UsageError
-from reco_ray.requests import Request, usage_error
+from reco_ray.requests import Request, names_field, usage_error
 
 R = TypeVar("R", bound=Request)
 
@@ -32,7 +32,9 @@ def add_command(request: type[R], run: Callable[[R], None], name: str) -> None:
         try:
             made = request(**given)
         except ValidationError as error:
-            raise UsageError(f"--{str(usage_error(error)).replace('_', '-', 1)}") from error
+            line = str(usage_error(error))
+            option = f"--{line.replace('_', '-', 1)}" if names_field(error) else line
+            raise UsageError(option) from error
         run(made)
 
     # A class's own fields before those of its bases.

@@ -6,7 +6,15 @@ from typing import Any
 
 from reco_ray.cli.from_request import add_command
 from reco_ray.cli.terminal import Terminal
-from reco_ray.outcome import DuplicatesResult, EvaluateResult, RunResult, SearchResult, SweepResult
+from reco_ray.outcome import (
+    DuplicatesResult,
+    EvaluateResult,
+    ReviewResult,
+    RunResult,
+    SearchResult,
+    SweepResult,
+    VerdictsResult,
+)
 from reco_ray.presentation.console import console
 from reco_ray.stages import STAGES
 
@@ -42,6 +50,15 @@ def _print(result: Any) -> None:
 
         print(as_table(result.results))
         console.print(f"report     {result.report}")
+        console.print(f"results    {result.file}")
+    elif isinstance(result, ReviewResult):
+        chosen = f"{result.drawn} of {result.masks:,} masks at random, {result.unsure} that are least sure"
+        console.print(f"review     {chosen}")
+        console.print(f"page       {result.page}")
+    elif isinstance(result, VerdictsResult):
+        from reco_ray.evaluation.precision import as_table as verdicts_table
+
+        print(verdicts_table(result))
         console.print(f"results    {result.file}")
     elif isinstance(result, SearchResult):
         print("rank  similarity  uri")

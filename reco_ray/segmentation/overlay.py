@@ -29,6 +29,26 @@ def overlay(pixels: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.n
     return mixed.round().astype(np.uint8)
 
 
+def highlight(pixels: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """Tints one mask, darkens everything else, and draws the border between them.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        mask: bool (H, W).
+        colour: uint8 (3,).
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    tinted = 0.65 * pixels + 0.35 * colour
+    shown = np.where(mask[..., None], tinted, 0.35 * pixels)
+    border = np.zeros(mask.shape, bool)
+    border[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    border[1:] |= mask[1:] != mask[:-1]
+    shown[border] = 255
+    return shown.round().astype(np.uint8)
+
+
 def with_legend(picture: np.ndarray, entries: list[tuple[str, tuple[int, int, int], float]]) -> bytes:
     """Adds a legend below an image.
 

@@ -5,9 +5,11 @@ Every image is read, decoded and encoded once for all vocabularies.
 
 import json
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from reco_ray.config import Settings
 from reco_ray.contents import FramesContent, LabelsContent
@@ -18,7 +20,7 @@ from reco_ray.cosegmentation.sample import sample_of_images
 from reco_ray.distributed.parts import cut
 from reco_ray.distributed.pool import stage_pool
 from reco_ray.distributed.timing import write_summary
-from reco_ray.errors import SettingError, UnreadableError
+from reco_ray.errors import MissingError, SettingError, UnreadableError
 from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import clear_outdated
 from reco_ray.models.description import describe_dense_models
@@ -34,7 +36,13 @@ _OWN = re.compile(r"(labels|frames|rejected)/\d{6,}\.parquet|samples/.+")
 
 
 def label_images(
-    sets: dict[str, LabelSet], images: str, frames: str, settings: Settings, *, renew: bool = False
+    sets: dict[str, LabelSet],
+    images: str,
+    frames: str,
+    settings: Settings,
+    *,
+    renew: bool = False,
+    without: Sequence[str] = (),
 ) -> list[Outcome]:
     """Labels every image of a source with each of several ReferenceBanks, on the connected Ray cluster.
 
@@ -44,6 +52,7 @@ def label_images(
         frames: URI of the frames artifact, shared by all sets.
         settings: of the run.
         renew: replace frames and pseudo-labels of other images, references or settings.
+        without: URIs of images that are left out.
 
     Returns:
         Outcomes in the order of the sets.
@@ -61,6 +70,9 @@ def label_images(
         "listing": listing.fingerprint,
         "image_column": settings.image_column,
     }
+    table = listing.table
+    if without:
+        table, source["without"] = _left_out(table, without, images)
     shape = {
         "train.image_size": settings.train.image_size,
         "segment.shard_size": settings.segment.shard_size,
@@ -88,10 +100,10 @@ def label_images(
         # Frames may serve labels of several models, each of which has a sample of its own.
         folder = storage.join(frames_writer.uri, "samples", storage.digest(dense.fingerprint, *of_pixels))
         sample = sample_of_images(
-            storage.join(folder, SAMPLE), listing.table, load, settings, settings.placement.label
+            storage.join(folder, SAMPLE), table, load, settings, settings.placement.label
         )
-        run = _run(pending_sets, sample, frames_writer.uri, listing.table, load, settings)
-    total = listing.table.num_rows
+        run = _run(pending_sets, sample, frames_writer.uri, table, load, settings)
+    total = table.num_rows
     if not storage.exists(storage.join(frames_writer.uri, artifacts.MANIFEST)):
         footers = storage.read_footers(storage.join(frames_writer.uri, "frames"))
         kept = sum(footer.num_rows for footer in footers.values())
@@ -109,6 +121,24 @@ def label_images(
         )
         for name, writer in writers.items()
     ]
+
+
+def _left_out(table: pa.Table, without: Sequence[str], images: str) -> tuple[pa.Table, str]:
+    """The images that remain, and a digest of those that are left out.
+
+    Raises:
+        RecoError: none is left out, or none remains.
+    """
+    leaving = pc.is_in(table["uri"], value_set=pa.array(without, pa.string()))
+    kept = table.filter(pc.invert(leaving))
+    if kept.num_rows == table.num_rows:
+        raise MissingError(
+            f"{images}: has none of the {len(without)} images with bad masks, such as {without[0]}: give the images "
+            "that were reviewed"
+        )
+    if not kept.num_rows:
+        raise MissingError(f"{images}: every image has a bad mask by the verdicts: none is left to train on")
+    return kept, storage.digest(sorted(table.filter(leaving)["uri"].to_pylist()))
 
 
 def require_few_labels(name: str, vocabulary: Vocabulary, settings: Settings) -> None:

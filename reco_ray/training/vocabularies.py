@@ -4,7 +4,7 @@ Layout of the output: `concepts/`, `frames/`, and per vocabulary `<name>/referen
 `<name>/segmenter`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from reco_ray.config import Settings
@@ -19,9 +19,22 @@ from reco_ray.vocabulary import Vocabulary
 
 
 def train_vocabularies(
-    vocabularies: dict[str, Vocabulary], index: str, images: str, out: str, settings: Settings
+    vocabularies: dict[str, Vocabulary],
+    index: str,
+    images: str,
+    out: str,
+    settings: Settings,
+    without: Sequence[str] = (),
 ) -> Iterator[Outcome]:
     """Trains a segmenter per vocabulary from an index and unlabelled images, on the connected Ray cluster.
+
+    Args:
+        vocabularies: by name.
+        index: URI of the index.
+        images: URI of the images to train on.
+        out: URI of the folder of all that is made.
+        settings: of the run.
+        without: URIs of images that are left out.
 
     Yields:
         Outcomes of all stages. A vocabulary that fails in one stage is left out of the next.
@@ -44,7 +57,7 @@ def train_vocabularies(
     if not banks:
         return
     sets = {name: LabelSet(uri, storage.join(out, name, "labels")) for name, uri in banks.items()}
-    yield from label_images(sets, images, storage.join(out, "frames"), settings)
+    yield from label_images(sets, images, storage.join(out, "frames"), settings, without=without)
     labels = {name: one.out for name, one in sets.items()}
     outs = {name: storage.join(out, name, "segmenter") for name in sets}
     yield from train_segmenters(labels, outs, settings, vocabularies)
