@@ -176,6 +176,9 @@ class IndexRequest(WithSettings):
 
     embeddings: Place = Field(description="an embeddings artifact")
     out: Place | None = Field(default=None, description="directory to make; not needed with --explain")
+    follow: bool = Field(
+        default=False, description="add what was embedded since to the index in --out, without building it anew"
+    )
     explain: bool = Field(
         default=False, description="print choice, size, plan and expected recall; build nothing"
     )

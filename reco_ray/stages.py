@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from pydantic import ValidationError
 
 from reco_ray.errors import RecoError, UsageError
-from reco_ray.files.storage import absolute, join, write_bytes
+from reco_ray.files.checksums import MANIFEST
+from reco_ray.files.storage import absolute, exists, join, write_bytes
 from reco_ray.outcome import (
     DuplicatesResult,
     EvaluateResult,
@@ -49,7 +50,7 @@ from reco_ray.requests import (
 from reco_ray.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from reco_ray.config import Settings
+    from reco_ray.config import IndexSettings, Settings
     from reco_ray.sweeps.run_trial import TrialRecord
     from reco_ray.sweeps.sweep_plan import SweepPlan
 
@@ -138,8 +139,12 @@ def _index(request: IndexRequest, listener: Listener) -> Outcome | str:
     settings = request.load_settings().index
     if request.out is None and not request.explain:
         raise UsageError("give --out DIR, or --explain to build nothing")
+    if request.follow and request.explain:
+        raise UsageError("--explain describes a new index: give either it or --follow")
     from reco_ray.corpus.index import build_index, plan_index
 
+    if request.follow and request.out is not None and exists(join(request.out, MANIFEST)):
+        return _notify(listener, _follow_index(request.embeddings, request.out, settings, request.address))
     plan = plan_index(request.embeddings, settings)
     if request.explain or request.out is None:
         from reco_ray.corpus.index.explain import explain
@@ -149,6 +154,19 @@ def _index(request: IndexRequest, listener: Listener) -> Outcome | str:
 
     with session(request.address) if plan.needs_cluster else nullcontext():
         return _notify(listener, build_index(request.embeddings, request.out, settings, plan))
+
+
+def _follow_index(embeddings: str, out: str, settings: "IndexSettings", address: str | None) -> Outcome:
+    from reco_ray.contents import IndexContent
+    from reco_ray.corpus.index import follow_index, plan_follow
+    from reco_ray.distributed.session import session
+    from reco_ray.files.artifacts import read_manifest
+
+    plan = plan_follow(embeddings, out, settings)
+    if plan is None:
+        return Outcome("index", absolute(out), read_manifest(out, IndexContent), new=False)
+    with session(address) if plan.needs_cluster else nullcontext():
+        return follow_index(embeddings, out, plan)
 
 
 def _duplicates(request: DuplicatesRequest, listener: Listener) -> DuplicatesResult:

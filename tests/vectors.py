@@ -1,5 +1,6 @@
 """Embeddings artifacts without images: clustered unit vectors, as many as a test wants, in seconds."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,16 @@ def clustered(count: int, dim: int = 32, clusters: int = 40, seed: int = 0) -> n
     vectors = centres[random.integers(clusters, size=count)] + 0.6 * random.normal(size=(count, dim))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors.astype(np.float16).astype(np.float32)
+
+
+def follow_embeddings(uri: str, vectors: np.ndarray, part_size: int = 300) -> None:
+    """Makes of an embeddings artifact one of more vectors, as `embed --follow` does: at a later time."""
+    for name in (artifacts.MANIFEST, artifacts.STARTED):
+        storage.remove(storage.join(uri, name))
+    write_embeddings(uri, vectors, part_size)
+    file = storage.join(uri, artifacts.MANIFEST)
+    later = json.loads(storage.read_bytes(file))
+    storage.write_bytes(file, json.dumps({**later, "made_at": f"later: {len(vectors)}"}).encode())
 
 
 def write_embeddings(folder: Path | str, vectors: np.ndarray, part_size: int = 300) -> str:

@@ -160,3 +160,4 @@ at("filter").addEventListener("change", select);
 at("save").addEventListener("click", save);
 fill();
 select();
+document.documentElement.dataset.ready = "true";

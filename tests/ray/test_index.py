@@ -14,12 +14,15 @@ import ray
 from artifacts import files
 from processes import kill_at_once
 from ray.cluster_utils import Cluster
-from vectors import MODEL, clustered, write_embeddings
+from vectors import MODEL, clustered, follow_embeddings, write_embeddings
 
+import reco_ray
 from reco_ray.cli import main
 from reco_ray.config import IndexSettings
+from reco_ray.corpus.duplicates import find_duplicates
 from reco_ray.corpus.index import CorpusIndex, build_index
 from reco_ray.errors import RecoError
+from reco_ray.files.storage import read_table
 
 ROWS, SHARDS = 6000, 6
 SETTINGS = IndexSettings(factory="IVF32,SQ8", shard_size=ROWS // SHARDS)
@@ -124,6 +127,38 @@ class TestOnOneCluster:
         before = content(tmp_path / "out")
         build_index(embeddings, str(tmp_path / "out"), poor.model_copy(update={"min_recall": 0.1}))
         assert content(tmp_path / "out") == before
+
+    def test_what_was_embedded_since_is_added_and_recall_measured_again(self, vectors, tmp_path):
+        embeddings = write_embeddings(tmp_path / "embeddings", vectors[:4000], part_size=250)
+        build_index(embeddings, str(tmp_path / "index"), SETTINGS)
+        before = content(tmp_path / "index")
+        follow_embeddings(embeddings, vectors, part_size=250)
+        made = reco_ray.index(
+            embeddings=embeddings, out=tmp_path / "index", follow=True, set=["index.shard_size=1000"]
+        )
+        assert made.manifest.counts == {"images": ROWS}
+        assert before.items() <= content(tmp_path / "index").items()
+        index = CorpusIndex(str(tmp_path / "index"), MODEL)
+        assert [shard.start for shard in index.manifest.content.shards] == [0, 1000, 2000, 3000, 4000, 5000]
+        assert index.manifest.content.recall.images > 0.9
+        queries = clustered(50, seed=9)
+        exact = np.argsort(-(queries @ vectors.T), axis=1)[:, :50]
+        found = index.search(queries, 50)[1]
+        assert np.mean([len(set(a) & set(b)) / 50 for a, b in zip(found, exact, strict=True)]) > 0.9
+        assert (found >= 4000).any()
+
+    def test_near_duplicates_are_found_with_lists_as_by_comparing_all(self, built, vectors, tmp_path):
+        made = find_duplicates(str(built), 0.9, str(tmp_path / "out"))
+        near = {tuple(pair) for pair in np.argwhere(np.triu(vectors @ vectors.T >= 0.9, 1)).tolist()}
+        pairs = read_table(str(tmp_path / "out" / "pairs"))
+        found = {
+            (min(pair), max(pair))
+            for pair in zip(pairs["first"].to_pylist(), pairs["second"].to_pylist(), strict=True)
+        }
+        assert len(near) > 100
+        assert not found - near
+        assert len(found) > 0.95 * len(near)
+        assert made.manifest.counts["images"] == ROWS
 
     def test_what_a_kill_leaves_is_gone_on_with(self, embeddings, built, tmp_path):
         """A shard without its record, half-written names, a trained index that was lost: the same index in the end."""

@@ -24,7 +24,10 @@ CODE_BITS = 2  # per dimension, for more than SCALAR_UP_TO images
 
 @dataclass(frozen=True)
 class Shard:
-    """The rows `start` to `start + rows` of the corpus, read from `parts` and added by one task."""
+    """The rows `start` to `start + rows` of the corpus, read from `parts` and added by one task.
+
+    Without parts it is in the index already.
+    """
 
     name: str
     start: int
@@ -66,8 +69,8 @@ class IndexPlan:
 
     @property
     def needs_cluster(self) -> bool:
-        """False for a single flat shard, which is written faster than Ray starts."""
-        return not self.exact or len(self.shards) > 1
+        """False for a single flat shard to write, which is written faster than Ray starts."""
+        return not self.exact or sum(bool(shard.parts) for shard in self.shards) > 1
 
     @property
     def training_operations(self) -> float:

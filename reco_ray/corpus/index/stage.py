@@ -94,14 +94,14 @@ def build_index(
         clear_outdated(writer, "index", lambda path: _OWN.fullmatch(path) is not None)
     if manifest := writer.finished():
         return Outcome("index", writer.uri, manifest, new=False)
-    records, took = _build(embeddings, writer.uri, plan)
+    records, took = build_shards(embeddings, writer.uri, plan)
     counted = sum(record.images for record in records)
     if counted != plan.images or any(r.images != s.rows for r, s in zip(records, plan.shards, strict=True)):
         raise UnreadableError(
             f"{writer.uri}: the shards hold {counted:,} vectors, the embeddings {plan.images:,}: "
             "delete it and index again"
         )
-    nprobe, recall = _measure_recall(writer.uri, plan)
+    nprobe, recall = measure_recall(writer.uri, plan)
     content = IndexContent(
         dim=plan.dim,
         model=source.content.model,
@@ -115,7 +115,7 @@ def build_index(
     return Outcome("index", writer.uri, writer.commit(counts, content))
 
 
-def _build(embeddings: str, out: str, plan: IndexPlan) -> tuple[list[ShardRecord], dict[str, float | str]]:
+def build_shards(embeddings: str, out: str, plan: IndexPlan) -> tuple[list[ShardRecord], dict[str, float | str]]:
     """Trains if necessary and adds the missing shards; returns all records in order, and the measured times."""
     meter, training = Meter(), 0.0
     fingerprint = trained_fingerprint(out)
@@ -192,7 +192,7 @@ def _timed(
     return add_shard(embeddings, out, plan, shard, fingerprint), time.perf_counter() - start
 
 
-def _measure_recall(out: str, plan: IndexPlan) -> tuple[int | None, Recall | ExactRecall]:
+def measure_recall(out: str, plan: IndexPlan) -> tuple[int | None, Recall | ExactRecall]:
     """Chooses `nprobe` and measures the recall of the whole index.
 
     Raises:
