@@ -61,8 +61,8 @@ _MODULES = {
     ),
     **dict.fromkeys(
         (
-            "run", "embed", "index", "duplicates", "references", "segment", "review", "label", "train", "export", "evaluate",
-            "sweep", "search", "serve",
+            "run", "embed", "index", "duplicates", "references", "segment", "review", "label", "train", "export",
+            "evaluate", "sweep", "search", "serve",
         ),
         "reco_ray.stages",
     ),

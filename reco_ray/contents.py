@@ -70,7 +70,10 @@ class IndexContent(Content):
 
 
 class DuplicatesContent(Content):
-    """Groups of near-duplicates. index: URI. index_made_at: time of its manifest. similarity: least cosine of a pair."""
+    """Groups of near-duplicates.
+
+    index: URI. index_made_at: time of its manifest. similarity: least cosine of a pair.
+    """
 
     kind: ClassVar = "duplicates"
     index: str

@@ -90,7 +90,9 @@ def _require_trainable(vocabulary: Vocabulary, images: int, settings: Settings) 
     require_few_labels("run", vocabulary, settings)
     require_trainer(1, settings)
     if images < 2:
-        raise RecoError("a segmenter is trained on two images at least, and --images has one: name a folder of more")
+        raise RecoError(
+            "a segmenter is trained on two images at least, and --images has one: name a folder of more"
+        )
 
 
 def _train(references: str, images: str, out: str, settings: Settings) -> Iterator[Outcome]:

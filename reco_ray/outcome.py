@@ -106,8 +106,11 @@ class Precision:
 
 @dataclass(frozen=True)
 class VerdictsResult:
-    """What verdicts say. sample: of masks drawn at random. concepts: of the same, by concept. chosen: of masks that were
-    shown because the model is unsure of them, which is no estimate. file: path of the JSON file with the same."""
+    """What verdicts say.
+
+    sample: of masks drawn at random. concepts: of the same, by concept. chosen: of masks that were shown because the
+    model is unsure of them, which is no estimate. file: path of the JSON file with the same.
+    """
 
     sample: Precision
     concepts: dict[str, Precision]

@@ -77,7 +77,9 @@ def read_pipeline(file: str) -> list[PipelineStep]:
         for options in [] if entry is None else entry if isinstance(entry, list) else [entry]:
             steps.append(_step(file, stage, options, pipeline))
     last = max((n for n, step in enumerate(steps) if step.stage == "train"), default=0)
-    early = [step for step in steps[:last] if isinstance(step.request, SegmentRequest) and step.request.segmenter]
+    early = [
+        step for step in steps[:last] if isinstance(step.request, SegmentRequest) and step.request.segmenter
+    ]
     if early:  # their segmenters may be trained by this pipeline
         others = [step for step in steps[: last + 1] if step not in early]
         steps = [*others, *early, *steps[last + 1 :]]

@@ -142,9 +142,7 @@ _IMAGES = "images to segment, same forms as --corpus"
 _OUT = "directory to make; an unfinished run of the same command goes on"
 _REFINE = _short("segment.refine", ", ".join(REFINEMENTS.names))
 _EXEMPLARS = _short("references.exemplars", "images retrieved per concept")
-_VERDICTS = Field(
-    default=None, description="verdicts of a review: images with a bad mask are not trained on"
-)
+_VERDICTS = Field(default=None, description="verdicts of a review: images with a bad mask are not trained on")
 _DUPLICATES = _short("references.duplicates", "groups that `duplicates` found: one exemplar of each is taken")
 _IMAGE_COLUMN = _short("image_column", "column of Parquet tables that holds the images or names them")
 
@@ -177,7 +175,8 @@ class IndexRequest(WithSettings):
     embeddings: Place = Field(description="an embeddings artifact")
     out: Place | None = Field(default=None, description="directory to make; not needed with --explain")
     follow: bool = Field(
-        default=False, description="add what was embedded since to the index in --out, without building it anew"
+        default=False,
+        description="add what was embedded since to the index in --out, without building it anew",
     )
     explain: bool = Field(
         default=False, description="print choice, size, plan and expected recall; build nothing"
@@ -219,7 +218,9 @@ class SegmentRequest(WithModels):
     @model_validator(mode="after")
     def _references_or_segmenter(self) -> "SegmentRequest":
         if (self.references is None) != bool(self.segmenter):
-            raise ValueError("give either --references with a references artifact or --segmenter with a trained one")
+            raise ValueError(
+                "give either --references with a references artifact or --segmenter with a trained one"
+            )
         return self
 
 
@@ -312,13 +313,15 @@ class EvaluateRequest(WithModels):
         of_benchmark = (self.benchmark, self.data, self.corpus, self.index, self.segmenter)
         if self.verdicts is not None:
             if any(each is not None for each in of_benchmark):
-                raise ValueError("verdicts are evaluated by themselves: give them without a benchmark and its data")
+                raise ValueError(
+                    "verdicts are evaluated by themselves: give them without a benchmark and its data"
+                )
         elif self.benchmark is None or self.data is None:
-            raise ValueError("give a benchmark and --data with its images, or --verdicts with those of a review")
-        elif (self.corpus is None) == (self.index is None):
             raise ValueError(
-                "give either --corpus with unlabelled images or --index with an index of them"
+                "give a benchmark and --data with its images, or --verdicts with those of a review"
             )
+        elif (self.corpus is None) == (self.index is None):
+            raise ValueError("give either --corpus with unlabelled images or --index with an index of them")
         return self
 
 

@@ -21,9 +21,9 @@ from reco_ray.outcome import (
     DuplicatesResult,
     EvaluateResult,
     Outcome,
+    ReviewResult,
     RunResult,
     SearchResult,
-    ReviewResult,
     SweepResult,
     TrainedResult,
     VerdictsResult,
@@ -271,7 +271,9 @@ def _train(request: TrainRequest, listener: Listener) -> list[Outcome]:
     if not request.labels and not (request.vocabulary and request.index and request.images):
         raise UsageError("give --vocabulary, --index and --images, or --labels")
     if request.labels and request.verdicts:
-        raise UsageError("--verdicts leave images out when labels are made: give them to `label`, or --images here")
+        raise UsageError(
+            "--verdicts leave images out when labels are made: give them to `label`, or --images here"
+        )
     without = _bad_images(request.verdicts)
     from reco_ray.distributed.session import session
     from reco_ray.segmentation.refine import require_refinement
@@ -430,7 +432,10 @@ def _notify(listener: Listener, outcome: Outcome) -> Outcome:
 
 def _names(uris: list[str]) -> list[str]:
     """What to call artifacts: the last part of their URI that is not the name of a kind, such as `references`."""
-    parts = [[p for p in absolute(uri).split("/") if p not in ("", "references", "labels", "segmenter")] for uri in uris]
+    parts = [
+        [p for p in absolute(uri).split("/") if p not in ("", "references", "labels", "segmenter")]
+        for uri in uris
+    ]
     names = [part[-1] for part in parts]
     if len(set(names)) < len(names):
         raise UsageError(

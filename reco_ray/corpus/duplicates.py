@@ -10,8 +10,8 @@ of the corpus. The artifact holds:
 import numpy as np
 import pyarrow as pa
 
-from reco_ray.contents import DuplicatesContent, EmbeddingsContent, IndexContent
 from reco_ray.config import StagePlacement
+from reco_ray.contents import DuplicatesContent, EmbeddingsContent, IndexContent
 from reco_ray.corpus.image_groups import GROUPS, GROUPS_SCHEMA, ImageGroups, connected
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.corpus.index.vectors import Part, list_parts, read_part, rows_at, vectors_of
@@ -128,9 +128,7 @@ class PairWorker(Worker[Report]):
 
     report = Report
 
-    def __init__(
-        self, index: str, embeddings: str, parts: list[Part], similarity: float, out: str
-    ) -> None:
+    def __init__(self, index: str, embeddings: str, parts: list[Part], similarity: float, out: str) -> None:
         self._uri, self._embeddings, self._parts = index, embeddings, parts
         self._similarity, self._out = similarity, out
 

@@ -151,9 +151,7 @@ class MaskJob:
     def as_set(self) -> MaskSet:
         """What workers need to know."""
         colours = np.array(self.content.palette, np.uint8)
-        return MaskSet(
-            self.plan.writer.uri, self.labeller, self.content.labels, colours, self.plan.committed
-        )
+        return MaskSet(self.plan.writer.uri, self.labeller, self.content.labels, colours, self.plan.committed)
 
 
 def make_masks(

@@ -1,12 +1,10 @@
-"""Chooses masks for a person to look at: a random sample, and for each concept those that the model is least sure of."""
+"""Chooses masks for a person to look at: a random sample, and by concept those that the model is least sure of."""
 
 import hashlib
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-
-import pyarrow.compute as pc
 
 from reco_ray.contents import MasksContent
 from reco_ray.errors import MissingError
@@ -103,9 +101,7 @@ def _key(row: dict[str, Any]) -> tuple[str, int]:
     return row["uri"], row["label"]
 
 
-def _shared(
-    ranked: dict[str, list[dict[str, Any]]], count: int, labels: list[str]
-) -> list[dict[str, Any]]:
+def _shared(ranked: dict[str, list[dict[str, Any]]], count: int, labels: list[str]) -> list[dict[str, Any]]:
     """Takes one mask of every concept in turn, until there are `count`; ordered by concept, then as ranked."""
     order = [label for label in labels if ranked.get(label)]
     taken: dict[str, list[dict[str, Any]]] = {label: [] for label in order}

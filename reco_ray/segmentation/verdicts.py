@@ -3,7 +3,7 @@
 import csv
 import io
 from dataclasses import dataclass
-from typing import get_args, Literal
+from typing import Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq

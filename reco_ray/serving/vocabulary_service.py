@@ -65,7 +65,9 @@ class VocabularyService:
         async with self._opening:
             if self._options.index is not None and self._builder is None:
                 retrieval, pixels = await call(self._models.describe)
-                self._index = await asyncio.to_thread(CorpusIndex, self._options.index, retrieval, self._settings.references.duplicates)
+                self._index = await asyncio.to_thread(
+                    CorpusIndex, self._options.index, retrieval, self._settings.references.duplicates
+                )
                 self._builder = self._make_builder(self._index, pixels)
                 self._warm = asyncio.create_task(self._prepare())
                 for record in list(self._known.values()):

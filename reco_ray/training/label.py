@@ -30,7 +30,6 @@ from reco_ray.training.label_worker import LabelSet, LabelWorker
 from reco_ray.training.pseudo_labels import IGNORE, MAX_LABELS
 from reco_ray.vocabulary import Vocabulary
 
-
 # Files of pseudo-labels and of frames, for their replacement.
 _OWN = re.compile(r"(labels|frames|rejected)/\d{6,}\.parquet|samples/.+")
 

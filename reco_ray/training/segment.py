@@ -12,7 +12,7 @@ from reco_ray.contents import MasksContent, SegmenterContent
 from reco_ray.corpus.load import ImageLoader, ToPixels, pixels_of
 from reco_ray.corpus.read import list_images
 from reco_ray.errors import SettingError
-from reco_ray.files import artifacts, storage
+from reco_ray.files import artifacts
 from reco_ray.outcome import Outcome
 from reco_ray.segmentation.mask_run import MaskJob, MaskPlan, make_masks, masks_writer, plan_masks
 from reco_ray.segmentation.mask_worker import LabelledRow, Labeller
@@ -156,9 +156,7 @@ def _loader(segmenters: Sequence[Segmenter], settings: Settings) -> ImageLoader:
         formats.setdefault(_format(segmenter), segmenter.to_pixels)
     first, *further = formats.values()
     largest = max(segmenter.image_size for segmenter in segmenters)
-    return ImageLoader(
-        first, short_side=largest, max_pixels=settings.segment.max_pixels, further=further
-    )
+    return ImageLoader(first, short_side=largest, max_pixels=settings.segment.max_pixels, further=further)
 
 
 class TrainedLabeller(Labeller):

@@ -205,7 +205,7 @@ def label_logits(
     background: bool,
     wanted: bool | None = None,
 ) -> SegmentedImage:
-    """Labels one image from the logits of a segmenter, with the refinement and background threshold of the settings.
+    """Labels one image from a segmenter's logits, with the refinement and background threshold of the settings.
 
     Args:
         logits: float (m, h, w).
@@ -219,7 +219,9 @@ def label_logits(
     wanted = background if wanted is None else wanted
     if background and not wanted:
         logits = logits[1:]
-    found = best_label(logits, size) if settings.refine == "none" else _refined(logits, pixels, size, settings)
+    found = (
+        best_label(logits, size) if settings.refine == "none" else _refined(logits, pixels, size, settings)
+    )
     labels = found.labels + 1 if wanted and not background else found.labels
     if wanted:
         labels = labels.masked_fill(found.scores < settings.background_threshold, BACKGROUND)

@@ -1,4 +1,4 @@
-"""Masks of trained segmenters over a source: the same as of `predict`, by several in one pass, resumed, and bad input."""
+"""Masks of trained segmenters over a source: as of `predict`, by several in one pass, resumed, and bad input."""
 
 import json
 import sys

@@ -47,6 +47,8 @@ def _follow(block: Block) -> None:
 def _verified(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """Every artifact that the tutorial made is as it was committed."""
     made = sorted(str(manifest.parent) for manifest in folder.rglob("manifest.json"))
-    assert len(made) == 11  # first: 4, second: 2, trained: frames, references, labels, segmenter; third: masks
+    assert (
+        len(made) == 11
+    )  # first: 4, second: 2, trained: frames, references, labels, segmenter; third: masks
     main(["verify", *made])
     return capsys.readouterr().out

@@ -24,7 +24,7 @@ def copies(vectors: np.ndarray, noise: float, seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def vectors() -> np.ndarray:
-    """Images of their own, forty pairs, ten triples that only a middle image connects, and sixty copies of one image."""
+    """Images of their own, forty pairs, ten triples that a middle image connects, and sixty copies of one image."""
     base = clustered(900, dim=64)
     pairs = copies(base[:40], 0.015, 1)
     one = copies(base[40:50], 0.02, 2)
@@ -106,7 +106,7 @@ def test_what_a_kill_left_is_finished(
 def test_of_a_group_the_nearest_image_is_found(folder: Path, vectors: np.ndarray, tmp_path: Path) -> None:
     made = reco_ray.duplicates(index=folder / "index", out=tmp_path / "out")
     groups = {row: number for number, group in enumerate(expected(vectors)) for row in group}
-    queries = np.stack([vectors[len(vectors) // 2], *(vectors[[row for row in groups][:2]])])
+    queries = np.stack([vectors[len(vectors) // 2], *(vectors[list(groups)[:2]])])
     index = CorpusIndex(str(folder / "index"), MODEL, made.uri)
     similarities, rows = index.search_distinct(queries, 20)
     everything = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")
@@ -123,7 +123,9 @@ def test_of_a_group_the_nearest_image_is_found(folder: Path, vectors: np.ndarray
         assert (np.diff(values) <= 1e-6).all()
     alone = len(vectors) - len(groups) + len(set(groups.values()))
     assert index.search_distinct(queries, alone)[1].shape == (3, alone)
-    with pytest.raises(RecoError, match=rf"without near-duplicates it has {alone} images: use --exemplars {alone}"):
+    with pytest.raises(
+        RecoError, match=rf"without near-duplicates it has {alone} images: use --exemplars {alone}"
+    ):
         index.search_distinct(queries, alone + 1)
     plain = CorpusIndex(str(folder / "index"), MODEL)
     assert (plain.search_distinct(queries, 20)[1] == plain.search(queries, 20)[1]).all()

@@ -79,7 +79,7 @@ def test_what_cannot_be_added_to_is_named(place: Path) -> None:
     assert "--follow keeps Flat" in line(set=["index.factory=IVF16,SQ8"])
     assert "give either it or --follow" in line(explain=True)
     other = write_embeddings(place / "other", VECTORS[:900])
-    with pytest.raises(RecoError, match="is the index of .*embeddings, made with synthetic"):
+    with pytest.raises(RecoError, match=r"is the index of .*embeddings, made with synthetic"):
         reco_ray.index(embeddings=other, out=place / "index", follow=True)
     follow_embeddings(str(place / "embeddings"), VECTORS[10:1200])
     assert "images have gone from" in line()

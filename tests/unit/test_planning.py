@@ -315,7 +315,9 @@ def test_trained_segmenters_are_work_by_network_after_their_training(tmp_path: P
     planned = estimate(found[2], [known], CPUS, 1_000_000)
     assert planned.items == 2_000_000
     assert planned.hours == pytest.approx(1_000_000 / 32 / 3600)
-    assert estimate(found[3], [known], CPUS, 10).bottleneck.startswith("no rate with train.segmenter=smp:Unet")
+    assert estimate(found[3], [known], CPUS, 10).bottleneck.startswith(
+        "no rate with train.segmenter=smp:Unet"
+    )
 
 
 def test_plan_prints_a_table_a_number_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

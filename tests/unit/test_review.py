@@ -55,7 +55,7 @@ def test_the_least_sure_masks_of_every_concept_are_shown(folder: Path) -> None:
         lowest = sorted(row["score"] for row in rows if row["concept"] == concept)[:3]
         assert [row["score"] for row in shown if row["concept"] == concept] == lowest
     for item in review.items:
-        others = [row for row in pq.read_table(folder / "masks" / "regions").to_pylist()]
+        others = pq.read_table(folder / "masks" / "regions").to_pylist()
         expected = {row["concept"] for row in others if row["uri"] == item.row["uri"]}
         assert {row["concept"] for row in item.others} == expected - {item.row["concept"]}
 
@@ -142,7 +142,7 @@ def test_the_interval_is_wilsons() -> None:
 def test_verdicts_become_a_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [(f"/{n}.jpg", "cat", "good" if n < 15 else "bad", "random") for n in range(20)]
     rows += [(f"/{n}.jpg", "dog", "unsure", "random") for n in range(3)]
-    rows += [("/7.jpg", "a \"quoted\", name", "bad", "unsure")]
+    rows += [("/7.jpg", 'a "quoted", name', "bad", "unsure")]
     rows += [("/0.jpg", "cat", "bad", "random")]  # the last word counts
     file = written(tmp_path, rows)
     main(["evaluate", "--verdicts", str(file), "--out", str(tmp_path / "out")])
@@ -153,11 +153,17 @@ def test_verdicts_become_a_precision(tmp_path: Path, capsys: pytest.CaptureFixtu
     results = json.loads((tmp_path / "out" / "verdicts.json").read_text())
     assert results["sample"]["precision"] == 0.7
     assert results["concepts"]["cat"] == results["sample"] | {"unsure": 0}
-    table = pa.Table.from_pylist([dict(zip(("uri", "concept", "verdict", "sample"), r, strict=True)) for r in rows])
+    table = pa.Table.from_pylist(
+        [dict(zip(("uri", "concept", "verdict", "sample"), r, strict=True)) for r in rows]
+    )
     pq.write_table(table, tmp_path / "verdicts.parquet")
     same = reco_ray.evaluate(verdicts=tmp_path / "verdicts.parquet", out=tmp_path / "out")
     assert same.sample.precision == 0.7
-    assert bad_images(read_verdicts(str(file))) == ["/0.jpg", *(f"/{n}.jpg" for n in (15, 16, 17, 18, 19)), "/7.jpg"]
+    assert bad_images(read_verdicts(str(file))) == [
+        "/0.jpg",
+        *(f"/{n}.jpg" for n in (15, 16, 17, 18, 19)),
+        "/7.jpg",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +172,10 @@ def test_verdicts_become_a_precision(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("", "lacks the column uri: expected uri, concept, verdict, sample"),
         ("uri,concept,verdict\n/a,cat,good\n", "lacks the column sample"),
         (HEADER, "has no verdicts"),
-        (HEADER + "/a,cat,good,random\n/b,cat,fine,random\n", "line 3: verdict 'fine': expected good, bad, unsure"),
+        (
+            HEADER + "/a,cat,good,random\n/b,cat,fine,random\n",
+            "line 3: verdict 'fine': expected good, bad, unsure",
+        ),
         (HEADER + "/a,cat,good,chosen\n", "line 2: sample 'chosen': expected random, unsure"),
         (HEADER + "/a,,good,random\n", "line 2: concept is empty"),
         (HEADER + "/a,cat\n", "line 2: verdict None"),
@@ -202,7 +211,9 @@ def test_images_with_bad_masks_are_left_out() -> None:
     assert kept["uri"].to_pylist() == ["/a", "/c"]
     assert digest == _left_out(table, bad, "photos")[1]
     assert digest != _left_out(table, ["/a"], "photos")[1]
-    with pytest.raises(RecoError, match="photos: has none of the 1 images with bad masks, such as /elsewhere"):
+    with pytest.raises(
+        RecoError, match="photos: has none of the 1 images with bad masks, such as /elsewhere"
+    ):
         _left_out(table, ["/elsewhere"], "photos")
     with pytest.raises(RecoError, match="none is left to train on"):
         _left_out(table, ["/a", "/b", "/c"], "photos")

@@ -1,4 +1,4 @@
-"""The page of a review in a browser: by keys and by buttons, kept over a reload, saved, and against the rules of WCAG."""
+"""The page of a review in a browser: keys and buttons, kept over a reload, saved, and against the rules of WCAG."""
 
 import csv
 from collections.abc import Iterator
@@ -18,7 +18,9 @@ pytestmark = pytest.mark.cpus(4)
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("review")
-    write_masks(folder, [[0.9, 0.3 + 0.05 * n, 0.8 - 0.05 * n] for n in range(6)], ["background", "cat", "dog"])
+    write_masks(
+        folder, [[0.9, 0.3 + 0.05 * n, 0.8 - 0.05 * n] for n in range(6)], ["background", "cat", "dog"]
+    )
     made = reco_ray.review(masks=folder / "masks", sample=4, unsure=6, out=folder / "out")
     return Path(made.page).as_uri()
 

@@ -73,20 +73,19 @@ def _require_same_rows(
     """
     ends = {record.start + record.images - 1 for record in manifest.content.shards or ()}
     images = ImageTable(shard_files(storage.absolute(out), manifest))
-    start = number = 0
-    for number, part in enumerate(parts):
+    start = known = 0
+    for part in parts:
         if start >= manifest.counts["images"]:
             break
+        known += 1
         for end in sorted(end for end in ends if start <= end < start + part.rows):
             ids = read_part(embeddings, part, ["image_id"])["image_id"]
             if images.take([end])["image_id"][0] != ids[end - start]:
                 raise _gone(embeddings, out)
         start += part.rows
-    else:
-        number = len(parts)
     if start != manifest.counts["images"]:
         raise _gone(embeddings, out)
-    return number
+    return known
 
 
 def _gone(embeddings: str, out: str) -> OtherModelError:
@@ -114,9 +113,7 @@ def follow_index(embeddings: str, out: str, plan: IndexPlan) -> Outcome:
     records, took = build_shards(storage.absolute(embeddings), writer.uri, plan)
     counted = sum(record.images for record in records)
     nprobe, recall = measure_recall(writer.uri, plan)
-    content = manifest.content.model_copy(
-        update={"shards": records, "nprobe": nprobe, "recall": recall}
-    )
+    content = manifest.content.model_copy(update={"shards": records, "nprobe": nprobe, "recall": recall})
     counts = {"images": counted}
     write_summary(writer.uri, "index", counts, took, {"index.kind": plan.kind, "dim": plan.dim})
     return Outcome("index", writer.uri, writer.commit(counts, content))

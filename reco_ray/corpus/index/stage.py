@@ -115,7 +115,9 @@ def build_index(
     return Outcome("index", writer.uri, writer.commit(counts, content))
 
 
-def build_shards(embeddings: str, out: str, plan: IndexPlan) -> tuple[list[ShardRecord], dict[str, float | str]]:
+def build_shards(
+    embeddings: str, out: str, plan: IndexPlan
+) -> tuple[list[ShardRecord], dict[str, float | str]]:
     """Trains if necessary and adds the missing shards; returns all records in order, and the measured times."""
     meter, training = Meter(), 0.0
     fingerprint = trained_fingerprint(out)
