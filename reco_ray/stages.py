@@ -121,8 +121,8 @@ def _main_job(
     if "train" in made:
         page = join(out, "segmenter-report", "index.html")
         trained = TrainedResult(made["train"][0], made["segment"][-1], page)
-    first = (made[stage][0] for stage in ("embed", "index", "reference", "segment"))
-    return RunResult(*first, join(out, "report", "index.html"), trained)
+    embed, index, reference, segment = (made[stage][0] for stage in ("embed", "index", "reference", "segment"))
+    return RunResult(embed, index, reference, segment, join(out, "report", "index.html"), trained)
 
 
 def _embed(request: EmbedRequest, listener: Listener) -> Outcome:

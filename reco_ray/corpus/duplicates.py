@@ -49,8 +49,8 @@ def find_duplicates(index: str, similarity: float, out: str) -> DuplicatesResult
     made_from = {"index": index, "index_made_at": manifest.made_at, "similarity": similarity}
     writer = artifacts.ArtifactWriter(out, DuplicatesContent, made_from)
     if found := writer.finished():
-        groups = ImageGroups.open(writer.uri).largest(SHOWN)
-        return DuplicatesResult("duplicates", writer.uri, found, new=False, groups=groups)
+        known = ImageGroups.open(writer.uri).largest(SHOWN)
+        return DuplicatesResult("duplicates", writer.uri, found, new=False, groups=known)
     embeddings = _embeddings_of(index, manifest)
     parts = list_parts(embeddings, artifacts.read_manifest(embeddings, EmbeddingsContent).content)
     _compare(index, embeddings, parts, similarity, writer.uri, images=manifest.counts["images"])
@@ -165,7 +165,7 @@ class PairWorker(Worker[Report]):
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         while len(rows):
             similarities, neighbours = self._index.search(vectors, k)
-            near = (similarities >= least) & (neighbours >= 0)
+            near: np.ndarray = (similarities >= least) & (neighbours >= 0)
             more = near.all(1) & (k < min(_MOST_NEIGHBOURS, len(self._index)))
             chosen = near & (neighbours != rows[:, None]) & ~more[:, None]
             query = np.broadcast_to(rows[:, None], neighbours.shape)

@@ -14,9 +14,9 @@ ITEMS = {
     "index": "images",
     "references": "concepts",
     "segment": "images",
-    "segment-trained": "images",
     "label": "images",
     "train": "steps",
+    "segment-trained": "images",
 }
 
 

@@ -87,7 +87,8 @@ def label_images(
     for name, bank in banks.items():
         require_few_labels(name, bank.vocabulary, settings)
     if renew:
-        for each in (frames_writer, *writers.values()):
+        outdated: list[artifacts.ArtifactWriter] = [frames_writer, *writers.values()]
+        for each in outdated:
             clear_outdated(each, "label", lambda path: _OWN.fullmatch(path) is not None)
     frames_writer.finished()
     finished = {name: writer.finished() for name, writer in writers.items()}

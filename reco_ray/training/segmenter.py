@@ -213,8 +213,8 @@ def label_logits(
         size: (height, width) of the result.
         settings: of the run or request.
         background: whether label 0 of the logits is the background.
-        wanted: whether label 0 of the result is; None = as `background`. A background that is not wanted never wins; one
-            that the network does not know is where it is less sure than the threshold.
+        wanted: whether label 0 of the result is; None = as `background`. A background that is not wanted never wins;
+            one that the network does not know is where it is less sure than the threshold.
     """
     wanted = background if wanted is None else wanted
     if background and not wanted:

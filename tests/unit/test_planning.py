@@ -390,4 +390,4 @@ def test_the_rates_that_are_shipped_are_of_mini_as_it_is() -> None:
 
 def test_the_pipeline_that_measures_is_one_of_every_stage_with_rates() -> None:
     steps = read_pipeline(str(ROOT / "benchmarks" / "rates.yaml"))
-    assert [step.stage for step in steps] == list(ITEMS)
+    assert [work.stage for work in workloads(steps)] == list(ITEMS)

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from reco_ray.config import IndexSettings
 from reco_ray.contents import EmbeddingsContent, IndexContent, ShardRecord
 from reco_ray.corpus.index.index_plan import IndexPlan, Shard, make_plan
@@ -80,7 +82,7 @@ def _require_same_rows(
         known += 1
         for end in sorted(end for end in ends if start <= end < start + part.rows):
             ids = read_part(embeddings, part, ["image_id"])["image_id"]
-            if images.take([end])["image_id"][0] != ids[end - start]:
+            if images.take(np.array([end]))["image_id"][0] != ids[end - start]:
                 raise _gone(embeddings, out)
         start += part.rows
     if start != manifest.counts["images"]:
