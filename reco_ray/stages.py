@@ -121,7 +121,9 @@ def _main_job(
     if "train" in made:
         page = join(out, "segmenter-report", "index.html")
         trained = TrainedResult(made["train"][0], made["segment"][-1], page)
-    embed, index, reference, segment = (made[stage][0] for stage in ("embed", "index", "reference", "segment"))
+    embed, index, reference, segment = (
+        made[stage][0] for stage in ("embed", "index", "reference", "segment")
+    )
     return RunResult(embed, index, reference, segment, join(out, "report", "index.html"), trained)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 from images import encoded, photograph
 from PIL import Image
 from safetensors.torch import save_file
@@ -12,6 +13,8 @@ from safetensors.torch import save_file
 from reco_ray.config import load_settings
 from reco_ray.contents import FramesContent, LabelsContent, SegmenterContent
 from reco_ray.files import artifacts, storage
+from reco_ray.segmentation.calibration import Calibration
+from reco_ray.training.measure import fold_calibration
 from reco_ray.training.network import build_network
 from reco_ray.training.pseudo_labels import FRAMES_SCHEMA, IGNORE, LABELS_SCHEMA
 from reco_ray.vocabulary import parse_concepts
@@ -80,12 +83,20 @@ def write_segmenter(
     image_size: int = 64,
     background: bool = False,
 ) -> str:
-    """Writes a Segmenter with random weights -> its URI. stored: how many labels its weights have."""
+    """Writes a Segmenter with random weights -> its URI; every label wins somewhere in a photograph.
+
+    stored: how many labels its weights have.
+    """
     spec = spec or load_settings("mini").train.segmenter
     network = build_network(spec, stored or labels, initial="random", seed=1)
+    network.module.eval()
+    pixels = torch.from_numpy(np.asarray(photograph(0).resize((96, 64))).copy())[None]
+    with torch.inference_mode():
+        logits = network.module(network.transform.normalize(pixels))[0].flatten(1)
+    balanced = fold_calibration(network, Calibration(logits.mean(1)[None], logits.std(1)[None] + 1e-6))
     writer = artifacts.ArtifactWriter(str(folder), SegmenterContent, {"made": "by a test"})
     writer.finished()
-    state = {name: tensor.contiguous() for name, tensor in network.module.state_dict().items()}
+    state = {name: tensor.contiguous() for name, tensor in balanced.items()}
     save_file(state, folder / "weights.safetensors")
     content = SegmenterContent(
         architecture=spec,

@@ -24,8 +24,7 @@ def clustered(count: int, dim: int = 32, clusters: int = 40, seed: int = 0) -> n
 
 def follow_embeddings(uri: str, vectors: np.ndarray, part_size: int = 300) -> None:
     """Makes of an embeddings artifact one of more vectors, as `embed --follow` does: at a later time."""
-    for name in (artifacts.MANIFEST, artifacts.STARTED):
-        storage.remove(storage.join(uri, name))
+    storage.remove(storage.join(uri, artifacts.MANIFEST))
     write_embeddings(uri, vectors, part_size)
     file = storage.join(uri, artifacts.MANIFEST)
     later = json.loads(storage.read_bytes(file))

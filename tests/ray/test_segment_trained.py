@@ -19,7 +19,7 @@ from reco_ray.training import Segmenter
 
 pytestmark = [pytest.mark.cpus(1), pytest.mark.usefixtures("all_in_process")]
 
-PLAIN = ["--refine", "none", "--set", "segment.shard_size=3"]
+PLAIN = ["--set", "segment.refine=none", "--set", "segment.shard_size=3"]
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from vectors import MODEL, clustered, follow_embeddings, write_embeddings
 
@@ -81,7 +83,13 @@ def test_what_cannot_be_added_to_is_named(place: Path) -> None:
     other = write_embeddings(place / "other", VECTORS[:900])
     with pytest.raises(RecoError, match=r"is the index of .*embeddings, made with synthetic"):
         reco_ray.index(embeddings=other, out=place / "index", follow=True)
-    follow_embeddings(str(place / "embeddings"), VECTORS[10:1200])
-    assert "images have gone from" in line()
-    follow_embeddings(str(place / "embeddings"), VECTORS[:600])
+    part = str(place / "embeddings" / "embeddings" / "00000000.parquet")
+    whole = pq.read_table(part)
+    for fewer in (whole.slice(10), pa.concat_tables([whole.slice(1), whole.slice(0, 1)]).slice(0, 299)):
+        pq.write_table(fewer, part)
+        assert "images have gone from" in line()
+    # As many rows as before, and others behind them.
+    others = whole.set_column(0, "image_id", pa.array([f"{row:064x}" for row in range(9000, 9300)]))
+    pq.write_table(whole, part)
+    pq.write_table(others, part.replace("00000.parquet", "00002.parquet"))
     assert "images have gone from" in line()

@@ -114,6 +114,10 @@ def follow_index(embeddings: str, out: str, plan: IndexPlan) -> Outcome:
             _forget_shorter(writer.uri, shard)
     records, took = build_shards(storage.absolute(embeddings), writer.uri, plan)
     counted = sum(record.images for record in records)
+    if counted != plan.images:
+        raise UnreadableError(
+            f"{writer.uri}: the shards hold {counted:,} vectors, the embeddings {plan.images:,}: index anew"
+        )
     nprobe, recall = measure_recall(writer.uri, plan)
     content = manifest.content.model_copy(update={"shards": records, "nprobe": nprobe, "recall": recall})
     counts = {"images": counted}
