@@ -167,7 +167,8 @@ class PairWorker(Worker[Report]):
             similarities, neighbours = self._index.search(vectors, k)
             near: np.ndarray = (similarities >= least) & (neighbours >= 0)
             more = near.all(1) & (k < min(_MOST_NEIGHBOURS, len(self._index)))
-            chosen = near & (neighbours != rows[:, None]) & ~more[:, None]
+            done = np.logical_not(more)[:, None]
+            chosen = near & (neighbours != rows[:, None]) & done
             query = np.broadcast_to(rows[:, None], neighbours.shape)
             found.append((query[chosen], neighbours[chosen], similarities[chosen]))
             vectors, rows, k = vectors[more], rows[more], min(4 * k, len(self._index))
