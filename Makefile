@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+READERS := $(VENV)/readers/stamp
 SBOM := $(VENV)/sbom/bin/cyclonedx-py
 # Without byte code of all that is never imported, which would take a minute; then what is must be kept, or each of the
 # hundreds of processes that Ray starts compiles its imports again.
@@ -14,7 +15,7 @@ FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 demo: $(VENV)/demo.stamp
 	$(VENV)/bin/reco-ray demo --out reco-demo
 
-test: $(VENV)/dev.stamp $(SBOM)
+test: $(VENV)/dev.stamp $(READERS) $(SBOM)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -47,7 +48,7 @@ $(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/demo.stamp
-	$(VENV)/bin/$(INSTALL) -e ".[$(FAISS),demo,heic,train,sweep,export,mlflow,serve,docs,dev]"
+	$(VENV)/bin/$(INSTALL) -e ".[$(FAISS),demo,heic,train,sweep,export,export-masks,mlflow,serve,docs,dev]"
 	@touch $@
 
 # In an environment of its own: beside Ray, a parser of addresses that comes with it would be imported by each of Ray's
@@ -55,3 +56,11 @@ $(VENV)/dev.stamp: $(VENV)/demo.stamp
 $(SBOM): | $(VENV)/bin/python
 	$(VENV)/bin/python -m venv $(VENV)/sbom
 	$(VENV)/sbom/bin/$(INSTALL) "cyclonedx-bom>=5"
+
+# The tools that read what `export-masks` writes, for the tests: they pin older versions of NumPy, Pillow and others. Torch,
+# which one of them imports, is that of the environment around it.
+$(READERS): tests/readers.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m venv $(VENV)/readers
+	$(VENV)/readers/bin/$(INSTALL) -r tests/readers.txt
+	$(VENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" >$$($(VENV)/readers/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/around.pth
+	@touch $@

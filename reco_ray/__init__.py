@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         embed,
         evaluate,
         export,
+        export_masks,
         index,
         label,
         references,
@@ -62,7 +63,7 @@ _MODULES = {
     **dict.fromkeys(
         (
             "run", "embed", "index", "duplicates", "references", "segment", "review", "label", "train", "export",
-            "evaluate", "sweep", "search", "serve",
+            "export_masks", "evaluate", "sweep", "search", "serve",
         ),
         "reco_ray.stages",
     ),
@@ -85,6 +86,7 @@ __all__ = [
     "embed",
     "evaluate",
     "export",
+    "export_masks",
     "index",
     "label",
     "references",

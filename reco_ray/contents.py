@@ -103,6 +103,19 @@ class MasksContent(Content):
     segmenter: str | None = None
 
 
+class MaskExportContent(Content):
+    """Masks in the format of another tool.
+
+    format: its name. labels: by label id of the masks. concepts: those that the format has, in the order of its
+    categories.
+    """
+
+    kind: ClassVar = "exported-masks"
+    format: str
+    labels: list[str]
+    concepts: list[str]
+
+
 class FramesContent(Content):
     """Frames for training."""
 

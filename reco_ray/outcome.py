@@ -131,7 +131,13 @@ class FoundImage(TypedDict):
 
 @dataclass(frozen=True)
 class SearchResult:
-    """hits: the most similar first. sheet: path of the contact sheet, a JPEG."""
+    """Of a search.
+
+    hits: the most similar first. sheet: path of the contact sheet, a JPEG. export: of the folder or tar with the
+    images, if there is one; exported: how many are in it.
+    """
 
     hits: list[FoundImage]
     sheet: str
+    export: str | None = None
+    exported: int = 0

@@ -22,13 +22,16 @@ class PipelineStages(BaseModel):
     In the order in which they run, except that `segment` with a trained segmenter runs after `train`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-")
+    )
 
     embed: Options | list[Options] | None = None
     index: Options | list[Options] | None = None
     duplicates: Options | list[Options] | None = None
     references: Options | list[Options] | None = None
     segment: Options | list[Options] | None = None
+    export_masks: Options | list[Options] | None = None
     label: Options | list[Options] | None = None
     train: Options | list[Options] | None = None
     export: Options | list[Options] | None = None
@@ -73,7 +76,8 @@ def read_pipeline(file: str) -> list[PipelineStep]:
             f"{file}: {place}: {'there is no such field' if unknown else first['msg'].lower()}"
         ) from error
     steps = []
-    for stage, entry in pipeline.stages:
+    for field, entry in pipeline.stages:
+        stage = field.replace("_", "-")
         for options in [] if entry is None else entry if isinstance(entry, list) else [entry]:
             steps.append(_step(file, stage, options, pipeline))
     last = max((n for n, step in enumerate(steps) if step.stage == "train"), default=0)

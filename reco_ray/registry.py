@@ -27,10 +27,12 @@ class Registry:
         group: entry-point group in which other packages offer theirs.
         package: package of reco-ray whose modules are components; names that begin with `_` are none. None if reco-ray
             has no component of this kind.
+        hyphens: whether names have hyphens where the modules' have underscores.
     """
 
-    def __init__(self, kind: str, group: str, package: str | None) -> None:
+    def __init__(self, kind: str, group: str, package: str | None, *, hyphens: bool = False) -> None:
         self._kind, self._group, self._package = kind, group, package
+        self._separator = "-" if hyphens else "_"
 
     @property
     def names(self) -> list[str]:
@@ -48,7 +50,7 @@ class Registry:
             RecoError: there is none of this name, or the package that offers it cannot be imported.
         """
         if name in self._own:
-            return import_module(f"{self._package}.{name}")
+            return import_module(f"{self._package}.{name.replace(self._separator, '_')}")
         if name not in self._others:
             close = difflib.get_close_matches(name, self.names, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
@@ -71,7 +73,8 @@ class Registry:
         # From the files: importing the package could import torch, and the settings need only the names.
         folder = Path(__file__).parent.joinpath(*self._package.split(".")[1:])
         names = sorted(module.name for module in iter_modules([str(folder)]))
-        return sorted((name for name in names if not name.startswith("_")), key=lambda name: name != "none")
+        shown = (name.replace("_", self._separator) for name in names if not name.startswith("_"))
+        return sorted(shown, key=lambda name: name != "none")
 
     @cached_property
     def _others(self) -> dict[str, EntryPoint]:
@@ -93,4 +96,8 @@ CONTAINERS = Registry("container of images", "reco_ray.containers", "reco_ray.co
 # `build(name, classes, *, initial, weights_folder)` -> `training.network.Network`.
 SEGMENTER_NETWORKS = Registry("segmenter", "reco_ray.segmenter_networks", "reco_ray.training.networks")
 # `build_router(ingress)` -> fastapi.APIRouter, as `serving.routes` describes.
-ENDPOINTS = Registry("HTTP endpoint", "reco_ray.endpoints", None)
+ENDPOINTS = Registry("HTTP endpoint", "reco_ray.endpoints", "reco_ray.serving.endpoints", hyphens=True)
+# `FORMAT`, a `mask_export.mask_format.MaskFormat`.
+MASK_FORMATS = Registry(
+    "format of masks", "reco_ray.mask_formats", "reco_ray.mask_export.formats", hyphens=True
+)

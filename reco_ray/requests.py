@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from reco_ray.config import Settings, load_settings
 from reco_ray.errors import UsageError
 from reco_ray.files.storage import absolute
-from reco_ray.registry import REFINEMENTS
+from reco_ray.registry import MASK_FORMATS, REFINEMENTS
 from reco_ray.vocabulary import Vocabulary, load_vocabulary, make_vocabulary, parse_concepts
 
 
@@ -275,6 +275,23 @@ class ExportRequest(Request):
     )
 
 
+class ExportMasksRequest(Request):
+    """Writes masks in the format of an annotation tool or a trainer, with the images beside them."""
+
+    masks: Place = Field(description="a masks artifact")
+    format: str = Field(description=", ".join(MASK_FORMATS.names))
+    out: Place = Field(description=_OUT)
+    min_area: int = Field(
+        default=0, ge=0, description="pixels; smaller instances are left out (coco and yolo)"
+    )
+    without_images: bool = Field(
+        default=False, description="write no images; they are named by their paths below the source"
+    )
+    push_to: str | None = Field(
+        default=None, description="owner/name on the Hugging Face hub to push to, with --format huggingface"
+    )
+
+
 class SweepRequest(Request):
     """Tries many settings side by side and ranks them, by labels where there are any, else by scores without."""
 
@@ -336,6 +353,9 @@ class SearchRequest(WithModels):
     k: int | None = Field(default=None, ge=1, description="how many hits; default 20, or all")
     prefix: Place | None = Field(default=None, description="only images whose path or URI begins with this")
     out: Place = Field(default="reco-search", description="directory for the contact sheet of the hits")
+    export: Place | None = Field(
+        default=None, description="folder, or file.tar, to write the found images to, with a manifest.csv"
+    )
 
 
 class ServeRequest(WithModels):
@@ -353,6 +373,13 @@ class ServeRequest(WithModels):
     segmenter: Several = Field(default=[], description="NAME=URI of a trained segmenter; repeatable")
     examples: Place | None = Field(default=None, description="images to try on the page")
     keys: Place | None = Field(default=None, description="file of API keys, lines as `serve-key` prints them")
+    label_studio: str | None = Field(
+        default=None, description="address of a Label Studio, whose tasks' images may then be fetched"
+    )
+    fetch: Several = Field(
+        default=[],
+        description="address below which images of annotation tasks may be fetched; http, s3 or gs, repeatable",
+    )
 
 
 class DemoRequest(Request):

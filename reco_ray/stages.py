@@ -33,6 +33,7 @@ from reco_ray.requests import (
     DuplicatesRequest,
     EmbedRequest,
     EvaluateRequest,
+    ExportMasksRequest,
     ExportRequest,
     IndexRequest,
     LabelRequest,
@@ -67,6 +68,9 @@ class Listener:
 
     def outcome(self, outcome: Outcome) -> None:
         """An artifact is finished, or failed."""
+
+    def pushed(self, address: str) -> None:
+        """An export was pushed to a hub."""
 
     def trial(self, plan: "SweepPlan", record: "TrialRecord") -> None:
         """A trial of a sweep has ended."""
@@ -319,6 +323,23 @@ def _export(request: ExportRequest, listener: Listener) -> Outcome:
     return _notify(listener, export_segmenter(request.segmenter, request.out, request.format))
 
 
+def _export_masks(request: ExportMasksRequest, listener: Listener) -> Outcome:
+    from reco_ray.distributed.session import session
+    from reco_ray.mask_export.push import push, require_push
+    from reco_ray.mask_export.stage import export_masks, find_format, plan_export
+
+    form = find_format(request.format)
+    if request.push_to is not None:
+        require_push(request.push_to, request.format, request.out)
+    plan = plan_export(request.masks, min_area=request.min_area, with_images=not request.without_images)
+    form.require(plan)
+    with session(request.address):
+        outcome = _notify(listener, export_masks(request.masks, request.out, request.format, plan))
+    if request.push_to is not None:
+        listener.pushed(push(outcome.uri, request.push_to))
+    return outcome
+
+
 def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult | VerdictsResult:
     if request.verdicts is not None:
         from reco_ray.evaluation.precision import evaluate_verdicts
@@ -374,7 +395,12 @@ def _search(request: SearchRequest, listener: Listener) -> SearchResult:
     if (words is None) == (request.image is None):
         raise UsageError('give either words, such as "a rusty fire hydrant", or --image FILE')
     settings = request.load_settings()
+    from reco_ray.corpus.export_hits import export_hits, require_free
     from reco_ray.corpus.search import hits_sheet, search_corpus
+
+    export = None if request.export is None else absolute(request.export)
+    if export is not None:
+        require_free(export)
 
     prefix = request.prefix
     if prefix is not None and "://" not in prefix:
@@ -387,7 +413,8 @@ def _search(request: SearchRequest, listener: Listener) -> SearchResult:
     name = re.sub(r"\W+", "-", what.lower()).strip("-")[:60] or "hits"
     sheet = join(request.out, f"{name}.jpg")
     write_bytes(sheet, hits_sheet(hits, settings.embed.max_pixels))
-    return SearchResult(hits.to_pylist(), absolute(sheet))
+    exported = 0 if export is None else export_hits(hits, export)
+    return SearchResult(hits.to_pylist(), absolute(sheet), export, exported)
 
 
 def _serve(request: ServeRequest, listener: Listener) -> None:
@@ -395,6 +422,7 @@ def _serve(request: ServeRequest, listener: Listener) -> None:
     from reco_ray.segmentation.refine import require_refinement
     from reco_ray.serving.options import ServeOptions, split_overrides
     from reco_ray.serving.server import require_keys, run_server
+    from reco_ray.serving.task_images import require_prefixes
 
     serving, stages = split_overrides(request.overrides)
     options = ServeOptions(
@@ -406,9 +434,12 @@ def _serve(request: ServeRequest, listener: Listener) -> None:
         segmenters=_pairs(request.segmenter),
         examples=request.examples,
         keys=request.keys,
+        label_studio=request.label_studio,
+        fetch=request.fetch,
         **serving,
     )
     require_keys(request.host, options)
+    require_prefixes(options.label_studio, options.fetch)
     require_refinement(options.load().segment.refine)
     local = not (request.address or os.environ.get("RAY_ADDRESS"))
     with session(request.address):
@@ -459,6 +490,7 @@ STAGES: dict[str, Stage[Any, Any]] = {
     "label": Stage(LabelRequest, _label),
     "train": Stage(TrainRequest, _train),
     "export": Stage(ExportRequest, _export),
+    "export-masks": Stage(ExportMasksRequest, _export_masks),
     "evaluate": Stage(EvaluateRequest, _evaluate),
     "sweep": Stage(SweepRequest, _sweep),
     "search": Stage(SearchRequest, _search),
@@ -495,6 +527,7 @@ review = _function(ReviewRequest, _review)
 label = _function(LabelRequest, _label)
 train = _function(TrainRequest, _train)
 export = _function(ExportRequest, _export)
+export_masks = _function(ExportMasksRequest, _export_masks)
 evaluate = _function(EvaluateRequest, _evaluate)
 sweep = _function(SweepRequest, _sweep)
 search = _function(SearchRequest, _search)

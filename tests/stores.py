@@ -2,6 +2,7 @@
 much of Hugging Face's hub as reading takes.
 """
 
+import base64
 import http.client
 import json
 import os
@@ -216,7 +217,10 @@ def google_store(bucket: str) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def hub(repository: str, files: dict[str, bytes]) -> Iterator[Server]:
-    """A dataset repository (`owner/name`) as the hub's interface shows it to readers: what it is, folders, files."""
+    """A dataset repository (`owner/name`) as the hub's interface shows it: what it is, folders, files, and new ones.
+
+    Commits change `files`. A name other than the repository's is refused with 403.
+    """
 
     def answer(
         method: str, url: str, headers: dict[str, str], body: bytes
@@ -225,6 +229,23 @@ def hub(repository: str, files: dict[str, bytes]) -> Iterator[Server]:
         kept = {name.lower(): value for name, value in headers.items()}
         if re.fullmatch(rf"/api/datasets/{repository}(/revision/main)?", path):
             return _json({"id": repository, "sha": "0" * 40, "private": False, "tags": [], "siblings": []})
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            if f"{asked['organization']}/{asked['name']}" != repository or asked["visibility"] != "private":
+                return 403, {}, b""
+            return _json({"url": f"{server.url}/datasets/{repository}"})
+        if path == "/api/validate-yaml":
+            return _json({"errors": [], "warnings": []})
+        if path == f"/api/datasets/{repository}/preupload/main":
+            asked = [each["path"] for each in json.loads(body)["files"]]
+            modes = [{"path": each, "uploadMode": "regular", "shouldIgnore": False} for each in asked]
+            return _json({"files": modes})
+        if path == f"/api/datasets/{repository}/commit/main":
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            commit = {"commitUrl": f"{server.url}/datasets/{repository}/commit/1", "commitOid": "1" * 40}
+            return _json(commit)
         if found := re.fullmatch(rf"/api/datasets/{repository}/tree/main/?(.*)", path):
             return _folder(files, found[1])
         found = re.fullmatch(rf"/datasets/{repository}/resolve/main/(.*)", path)

@@ -65,6 +65,8 @@ def _print(result: Any) -> None:
         for hit in result.hits:
             print(f"{hit['rank']:>4}  {hit['similarity']:>10.4f}  {hit['uri']}")
         console.print(f"sheet      {result.sheet}")
+        if result.export is not None:
+            console.print(f"export     {result.exported:,} images   {result.export}")
     elif isinstance(result, SweepResult):
         from reco_ray.sweeps.sweep_report import as_table as trials_table
 

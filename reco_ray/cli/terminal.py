@@ -38,6 +38,10 @@ class Terminal(Listener):
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in reasons.items())
             console.print(f"{'rejected':<10} {kinds or 'each with its reason'}   {join(uri, 'rejected')}")
 
+    def pushed(self, address: str) -> None:
+        """Prints where an export was pushed to."""
+        console.print(f"pushed     {address}")
+
     def trial(self, plan: "SweepPlan", record: "TrialRecord") -> None:
         """Prints the result of a trial."""
         from reco_ray.sweeps.sweep_report import summary

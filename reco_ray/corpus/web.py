@@ -3,6 +3,7 @@ proxy of the environment.
 """
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from threading import BoundedSemaphore, Lock
 from typing import Any
@@ -41,8 +42,14 @@ def is_web(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def fetch(url: str, limit: int) -> bytes:
+def fetch(url: str, limit: int, headers_for: Callable[[str], dict[str, str]] | None = None) -> bytes:
     """Downloads an address. Follows at most 5 redirects, to http and https only.
+
+    Args:
+        url: the address.
+        limit: maximum size, bytes.
+        headers_for: called with the address and each redirect before it is asked; returns further headers, or raises
+            OSError.
 
     Raises:
         OSError: the download failed, or is larger than `limit` bytes.
@@ -50,8 +57,9 @@ def fetch(url: str, limit: int) -> bytes:
     """
     try:
         for _ in range(_MOST_REDIRECTS + 1):
+            headers = {} if headers_for is None else headers_for(url)
             with _slot(urlsplit(url).hostname or ""), report_when_slow(url, _retry_policy):
-                found = _request(url, limit, proxy_for(url))
+                found = _request(url, limit, proxy_for(url), headers)
             if isinstance(found, bytes):
                 return found
             url = urljoin(url, found)
@@ -70,11 +78,11 @@ def _retry_policy() -> str:
     )
 
 
-def _request(url: str, limit: int, proxy: Proxy | None) -> bytes | str:
+def _request(url: str, limit: int, proxy: Proxy | None, headers: dict[str, str]) -> bytes | str:
     """The body, or the location of a redirect."""
     # urllib3 does not retry incomplete bodies.
     for attempt in range(3):
-        response = _send(url, proxy)
+        response = _send(url, proxy, headers)
         try:
             if location := response.get_redirect_location():
                 return location
@@ -97,13 +105,14 @@ def _request(url: str, limit: int, proxy: Proxy | None) -> bytes | str:
     raise AssertionError("unreachable")
 
 
-def _send(url: str, proxy: Proxy | None) -> urllib3.BaseHTTPResponse:
+def _send(url: str, proxy: Proxy | None, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
     """Sends the request; an unreachable proxy is retried like a store."""
     pool = _pool(os.getpid(), proxy)
+    headers = {"User-Agent": f"reco-ray/{__version__}", **headers}
     if proxy is None:
-        return pool.request("GET", url, preload_content=False, redirect=False)
+        return pool.request("GET", url, preload_content=False, redirect=False, headers=headers)
     response = retried(
-        lambda: _through_proxy(pool, url, proxy),
+        lambda: _through_proxy(pool, url, proxy, headers),
         str(proxy),
         lambda error: isinstance(error, _ProxyUnreachable),
         "proxy",
@@ -118,9 +127,11 @@ class _ProxyUnreachable(OSError):
     """The proxy itself cannot be reached."""
 
 
-def _through_proxy(pool: urllib3.PoolManager, url: str, proxy: Proxy) -> urllib3.BaseHTTPResponse:
+def _through_proxy(
+    pool: urllib3.PoolManager, url: str, proxy: Proxy, headers: dict[str, str]
+) -> urllib3.BaseHTTPResponse:
     try:
-        return pool.request("GET", url, preload_content=False, redirect=False)
+        return pool.request("GET", url, preload_content=False, redirect=False, headers=headers)
     except urllib3.exceptions.MaxRetryError as error:
         if not isinstance(error.reason, urllib3.exceptions.ProxyError):
             raise
@@ -146,7 +157,6 @@ def _pool(process: int, proxy: Proxy | None) -> urllib3.PoolManager:
         "maxsize": PER_HOST_LIMIT,
         "retries": _RETRIES,
         "timeout": urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-        "headers": {"User-Agent": f"reco-ray/{__version__}"},
     }
     if proxy is None:
         return urllib3.PoolManager(**options)

@@ -36,6 +36,8 @@ REGIONS_SCHEMA = pa.schema(
     ]
 )
 
+_MOST_IN_A_BYTE = 256
+
 
 def mask_file(name: str) -> str:
     """Path of a mask inside the artifact."""
@@ -49,13 +51,20 @@ def overlay_file(name: str) -> str:
 
 def encode_png(labels: np.ndarray, colours: np.ndarray) -> bytes:
     """Encodes label ids (H, W) as PNG: with the palette `colours` (m, 3) up to 256 labels, else 16-bit grey."""
+    if len(colours) > _MOST_IN_A_BYTE:
+        return encode_grey_png(labels, len(colours))
     buffer = io.BytesIO()
-    if len(colours) <= 256:
-        image = Image.fromarray(labels.astype(np.uint8)).convert("L")
-        image.putpalette(colours.reshape(-1).tolist())
-        image.save(buffer, "PNG", optimize=False)
-    else:
-        Image.fromarray(labels.astype(np.uint16)).save(buffer, "PNG")
+    image = Image.fromarray(labels.astype(np.uint8)).convert("L")
+    image.putpalette(colours.reshape(-1).tolist())
+    image.save(buffer, "PNG", optimize=False)
+    return buffer.getvalue()
+
+
+def encode_grey_png(labels: np.ndarray, count: int) -> bytes:
+    """Encodes label ids (H, W) below `count` as a grey PNG, of 8 bits if that is enough, else of 16."""
+    buffer = io.BytesIO()
+    kind = np.uint8 if count <= _MOST_IN_A_BYTE else np.uint16
+    Image.fromarray(labels.astype(kind)).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -1,6 +1,8 @@
 """Authentication and rate limits: API keys or, without keys, requests from this machine only."""
 
 import asyncio
+import base64
+import contextlib
 import ipaddress
 import re
 from collections.abc import Callable
@@ -30,7 +32,7 @@ async def require_key(keys: KeyRing, scope: Scope) -> None:
         await asyncio.to_thread(keys.read_again)
     owner = keys.owner_of(_key_of(Headers(scope=scope)))
     if owner is None:
-        problem = "a key is needed: send it as `Authorization: Bearer KEY`"
+        problem = "a key is needed: send it as `Authorization: Bearer KEY`, or as the password of Basic"
         raise Problem(401, problem, headers={"WWW-Authenticate": "Bearer"})
     scope["state"]["owner"] = owner
 
@@ -55,7 +57,12 @@ async def require_loopback(scope: Scope) -> None:
 
 def _key_of(headers: Headers) -> str:
     scheme, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    if scheme.lower() == "bearer":
+        return key.strip()
+    if scheme.lower() == "basic":  # all that Label Studio can send; the name is not looked at
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(key.strip(), validate=True).decode().partition(":")[2]
+    return headers.get("x-api-key", "")
 
 
 def is_loopback(host: str) -> bool:

@@ -19,8 +19,10 @@ from reco_ray.serving.problems import Problem
 from reco_ray.serving.segment_task import LabelledImage
 
 JSON, PNG, JPEG = "application/json", "image/png", "image/jpeg"
+COCO, LABEL_STUDIO = "application/vnd.coco+json", "application/vnd.label-studio+json"
 DEFAULT_SIDE = 1024  # of an answer, pixels, where none is asked for
-_OFFERED = (JSON, PNG, JPEG)
+MEDIA_TYPES = {"json": JSON, "png": PNG, "jpeg": JPEG, "coco": COCO, "label-studio": LABEL_STUDIO}
+_OFFERED = tuple(MEDIA_TYPES.values())
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,13 @@ class Picture:
     pixels: uint8 (H, W, 3), at the size that the model takes.
     photo: uint8 of shape (*size, 3), for JPEG answers, else None.
     size: (height, width) of the answer.
+    original: (height, width) of the upload, upright.
     """
 
     pixels: np.ndarray
     photo: np.ndarray | None
     size: tuple[int, int]
+    original: tuple[int, int]
 
 
 def choose_type(accept: str) -> str:
@@ -102,7 +106,7 @@ def decode(
     if with_photo:
         photo = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     pixels = wanted.transform.fit(image, wanted.short_side, wanted.stride)
-    return Picture(np.ascontiguousarray(pixels), photo, size)
+    return Picture(np.ascontiguousarray(pixels), photo, size, (height, width))
 
 
 class Legend:

@@ -18,7 +18,19 @@ from reco_ray.errors import RecoError
 from reco_ray.registry import REFINEMENTS
 from reco_ray.serving import contract
 from reco_ray.serving.access import limit_rate, refuse_when_draining, require_key, require_loopback
-from reco_ray.serving.answers import JPEG, JSON, InputSpec, Legend, as_jpeg, as_json, as_png, decode
+from reco_ray.serving.annotations import as_coco, as_label_studio
+from reco_ray.serving.answers import (
+    COCO,
+    JPEG,
+    JSON,
+    LABEL_STUDIO,
+    InputSpec,
+    Legend,
+    as_jpeg,
+    as_json,
+    as_png,
+    decode,
+)
 from reco_ray.serving.bank_of_request import BankRef
 from reco_ray.serving.bodies import Upload
 from reco_ray.serving.deployment_calls import RETRY_SOON, call
@@ -59,7 +71,7 @@ class Ingress:
         vocabulary_service: DeploymentHandle,
         threads: int,
     ) -> None:
-        self._options, self.limits = options, options.limits
+        self.options, self.limits = options, options.limits
         self._settings = options.load()
         self._models, self._segmenters, self.vocabulary_service = models, segmenters, vocabulary_service
         self._keys = KeyRing(options.keys) if options.keys else None
@@ -126,7 +138,7 @@ class Ingress:
         started = await self._start()
         return contract.Info(
             version=__version__,
-            preset=self._options.preset,
+            preset=self.options.preset,
             model=started.pixels.model,
             index=started.index,
             refine=tuple(REFINEMENTS.names),
@@ -207,8 +219,7 @@ class Ingress:
         self, owner: str, request_id: str, uploads: list[Upload], options: Options
     ) -> contract.Batch:
         """Segments several images; each has a result or an error of its own."""
-        if self._keys is not None:
-            self._rates.take(owner, len(uploads) - 1)
+        self.charge(owner, len(uploads) - 1)
         with self._queued(len(uploads)):
             bank = await self._bank(owner, options)
 
@@ -222,6 +233,11 @@ class Ingress:
                     return contract.BatchFailure(id=name, error=problem.body(request_id))
 
             return contract.Batch(results=tuple(await asyncio.gather(*map(one, uploads))))
+
+    def charge(self, owner: str, images: int) -> None:
+        """Counts images beyond the first of a request; raises Problem 429 above the rate limit."""
+        if self._keys is not None:
+            self._rates.take(owner, images)
 
     @contextmanager
     def _queued(self, images: int) -> Iterator[None]:
@@ -289,6 +305,13 @@ class Ingress:
         if kind == JPEG:
             assert picture.photo is not None
             return await loop.run_in_executor(self._pool, as_jpeg, labelled, legend, picture.photo)
+        version = f"reco-ray {__version__} {self.options.preset}"
+        if kind == COCO:
+            return await loop.run_in_executor(self._pool, as_coco, labelled, legend, version)
+        if kind == LABEL_STUDIO:
+            return await loop.run_in_executor(
+                self._pool, as_label_studio, labelled, legend, version, picture.original
+            )
         if kind != JSON:
             return await loop.run_in_executor(self._pool, as_png, labelled, legend)
         encode = partial(

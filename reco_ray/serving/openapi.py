@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from reco_ray.serving import contract
+from reco_ray.serving.answers import COCO, LABEL_STUDIO
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import MEDIA_TYPE
 from reco_ray.serving.uploads import Options
@@ -42,11 +43,13 @@ def responses(
 
 
 def segment_responses() -> Responses:
-    """The responses of /v1/segment, in three media types."""
+    """The responses of /v1/segment, in all media types."""
     found = responses(contract.SegmentationResource, 400, 406, 409, 413, 415, 422, 503, vocabulary=True)
     found[200]["content"] = {
         "image/png": {"schema": {"type": "string", "format": "binary"}},
         "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
+        COCO: {"schema": {"type": "object", "description": "COCO's instances, for one image"}},
+        LABEL_STUDIO: {"schema": {"type": "object", "description": "a prediction of Label Studio"}},
     }
     return found
 

@@ -63,6 +63,12 @@ class ServeOptions(_OptionsModel):
     segmenters: dict[str, str] = Field(default={}, description="name -> artifact of a trained segmenter")
     examples: str | None = Field(default=None, description="images to try on the page")
     keys: str | None = Field(default=None, description="file of `name sha256` lines, one a key")
+    label_studio: str | None = Field(
+        default=None, description="address of the Label Studio whose images may be fetched"
+    )
+    fetch: list[str] = Field(
+        default=[], description="further addresses below which images of annotation tasks may be fetched"
+    )
     limits: Limits = Limits()
     scale: Scale = Scale()
 

@@ -22,7 +22,7 @@ from reco_ray import __version__
 from reco_ray.errors import SettingError
 from reco_ray.registry import ENDPOINTS
 from reco_ray.serving import contract, openapi
-from reco_ray.serving.answers import JSON, choose_type
+from reco_ray.serving.answers import JSON, MEDIA_TYPES, choose_type
 from reco_ray.serving.bodies import is_json, read_json
 from reco_ray.serving.problems import UNEXPECTED, Problem, problem_response
 from reco_ray.serving.uploads import parse_vocabulary, read_request
@@ -89,6 +89,7 @@ def _add_segmentation(app: FastAPI, ingress: "Ingress") -> None:
         kind = choose_type(request.headers.get("accept", ""))
         ingress.require_queue_space(1)
         uploads, options = await read_request(request, ingress.limits, batch=False)
+        kind = MEDIA_TYPES[options.format] if options.format else kind
         state = request.scope["state"]
         result = await ingress.segment(state["owner"], state["request_id"], uploads[0], options, kind)
         if isinstance(result, bytes):
@@ -108,6 +109,8 @@ def _add_segmentation(app: FastAPI, ingress: "Ingress") -> None:
             raise Problem(406, "Accept: a batch is answered as application/json")
         ingress.require_queue_space(1)
         uploads, options = await read_request(request, ingress.limits, batch=True)
+        if options.format not in (None, "json"):
+            raise Problem(422, "format: a batch is answered as json")
         state = request.scope["state"]
         return _answer(await ingress.segment_batch(state["owner"], state["request_id"], uploads, options))
 

@@ -1,6 +1,6 @@
 """Parses requests into images and options, from forms, raw bodies or JSON with base64."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette.requests import Request
@@ -50,6 +50,9 @@ class Options(BaseModel):
     )
     max_side: int | None = Field(
         default=None, ge=16, description="longest side of the answer, pixels; default: 1024 at most"
+    )
+    format: Literal["json", "png", "jpeg", "coco", "label-studio"] | None = Field(
+        default=None, description="of the answer; default: as the Accept header says"
     )
 
     @field_validator("concepts", mode="before")

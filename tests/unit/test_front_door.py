@@ -15,11 +15,13 @@ from reco_ray.errors import RecoError, UsageError
 from reco_ray.requests import ReferencesRequest, TrainRequest
 from reco_ray.stages import STAGES
 
-FUNCTIONS = [name for name in reco_ray.__all__ if name in STAGES]
+# The name of a function has underscores where that of its command has hyphens.
+COMMANDS = {name.replace("-", "_"): name for name in STAGES}
+FUNCTIONS = [name for name in reco_ray.__all__ if name in COMMANDS]
 
 
 def test_everything_that_is_offered_is_there_and_described() -> None:
-    assert set(FUNCTIONS) == set(STAGES) - {"demo"}
+    assert set(FUNCTIONS) == set(COMMANDS) - {"demo"}
     for name in reco_ray.__all__:
         assert inspect.getdoc(getattr(reco_ray, name)), name
     assert set(reco_ray.__all__) <= set(dir(reco_ray))
@@ -36,7 +38,7 @@ def test_no_module_has_the_name_of_a_function() -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_takes_what_its_command_takes(name: str) -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    options = {p.name: p.required for p in commands[name].params if p.name != "help"}
+    options = {p.name: p.required for p in commands[COMMANDS[name]].params if p.name != "help"}
     parameters = inspect.signature(getattr(reco_ray, name)).parameters
     assert options == {key: p.default is inspect.Parameter.empty for key, p in parameters.items()}
     documented = inspect.getdoc(getattr(reco_ray, name)) or ""

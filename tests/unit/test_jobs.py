@@ -21,6 +21,7 @@ def test_every_stage_has_a_job() -> None:
         "label",
         "train",
         "export",
+        "export_masks",
         "pipeline",
         "run",
         "evaluate",
@@ -32,7 +33,7 @@ def test_every_stage_has_a_job() -> None:
 def test_a_job_is_its_command(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main([job.stem, "--help"])
+    main([job.stem.replace("_", "-"), "--help"])
     command = capsys.readouterr().out.splitlines()
     monkeypatch.setattr(sys, "argv", [str(job), "--help"])
     runpy.run_path(str(job), run_name="__main__")

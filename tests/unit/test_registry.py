@@ -7,16 +7,20 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mask_maps import write_masks
 from other_package import ENDPOINT, install
 
 from reco_ray.errors import RecoError
+from reco_ray.mask_export.mask_format import MaskFormat
 from reco_ray.registry import (
     CONTAINERS,
     DENSE_ENCODERS,
     LANGUAGE_IMAGE_MODELS,
+    MASK_FORMATS,
     REFINEMENTS,
     SEGMENTER_NETWORKS,
     Registry,
@@ -162,7 +166,7 @@ from reco_ray.serving.routes import build_routes
 keys, key = sys.argv[1:]
 build(ServeOptions(keys=keys))
 limits = Limits(bytes=1000, rate=0.001, burst=2)
-app = build_routes(SimpleNamespace(limits=limits), True)
+app = build_routes(SimpleNamespace(limits=limits, options=ServeOptions(keys=keys)), True)
 checks = [partial(require_key, KeyRing(keys)), partial(limit_rate, RateLimiter(limits.rate, limits.burst))]
 metrics = SimpleNamespace(request=lambda *_: None)
 
@@ -200,6 +204,64 @@ def test_a_package_adds_an_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert done.stdout == "used\n", done.stderr
 
 
+AREAS = """
+from reco_ray.mask_export.mask_format import MaskFormat
+
+class Areas(MaskFormat):
+    title = "Areas"
+    streams = ("rows",)
+
+    def write_part(self, part, images, plan, out):
+        for image in images:
+            present = image.concepts(plan)
+            for label in present:
+                out.add("rows", f"{image.name},{plan.labels[label]},{(image.labels == label).sum()}")
+            out.count(len(present))
+
+    def finish(self, plan, out):
+        out.write("areas.csv", (f"{row}\\n" for row in out.lines("rows")))
+
+FORMAT = Areas()
+"""
+USE_FORMAT = """
+import sys
+from pathlib import Path
+
+from reco_ray.mask_export.load import MaskLoader
+from reco_ray.mask_export.mask_format import Finisher
+from reco_ray.mask_export.stage import _images, _lines, _units, find_format, plan_export
+from reco_ray.mask_export.worker import ExportWorker
+from reco_ray.registry import MASK_FORMATS
+from reco_ray.requests import ExportMasksRequest
+
+masks, out = sys.argv[1:]
+assert MASK_FORMATS.names[-1] == "grey" and "coco-panoptic" in MASK_FORMATS.names
+assert "grey" in ExportMasksRequest.model_fields["format"].description
+plan, worker = plan_export(masks, with_images=False), None
+worker = ExportWorker("grey", plan, masks, out)
+worker.set_up("cpu")
+names = []
+for unit in _units(_images(masks, flat=False)):
+    for name, rows in MaskLoader(masks, with_images=False)(unit):
+        worker.work(name, rows)
+        names.append(f"{name}.parquet")
+find_format("grey").finish(plan, Finisher(out, lambda stream: _lines(f"{out}/parts", names, stream), 2, 3))
+print(Path(out, "areas.csv").read_text())
+"""
+
+
+def test_a_package_adds_a_format_of_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    install(package, AREAS, ["reco_ray.mask_formats"])
+    maps = {"a/x.jpg": np.repeat([[0, 1, 1], [2, 2, 2]], 8, axis=0), "y.jpg": np.full((4, 4), 1)}
+    masks = write_masks(tmp_path, maps, ["background", "cat", "dog"], part_size=1)
+    monkeypatch.setenv("PYTHONPATH", str(package), prepend=":")
+    command = [sys.executable, "-c", USE_FORMAT, masks, tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "a/x,cat,16\na/x,dog,24\ny,cat,16\n\n", done.stderr
+
+
 def test_endpoints_that_cannot_be_used_stop_the_server_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +296,8 @@ def test_every_component_of_reco_ray_has_what_its_kind_needs() -> None:
         assert registry.names
         assert all(callable(getattr(registry.get(name), function)) for name in registry.names)
     assert all(REFINEMENTS.get(name).TITLE for name in REFINEMENTS.names)
+    formats = [MASK_FORMATS.get(name).FORMAT for name in MASK_FORMATS.names]
+    assert all(isinstance(each, MaskFormat) and each.title for each in formats)
 
 
 def test_an_unknown_name_is_answered_with_those_there_are() -> None:

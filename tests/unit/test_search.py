@@ -1,5 +1,6 @@
 """`reco-ray search`: words and images in, hits and a contact sheet out; real photographs, the real small model."""
 
+import csv
 import io
 import re
 from pathlib import Path
@@ -137,6 +138,14 @@ def test_an_image_that_is_gone_is_a_grey_tile(search, corpus):
     assert red == pytest.approx(211, abs=8)
 
 
+def test_the_images_found_are_exported(search, tmp_path):
+    hits, _ = search("a cat", "--k", "3", "--export", str(tmp_path / "found"))
+    rows = list(csv.DictReader((tmp_path / "found" / "manifest.csv").open()))
+    assert [row["uri"] for row in rows] == [uri for _, _, uri in hits]
+    for row in rows:
+        assert (tmp_path / "found" / row["file"]).read_bytes() == Path(row["uri"]).read_bytes()
+
+
 def test_wrong_usage_is_one_line(fails):
     assert "give either words" in fails(status=2)
     assert "give either words" in fails("  ", status=2)
@@ -151,6 +160,7 @@ def test_what_cannot_be_is_one_line(fails, tmp_path):
     assert "x.jpg: cannot be read: No such file" in fails("--image", str(tmp_path / "x.jpg"), "--k", "2")
     (tmp_path / "cut.png").write_bytes(png_header_only(40, 40))
     assert "cut.png: damaged" in fails("--image", str(tmp_path / "cut.png"), "--k", "2")
+    assert "is there already: choose another place" in fails("cat", "--export", str(tmp_path))
     assert "made with model" in fails("cat", "--set", "models.retrieval=open_clip:RN50/random", "--k", "2")
 
 

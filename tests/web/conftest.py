@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from chromium import chromium, watched_page
+from image_host import ImageHost, image_host
 from images import encoded, photograph, write_photographs
 from in_process import stages_in_process
 from page_steps import CAT
@@ -19,7 +20,14 @@ SMALL = ("references.exemplars=2", "references.image_size=128", "segment.image_s
 
 
 @pytest.fixture(scope="package")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def studio() -> Iterator[ImageHost]:
+    """What the server takes for Label Studio, as far as it is asked for images."""
+    with image_host() as host:
+        yield host
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory, studio: ImageHost) -> Iterator[Server]:
     """Without keys, with low limits, an index of 28 photographs and three examples."""
     folder = tmp_path_factory.mktemp("service")
     write_photographs(folder / "corpus", 28, long_side=160)
@@ -28,6 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     limits = (f"limits.bytes={BYTES}", "limits.pixels=1000000", "limits.concepts=11", "limits.batch=4")
     settings = [word for setting in (*SMALL, *limits) for word in ("--set", setting)]
     places = ["--index", index, "--state", str(folder / "state"), "--examples", str(folder / "examples")]
+    places += ["--label-studio", studio.url]
     with stages_in_process():
         embed_corpus(corpus, embeddings, load_settings("mini", overrides=list(SMALL)))
     build_index(embeddings, index)
