@@ -115,7 +115,7 @@ def build_router(ingress: "Ingress") -> APIRouter:
         shown = [[] if isinstance(result, Problem) else result for result in results]
         return JSONResponse({"results": shown, "model_version": version})
 
-    health: dict[str, Any] = {"responses": openapi.responses(BackendHealth, 503)}
+    health: dict[str, Any] = {"responses": openapi.responses(BackendHealth, 422, 503)}
     setup: dict[str, Any] = {
         "responses": openapi.responses(BackendVersion, 400, 404, 413, 422, 503),
         "openapi_extra": _body(SetupRequest),
