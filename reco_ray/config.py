@@ -220,6 +220,11 @@ class TrainSettings(_Section):
     power: float = Field(default=0.9, gt=0, description="of the polynomial decay of the learning rates")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
     workers: int = Field(default=1, ge=1, description="processes that train one segmenter together")
+    feeders: int | None = Field(
+        default=None,
+        ge=1,
+        description="processes that prepare the crops of a worker; None = by the CPUs that each GPU has beside it",
+    )
     retries: int = Field(default=3, ge=0, description="times that a run starts again after losing a worker")
 
     @model_validator(mode="after")
@@ -261,13 +266,19 @@ class StagePlacement(_Section):
 
 
 class PlacementSettings(_Section):
-    """Where the stages run; changes nothing in what they make. Training has `train.workers`."""
+    """Where the stages run; changes nothing in what they make. Of one training run, `train.workers` work together."""
 
     embed: StagePlacement = Field(default=StagePlacement(), description="workers that embed the corpus")
     references: StagePlacement = Field(default=StagePlacement(), description="workers that co-segment")
     segment: StagePlacement = Field(default=StagePlacement(), description="workers that make masks")
     label: StagePlacement = Field(default=StagePlacement(), description="workers that make pseudo-labels")
+    train: StagePlacement = Field(
+        default=StagePlacement(), description="workers of all training runs side by side"
+    )
     evaluate: StagePlacement = Field(default=StagePlacement(), description="workers that score images")
+    sweep: StagePlacement = Field(
+        default=StagePlacement(), description="tasks that compute the trials of a sweep"
+    )
 
 
 class Settings(_Section):

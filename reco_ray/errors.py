@@ -107,7 +107,18 @@ _GOOGLE = re.compile(
 )
 _NO_CREDENTIALS = "Could not create a OAuth2 access token"
 
-_NO_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "could not create a memory object")
+# In PyTorch's errors, by their source: its own allocators, C++, oneDNN, cuBLAS and its relatives, cuDNN and cuFFT.
+_NO_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "could not create a memory object",
+    "status_alloc_failed",
+    "allocation_failed",
+    "cufft_alloc_failed",
+    "cudaerrormemoryallocation",
+)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -1,7 +1,8 @@
 """Plans pools of workers: how many of which size the cluster has room for."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import floor
 
 import ray
 
@@ -38,10 +39,11 @@ def plan_workers(
     placement: StagePlacement | None = None,
     nodes: Sequence[Mapping[str, float]] | None = None,
 ) -> Workers:
-    """Chooses the pool for the connected cluster: one worker a GPU, or single-threaded workers over the CPUs.
+    """Chooses the pool for the connected cluster: one worker per GPU, or single-threaded workers over the CPUs.
 
-    One thread a worker wastes least on small machines (two workers of one thread beat one of two by a tenth);
-    from eight cores on, four threads a worker keep the number of loaded models down, where a node has as many.
+    One thread per worker wastes least on small machines (two workers of one thread beat one of two by a tenth);
+    from eight cores on, four threads per worker keep the number of loaded models down, where a node has as many.
+    The pool always leaves CPUs for a task that reads.
 
     Args:
         device: "auto", "cpu" or "cuda".
@@ -51,7 +53,8 @@ def plan_workers(
         nodes: the resources of each node of a cluster to plan for; None = the connected one.
 
     Raises:
-        NoRoomError: "cuda" is asked for and the cluster has no GPU, or no node has a custom resource.
+        NoRoomError: "cuda" is asked for and the cluster has no GPU, no node has a custom resource, or no node has room
+            for a worker.
     """
     placement = placement or StagePlacement()
     nodes = node_resources() if nodes is None else nodes
@@ -63,16 +66,19 @@ def plan_workers(
             f"device {device!r} was asked for, but the cluster has no GPU: use --device cpu or auto"
         )
     if device != "cpu" and (gpus or awaited):
-        share = placement.gpus_per_worker or 1.0
-        room = gpus * int(1 / share + 1e-9) if share < 1 else int(gpus // share)
-        reserved, threads, kind = 1.0, 1, "cuda"
+        share, threads, kind = placement.gpus_per_worker or 1.0, 1, "cuda"
+        reserved = placement.cpus_per_worker
+        if reserved is None:
+            reserved = _cpus_per_gpu_worker(nodes, share)
     else:
         share, threads, kind = 0.0, 4 if cpus > 8 and max(n.get("CPU", 0) for n in nodes) >= 4 else 1, "cpu"
-        room, reserved = int(cpus // threads), threads * _WORKER_SHARE
-        if placement.cpus_per_worker:
-            threads = max(1, round(placement.cpus_per_worker))
-            room = int(cpus // placement.cpus_per_worker)
+        reserved = threads * _WORKER_SHARE
+        if placement.cpus_per_worker is not None:
+            reserved = placement.cpus_per_worker
+            threads = max(1, round(reserved))
+    spread = reserved if share or placement.cpus_per_worker else threads  # cores that a worker uses
     if placement.workers is None:
+        room = _room(nodes, share, spread)
         for name, amount in placement.worker_resources.items():
             room = min(room, int(resources.get(name, 0.0) / amount + 1e-9))
         for name in placement.worker_resources | placement.reader_resources:
@@ -81,15 +87,61 @@ def plan_workers(
                     f"placement asks for the resource {name!r}, which no node has: start one with it, or name the "
                     "number of workers if an autoscaler is to start it"
                 )
-    count = max(1, placement.workers or room)
+        # Readers that find no CPU would wait for ever.
+        room = min(room, int((cpus - READER_CPUS) / reserved + 1e-9)) if reserved else room
+        if not room:
+            raise _no_room(nodes, share, reserved, placement)
+    count = placement.workers or room
     return Workers(
         count=min(count, most or count),
-        cpus=reserved if placement.cpus_per_worker is None else placement.cpus_per_worker,
+        cpus=reserved,
         gpus=share,
         threads=threads,
         device=kind,
         resources=dict(placement.worker_resources),
         reader_resources=dict(placement.reader_resources),
+    )
+
+
+def _workers_by_gpus(node: Mapping[str, float], share: float) -> int:
+    """How many workers the GPUs of a node have room for; several workers share one GPU, or one takes several."""
+    gpus = int(node.get("GPU", 0))
+    return gpus * int(1 / share + 1e-9) if share < 1 else int(gpus // share)
+
+
+def _cpus_per_gpu_worker(nodes: Sequence[Mapping[str, float]], share: float) -> float:
+    """CPUs that a GPU worker reserves: one, or less where a node has too few to leave some for readers."""
+    shares = [
+        _WORKER_SHARE * node["CPU"] / count
+        for node in nodes
+        if node.get("CPU") and (count := _workers_by_gpus(node, share))
+    ]
+    return floor(min([1.0, *shares]) * 1e4) / 1e4  # Ray counts resources in steps of 0.0001
+
+
+def _room(nodes: Sequence[Mapping[str, float]], gpus: float, cpus: float) -> int:
+    """How many workers of so many GPUs and CPUs the nodes have room for, none across two nodes."""
+    rooms = []
+    for node in nodes:
+        limits = [_workers_by_gpus(node, gpus)] if gpus else []
+        if cpus:
+            limits.append(int(node.get("CPU", 0.0) / cpus + 1e-9))
+        rooms.append(min(limits))
+    return sum(rooms)
+
+
+def _no_room(
+    nodes: Sequence[Mapping[str, float]], gpus: float, cpus: float, placement: StagePlacement
+) -> NoRoomError:
+    """Says what a worker needs, what the largest node has, and which settings lower the need."""
+    needs = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+    has = max(nodes, key=lambda node: (node.get("GPU", 0.0) if gpus else 0.0, node.get("CPU", 0.0)))
+    largest = f"{has.get('CPU', 0.0):g} CPUs" + (f" and {has.get('GPU', 0.0):g} GPUs" if gpus else "")
+    asked = [name for name in ("gpus_per_worker", "cpus_per_worker") if getattr(placement, name) is not None]
+    remedy = f"lower {' or '.join(asked)} of its placement, or " if asked else ""
+    return NoRoomError(
+        f"no node has room for a worker, which needs {needs}, beside a reader with {READER_CPUS:g} CPUs; the largest "
+        f"has {largest}: {remedy}add a larger node"
     )
 
 
@@ -120,37 +172,69 @@ def total_resources(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(node.get(name, 0.0) for node in nodes) for name in names}
 
 
-def plan_runs(
-    runs: int, settings: Settings, nodes: Sequence[Mapping[str, float]] | None = None
-) -> tuple[Workers, int]:
+@dataclass(frozen=True)
+class RunPlan:
+    """How training runs share a cluster.
+
+    Attributes:
+        workers: of one run.
+        at_once: runs side by side.
+        feeders: actors per worker that prepare its crops.
+    """
+
+    workers: Workers
+    at_once: int
+    feeders: int
+
+
+def plan_runs(runs: int, settings: Settings, nodes: Sequence[Mapping[str, float]] | None = None) -> RunPlan:
     """Chooses the workers of training runs: a GPU each where there are any, else cores shared evenly among the runs.
 
     No worker has cores of two nodes.
 
     Args:
-        nodes: as `plan_workers`.
-
-    Returns:
-        The workers of one run, and how many runs go on side by side.
+        runs: number of runs.
+        settings: of the runs.
+        nodes: as of `plan_workers`.
 
     Raises:
-        NoRoomError: more workers than the cluster can have, or a GPU is asked for and there is none.
+        NoRoomError: more workers than the cluster can have, a GPU is asked for and there is none, or no node has room
+            for a worker and its feeders.
     """
-    count = settings.train.workers
+    count, placement = settings.train.workers, settings.placement.train
     nodes = node_resources() if nodes is None else nodes
     total, largest = total_resources(nodes), max(int(node.get("CPU", 1)) for node in nodes)
     cores, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
-    on_gpus = gpus > 0 and settings.models.device != "cpu"
-    if count > (gpus if on_gpus else cores):
-        has = f"{gpus} GPUs" if on_gpus else f"{cores} CPUs"
-        raise NoRoomError(f"train.workers={count}: the cluster has only {has}: lower it, or add nodes")
-    if on_gpus:
-        return Workers(count, 1.0, 1.0, 1, "cuda"), max(1, gpus // count)
+    awaited = placement.workers is not None and placement.gpus_per_worker is not None
+    if settings.models.device != "cpu" and (gpus or awaited):
+        workers = plan_workers(settings.models.device, None, placement, nodes)
+        if count > workers.count:
+            raise NoRoomError(
+                f"train.workers={count}: the cluster has room for only {workers.count} with "
+                f"{workers.gpus:g} GPUs each: lower it, or add nodes"
+            )
+        shares = [
+            node["CPU"] / each
+            for node in nodes
+            if node.get("CPU") and (each := _workers_by_gpus(node, workers.gpus))
+        ]
+        each_has, cpus = min(shares, default=workers.cpus + 1.0), workers.cpus
+        if placement.cpus_per_worker is None:
+            cpus = min(cpus, max(0.0, floor((each_has - READER_CPUS) * 1e4) / 1e4))
+        feeders = settings.train.feeders or max(1, round(each_has - cpus))
+        if cpus + feeders * READER_CPUS > each_has + 1e-9:
+            raise NoRoomError(
+                f"training needs {cpus:g} CPUs per GPU and {READER_CPUS:g} for each of {feeders} feeders, and a node "
+                f"has only {each_has:g}: add CPUs, or lower train.feeders or placement.train.cpus_per_worker"
+            )
+        return RunPlan(replace(workers, count=count, cpus=cpus), max(1, workers.count // count), feeders)
+    if count > cores:
+        raise NoRoomError(f"train.workers={count}: the cluster has only {cores} CPUs: lower it, or add nodes")
     if settings.models.device.startswith("cuda"):
         raise NoRoomError("device 'cuda' was asked for, but the cluster has no GPU: use --device cpu or auto")
     threads = max(1, min(largest, cores // (min(runs, cores) * count)))
-    workers = Workers(count, threads * _WORKER_SHARE, 0.0, threads, "cpu")
-    return workers, max(1, cores // (threads * count))
+    workers = Workers(count, threads * _WORKER_SHARE, 0.0, threads, "cpu", dict(placement.worker_resources))
+    return RunPlan(workers, max(1, cores // (threads * count)), settings.train.feeders or 1)
 
 
 def count_readers(workers: Workers, free: Iterable[Mapping[str, float]] | None = None) -> int:

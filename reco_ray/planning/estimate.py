@@ -143,8 +143,8 @@ def _index_bytes(plan: IndexPlan, rates: Sequence[Rate]) -> float | None:
 
 def _train(work: Workload, rates: Sequence[Rate], nodes: Sequence[Nodes]) -> Estimate:
     settings = work.settings
-    workers, at_once = plan_runs(work.sets, settings, list_nodes(nodes))
-    steps, at_once = settings.train.steps, min(at_once, work.sets)
+    plan = plan_runs(work.sets, settings, list_nodes(nodes))
+    workers, steps, at_once = plan.workers, settings.train.steps, min(plan.at_once, work.sets)
     _place_workers(workers, nodes)
     rate, sized, missing = _find("train", decisive_settings("train", settings), workers.device, rates)
     size = None if sized is None else work.sets * sized.fixed_bytes / 1e9

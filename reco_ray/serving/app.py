@@ -50,7 +50,7 @@ def build(options: ServeOptions) -> Application:
         # Logical CPUs: enough to spread replicas over nodes, few enough that all of them fit on a laptop's two cores.
         "ray_actor_options": {
             "num_cpus": 0.5,
-            "num_gpus": 1 if gpu else 0,
+            "num_gpus": _gpu_share(options) if gpu else 0,
             "runtime_env": {"env_vars": KEEP_MEMORY},
         },
         "max_ongoing_requests": 4 * options.limits.queue,
@@ -93,6 +93,26 @@ def build(options: ServeOptions) -> Application:
         )
         .bind(options, models, segmenters, vocabulary_service, min(_MOST_LANES, os.cpu_count() or 1))
     )
+
+
+def describe_gpus(options: ServeOptions) -> str | None:
+    """A line that says how many GPUs the replicas ask for and how many there are; None without GPUs."""
+    if not _on_gpu(options.load().models.device):
+        return None
+    share, scale = _gpu_share(options), options.scale
+    kinds = [("models", scale.models)] + ([("segmenters", scale.segmenters)] if options.segmenters else [])
+    asked = ", ".join(f"{least} to {most} {name}" for name, (least, most) in kinds)
+    available = ray.cluster_resources().get("GPU", 0)
+    line = f"{share:g} GPU for each of {asked}; the cluster has {available:g} GPUs"
+    # A replica does not span GPUs.
+    if sum(least for _, (least, _) in kinds) > int(available) * int(1 / share + 1e-9):
+        line += ": not enough, so the server waits until there are more, or set scale.gpus lower"
+    return line
+
+
+def _gpu_share(options: ServeOptions) -> float:
+    """Share of a GPU of each replica that computes. By default one GPU suffices for one replica of each kind."""
+    return options.scale.gpus or (0.5 if options.segmenters else 1.0)
 
 
 def _on_gpu(device: str) -> bool:

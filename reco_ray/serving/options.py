@@ -42,6 +42,12 @@ class Scale(_OptionsModel):
     ingress: tuple[int, int] = Field(default=(1, 1), description="least and most replicas that talk HTTP")
     models: tuple[int, int] = Field(default=(1, 1), description="least and most replicas with the models")
     segmenters: tuple[int, int] = Field(default=(1, 1), description="the same, with trained segmenters")
+    gpus: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of a GPU per replica with models; None = 1, or 0.5 with trained segmenters",
+    )
     lanes: int | None = Field(
         default=None, ge=1, description="batches computed at once in a replica; None = one a core, at most 4"
     )

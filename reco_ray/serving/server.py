@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.presentation.console import console
 from reco_ray.serving.access import is_loopback
-from reco_ray.serving.app import build
+from reco_ray.serving.app import build, describe_gpus
 from reco_ray.serving.options import ServeOptions
 
 APPLICATION = "reco"
@@ -47,6 +47,8 @@ def run_server(options: ServeOptions, host: str, port: int, *, local: bool) -> N
         RecoError: the port is in use, or the application does not start.
     """
     application = build(options)
+    if gpus := describe_gpus(options):
+        console.print(f"gpus       {gpus}")
     if local:
         _require_free(host, port)
     with _quiet(), _interrupted_by_sigterm():

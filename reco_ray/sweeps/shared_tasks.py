@@ -37,6 +37,11 @@ class SharedTasks:
     def __init__(self, workers: Workers) -> None:
         self._futures: dict[str, Future] = {}
         self._workers = workers
+        # Resources are given here, not in `options`: only then does Ray end a process that had a GPU after its task.
+        # A process that is used again keeps its first GPU and the memory on it.
+        self._run: Any = ray.remote(
+            num_cpus=workers.cpus, num_gpus=workers.gpus, resources=workers.resources
+        )(_run)
         self._encoded = 0
 
     def encoded(self, view: View, uris: list[str]) -> list[Future]:
@@ -95,12 +100,11 @@ class SharedTasks:
         return [self._futures[key]]
 
     def _submit(self, function: Callable[..., Any], *arguments: Any, results: int) -> list[Future]:
-        task = _run.options(num_cpus=self._workers.cpus, num_gpus=self._workers.gpus, num_returns=results)
+        task = self._run.options(num_returns=results)
         futures = task.remote(function, self._workers.threads, results, *arguments)
         return [futures] if results == 1 else futures
 
 
-@ray.remote
 def _run(function: Callable[..., Any], threads: int, results: int, *arguments: Any) -> Any:
     torch.set_num_threads(threads)
     result = function(*arguments)

@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 from reco_ray.contents import SweepContent
 from reco_ray.corpus.index import build_index
 from reco_ray.corpus.stage import embed_corpus
-from reco_ray.distributed.workers import plan_workers
+from reco_ray.distributed.workers import plan_workers, report_missing_resources
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
 from reco_ray.models.weights import prefetch
@@ -65,7 +65,8 @@ def run_sweep(
     if manifest := writer.finished():
         ranked = write_results(plan, writer.uri, read_records(writer.uri))
         return _result(plan, writer.uri, ranked, manifest, new=False)
-    workers = plan_workers(plan.base.models.device)
+    workers = plan_workers(plan.base.models.device, placement=plan.base.placement.sweep)
+    report_missing_resources(workers)
     indexes = _indexes(plan, writer.uri)
     shared: Any = ray.remote(num_cpus=0)(SharedTasks).remote(workers)
     try:

@@ -39,7 +39,6 @@ from reco_ray.training.records import TrainingLog
 from reco_ray.training.samples import SOFT_PIXELS, Frames, sampling_plan, split
 
 TIMING = "timing.json"  # steps and seconds since the last start of a run; deleted when it is committed
-FEEDERS = {"cpu": 1, "cuda": 4}  # actors per worker that prepare crops: enough to keep it busy
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class Job:
         out: URI of the Segmenter to write.
         settings: of the run.
         threads: of torch, per worker.
+        feeders: actors per worker that prepare crops.
         environment: environment variables of the workers.
     """
 
@@ -62,6 +62,7 @@ class Job:
     out: str
     settings: Settings
     threads: int
+    feeders: int
     environment: dict[str, str]
 
 
@@ -121,7 +122,8 @@ class _Training:
         self.plan = sampling_plan(rows, self.options.steps * self.options.batch_size, job.settings.seed)
         if self.frozen:
             self.network.encoder.requires_grad_(False)
-        module = self.network.module.to(memory_format=torch.channels_last)
+        # Before the optimiser, whose state must be on the device of the parameters.
+        module = self.network.module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = _optimizer(
             self.network,
             self.options.learning_rate,
@@ -159,7 +161,7 @@ class _Training:
             start=state.step,
             rank=self.rank,
             world=self.world,
-            feeders=FEEDERS[self.device.type],
+            feeders=self.job.feeders,
         )
         started, first = time.monotonic(), state.step
         for step in range(first, options.steps):

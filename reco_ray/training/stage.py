@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 from reco_ray.config import Settings
 from reco_ray.contents import LabelsContent, SegmenterContent
 from reco_ray.distributed.timing import Meter, write_summary
-from reco_ray.distributed.workers import Workers, plan_runs
+from reco_ray.distributed.workers import RunPlan, Workers, plan_runs
 from reco_ray.errors import OtherModelError, RecoError, SettingError, UnreadableError, reason, unpack
 from reco_ray.files import artifacts, storage
 from reco_ray.files.replacing import clear_outdated
@@ -60,7 +60,8 @@ def train_segmenters(
         RecoError: the network is unknown, or weights are missing.
     """
     jobs, writers = {}, {}
-    workers, at_once, environment = require_trainer(len(labels), settings)
+    plan, environment = require_trainer(len(labels), settings)
+    workers = plan.workers
     for name, uri in labels.items():
         manifest = artifacts.read_manifest(uri, LabelsContent)
         try:
@@ -75,6 +76,7 @@ def train_segmenters(
             storage.absolute(outs[name]),
             settings,
             workers.threads,
+            plan.feeders,
             environment,
         )
         writers[name] = artifacts.ArtifactWriter(
@@ -88,7 +90,7 @@ def train_segmenters(
             yield Outcome("train", writers[name].uri, done, new=False, name=name)
     pending = {name: jobs[name] for name, done in finished.items() if done is None}
     with live_table({name: job.out for name, job in pending.items()}, settings.train.steps) as table:
-        for name, problem, meter in _run(pending, workers, at_once, table.refresh):
+        for name, problem, meter in _run(pending, plan, table.refresh):
             if problem is not None:
                 table.end(name, "failed")
                 yield Outcome("train", writers[name].uri, name=name, error=problem)
@@ -98,19 +100,19 @@ def train_segmenters(
             yield Outcome("train", writers[name].uri, trained, name=name)
 
 
-def require_trainer(runs: int, settings: Settings) -> tuple[Workers, int, dict[str, str]]:
+def require_trainer(runs: int, settings: Settings) -> tuple[RunPlan, dict[str, str]]:
     """Checks what all runs need: resources of the cluster, a network that supports the crops, MLflow if configured.
 
     Returns:
-        The workers of a run, the number of concurrent runs, and the environment variables of workers.
+        How the runs share the cluster, and the environment variables of workers.
 
     Raises:
         RecoError: a check fails.
     """
-    workers, at_once = plan_runs(runs, settings)
+    plan = plan_runs(runs, settings)
     environment = tracking_environment()
     require_network(settings)
-    return workers, at_once, environment
+    return plan, environment
 
 
 # --- before -------------------------------------------------------------------------------------------------
@@ -141,27 +143,25 @@ def _made_from(manifest: artifacts.Manifest, uri: str, settings: Settings) -> di
         "labels": storage.absolute(uri),
         "labels_made_at": manifest.made_at,
         "seed": settings.seed,
-        **settings.named("train", without=("in_run", "workers", "retries", "min_score")),
+        **settings.named("train", without=("in_run", "workers", "feeders", "retries", "min_score")),
     }
 
 
 # --- meanwhile ----------------------------------------------------------------------------------------------
 
 
-def _run(
-    jobs: dict[str, Job], workers: Workers, at_once: int, refresh: Any
-) -> Iterator[tuple[str, RecoError | None, Meter]]:
-    """Runs `at_once` jobs at a time; yields name, error or None, and meter of each job as it ends."""
+def _run(jobs: dict[str, Job], plan: RunPlan, refresh: Any) -> Iterator[tuple[str, RecoError | None, Meter]]:
+    """Runs `plan.at_once` jobs at a time; yields name, error or None, and meter of each job as it ends."""
     waiting = list(jobs.values())
     running: dict[ray.ObjectRef, str] = {}
     meters: dict[str, Meter] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < at_once:
+            while waiting and len(running) < plan.at_once:
                 job = waiting.pop(0)
                 storage.remove(storage.join(job.out, "failed.json"))
                 meters[job.name] = Meter()
-                running[_run_one.remote(job, workers)] = job.name
+                running[_run_one.remote(job, plan.workers)] = job.name
             ready, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             refresh()
             for reference in ready:
@@ -188,7 +188,11 @@ def _run_one(job: Job, workers: Workers) -> RecoError | None:
         scaling_config=ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.gpus > 0,
-            resources_per_worker={"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {}),
+            resources_per_worker={
+                "CPU": workers.cpus,
+                **({"GPU": workers.gpus} if workers.gpus else {}),
+                **workers.resources,
+            },
         ),
         run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees version 1 of Ray Train
             name="checkpoints",

@@ -20,6 +20,7 @@ from reco_ray.errors import (
     UnfinishedError,
     UnreadableError,
     file_error,
+    out_of_memory,
     pack,
     unpack,
 )
@@ -90,3 +91,32 @@ def test_a_worker_s_error_keeps_its_kind_and_its_line(kind: type[RecoError]) -> 
     found = unpack(pack(kind('of "this" kind')))
     assert (type(found), str(found)) == (kind, 'of "this" kind')
     assert type(unpack('["NobodyKnowsIt", "line"]')) is RecoError
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.77 GiB",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+        "cuSOLVER error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+        "cuFFT error: CUFFT_ALLOC_FAILED",
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to",
+        "could not create a memory object",
+        "std::bad_alloc",
+    ],
+)
+def test_every_way_of_running_out_of_memory_is_known(message: str) -> None:
+    assert out_of_memory(RuntimeError(message))
+    assert not out_of_memory(ValueError(message))
+
+
+def test_other_errors_of_a_gpu_are_not_taken_for_it() -> None:
+    for message in (
+        "CUDA error: device-side assert triggered",
+        "CUBLAS_STATUS_EXECUTION_FAILED",
+        "no kernel image",
+    ):
+        assert not out_of_memory(RuntimeError(message))

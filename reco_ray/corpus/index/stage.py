@@ -157,10 +157,14 @@ def _train(embeddings: str, out: str, plan: IndexPlan) -> str:
     # k-means uses all cores of its node, preferably the largest: nothing else runs at this time.
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     largest = max(nodes, key=lambda node: node["Resources"]["CPU"])
-    task = _remote_train.options(
-        num_gpus=1 if _trains_on_gpu() else 0,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(largest["NodeID"], soft=True),
-    )
+    # The GPU is given here, not in `options`: only then does Ray end the process, and free the GPU, after the task.
+    resources: dict[str, Any] = {
+        "num_cpus": 1,
+        "num_gpus": 1 if _trains_on_gpu() else 0,
+        "max_retries": _RETRIES,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(largest["NodeID"], soft=True),
+    }
+    task = ray.remote(**resources)(_remote_train)
     return _unwrap(ray.get(task.remote(embeddings, out, plan)))
 
 
@@ -228,7 +232,6 @@ def _unwrap(answer: tuple[str | None, T]) -> T:
 # Errors are returned as values, before the result: Ray would wrap a raised one in a traceback.
 
 
-@ray.remote(num_cpus=1, max_retries=_RETRIES)
 def _remote_train(embeddings: str, out: str, plan: IndexPlan) -> tuple[str | None, Any]:
     try:
         return None, train(embeddings, out, plan)
