@@ -61,11 +61,22 @@ def _faiss() -> Check:
         return Check("faiss", f"{' and '.join(found)} are both installed: pip uninstall one of them", False)
 
     def use() -> str:
+        import torch
+
         from reco_ray.faiss_library import load_faiss
 
         faiss = load_faiss()
-        gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
-        return f"{found[0]}, {gpus} GPUs seen"
+        if found[0].startswith("faiss-cpu"):
+            return f"{found[0]}, searches on the CPU"
+        gpus, cuda = faiss.get_num_gpus(), _installed("nvidia-cuda-runtime-cu12")
+        if torch.cuda.is_available() and not gpus:
+            raise MissingPackageError(
+                f"{found[0]} sees no GPU although torch (CUDA {torch.version.cuda}) does: it needs CUDA 12's libraries "
+                f"({cuda or 'not installed: pip install nvidia-cuda-runtime-cu12 nvidia-cublas-cu12'}), which stand "
+                "beside those of torch; or take faiss-cpu, as only the training of large indexes uses a GPU"
+            )
+        used = "trains large indexes on them, searches on the CPU"
+        return f"{found[0]} with CUDA {cuda or 'unknown'}, {gpus} GPUs seen: {used}"
 
     return _try("faiss", use)
 
@@ -95,7 +106,8 @@ def _devices() -> Check:
 
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
-        return Check("devices", f"CUDA: {names}; bfloat16 {'native' if has_native_bf16('cuda') else 'no'}")
+        bf16 = "native" if has_native_bf16("cuda") else "no"
+        return Check("devices", f"CUDA {torch.version.cuda}: {names}; bfloat16 {bf16}")
     bf16 = "native bfloat16" if has_native_bf16("cpu") else "no native bfloat16"
     return Check("devices", f"no CUDA GPU; CPU with {torch.get_num_threads()} threads, {bf16}")
 
