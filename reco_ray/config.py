@@ -61,10 +61,11 @@ class ModelSettings(_Section):
     )
     weights: str | None = Field(default=None, description="folder of weights for machines without a network")
     device: str = Field(default="auto", description="cpu, cuda, or auto: GPUs where there are any")
-    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = Field(
         default="auto",
-        description="arithmetic of the models; auto = bf16 where the device multiplies it natively, and is faster so; "
-        "int8 = whole images by open_clip's ViT models in 8 bits on a CPU, all else as auto",
+        description="arithmetic of the models; auto = bf16 where the device multiplies it natively and faster, else "
+        "fp16 on GPUs and fp32 on CPUs; on GPUs fp32 is IEEE's, tf32 is faster; int8 = whole images by open_clip's ViT "
+        "models in 8 bits on a CPU, all else as auto",
     )
 
     @property
@@ -220,6 +221,10 @@ class TrainSettings(_Section):
     power: float = Field(default=0.9, gt=0, description="of the polynomial decay of the learning rates")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
     workers: int = Field(default=1, ge=1, description="processes that train one segmenter together")
+    deterministic: bool = Field(
+        default=False,
+        description="take only deterministic algorithms, which are slower on GPUs: the same weights to the last bit",
+    )
     feeders: int | None = Field(
         default=None,
         ge=1,

@@ -6,12 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from reco_ray.errors import NoRoomError, SettingError
+
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,15 @@ def resolve_runtime(device: str = "cpu", precision: str = "auto", *, transformer
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: "fp32", "bf16", or "auto": bfloat16 where the hardware supports it natively, else float32. "int8" is
-            treated as "auto"; models that support it replace their modules themselves (`int8`).
+        precision: "fp32", "tf32", "bf16", "fp16", or "auto": bfloat16 where the hardware supports it natively, else
+            float16 on GPUs and float32 on CPUs. "int8" is treated as "auto"; models that support it replace their
+            modules themselves (`int8`). On GPUs "fp32" is IEEE float32 in convolutions and products alike; all others
+            compute what stays in float32 with TF32.
         transformer: whether large matrix products dominate; "auto" then also requires that bfloat16 is faster.
 
     Raises:
-        RecoError: the precision is unknown, or a CUDA device is requested and there is none (no silent fallback to the
-            CPU).
+        RecoError: the precision is unknown or one of GPUs only, or a CUDA device is requested and there is none (no
+            silent fallback to the CPU).
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -53,11 +58,25 @@ def resolve_runtime(device: str = "cpu", precision: str = "auto", *, transformer
         raise NoRoomError(
             f"device {device!r} was asked for, but torch sees no CUDA GPU: use --device cpu or auto"
         )
-    if precision not in ("auto", "fp32", "bf16", "int8"):
-        raise SettingError(f"precision {precision!r} is unknown: choose auto, fp32, bf16 or int8")
-    gains = has_fast_bf16_products(device) if transformer else has_native_bf16(device)
-    bf16 = precision == "bf16" or (precision in ("auto", "int8") and gains)
-    return Runtime(torch.device(device), torch.bfloat16 if bf16 else torch.float32)
+    if precision not in PRECISIONS:
+        raise SettingError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
+    on_gpu = device.startswith("cuda")
+    if precision in ("fp16", "tf32") and not on_gpu:
+        raise SettingError(f"precision {precision!r} is for GPUs: on a CPU choose auto, fp32 or bf16")
+    if on_gpu:
+        _set_float32("ieee" if precision == "fp32" else "tf32")
+    if precision in ("auto", "int8"):
+        gains = has_fast_bf16_products(device) if transformer else has_native_bf16(device)
+        precision = "bf16" if gains else "fp16" if on_gpu else "fp32"
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return Runtime(torch.device(device), dtypes.get(precision, torch.float32))
+
+
+def _set_float32(mode: str) -> None:
+    """Sets how this process computes in float32 on GPUs: "ieee" or "tf32". PyTorch's defaults mix the two."""
+    cudnn: Any = torch.backends.cudnn  # whose type stubs lack these
+    for backend in (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn):
+        backend.fp32_precision = mode
 
 
 def has_native_bf16(device: str) -> bool:

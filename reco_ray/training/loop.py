@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from reco_ray.config import Settings
 from reco_ray.contents import LabelsContent
-from reco_ray.errors import NoRoomError, RecoError, out_of_memory, pack, reason
+from reco_ray.errors import NoRoomError, RecoError, SettingError, out_of_memory, pack, reason
 from reco_ray.files import storage
 from reco_ray.models.runtime import resolve_runtime
 from reco_ray.training import checkpoint
@@ -89,6 +89,12 @@ def permanent_failure(error: Exception) -> RecoError | None:
     """Returns the error with which a retry would fail again, or None if it might succeed."""
     if isinstance(error, RecoError):
         return type(error)(reason(error))
+    if "does not have a deterministic implementation" in str(error):
+        operation = reason(error).partition(" does not have")[0]
+        return SettingError(
+            f"the network uses {operation}, which has no deterministic form on this device: set "
+            "train.deterministic=false, or take another train.segmenter"
+        )
     if out_of_memory(error):
         return NoRoomError(
             "out of memory in a step: lower train.batch_size or train.crop, or raise train.accumulate"
@@ -104,6 +110,7 @@ class _Training:
             ray.train.get_context().get_world_size(),
         )
         torch.set_num_threads(job.threads)
+        torch.use_deterministic_algorithms(self.options.deterministic)
         self.device = get_device()
         models = job.settings.models
         self.frozen = not self.options.encoder_learning_rate
@@ -229,7 +236,9 @@ class _Training:
         if "soft" in batch:
             return soft_cross_entropy(logits[..., SOFT_PIXELS, SOFT_PIXELS], torch.from_numpy(batch["soft"]))
         # The loss is 0, not NaN, if all pixels of the batch are ignored.
-        summed = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="sum")
+        # Pixels as rows: the loss of maps has no deterministic form on GPUs.
+        rows = logits.float().movedim(1, 3).flatten(0, 2)
+        summed = F.cross_entropy(rows, labels.flatten(), ignore_index=IGNORE, reduction="sum")
         return summed / (labels != IGNORE).sum().clamp_min(1)
 
     def _checkpoint(self, loss: float, records: TrainingLog) -> None:
@@ -298,7 +307,8 @@ def _training_dtype(device: str, precision: str, frozen: bool) -> torch.dtype:
     """
     if device == "cpu" and precision in ("auto", "int8") and not frozen:
         return torch.float32
-    return resolve_runtime(device, precision).dtype
+    dtype = resolve_runtime(device, precision).dtype
+    return torch.float32 if dtype == torch.float16 else dtype  # its gradients would need scaling
 
 
 def _rates(options: Any) -> tuple[float, float]:

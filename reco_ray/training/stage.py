@@ -111,6 +111,8 @@ def require_trainer(runs: int, settings: Settings) -> tuple[RunPlan, dict[str, s
     """
     plan = plan_runs(runs, settings)
     environment = tracking_environment()
+    if settings.train.deterministic:  # read by cuBLAS when it is first used
+        environment["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     require_network(settings)
     return plan, environment
 

@@ -122,6 +122,16 @@ def test_what_may_end_otherwise_is_tried_again() -> None:
     assert permanent_failure(RuntimeError("connection reset by peer")) is None
 
 
+def test_an_operation_without_a_deterministic_form_is_named() -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            torch.empty(3).put_(torch.zeros(3, dtype=torch.long), torch.ones(3))  # on any device
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert "the network uses put_, which has no deterministic form" in str(permanent_failure(caught.value))
+
+
 def test_augmented_crops_have_one_size_and_ignore_what_was_padded() -> None:
     augment = augmentation(64, 96, (0.5, 0.5))
     from torchvision import tv_tensors
