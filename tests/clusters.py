@@ -40,12 +40,13 @@ def stop_shared_ray() -> None:
     _shared_cpus = 0
 
 
-def _start(cpus: int) -> None:
+def _start(cpus: int, gpus: int = 0) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(
             address="local",
             num_cpus=cpus,
+            num_gpus=gpus,
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
@@ -53,10 +54,10 @@ def _start(cpus: int) -> None:
 
 
 @contextmanager
-def local_ray(cpus: int) -> Iterator[None]:
-    """A cluster of its own with `cpus` logical CPUs, whatever the machine has."""
+def local_ray(cpus: int, gpus: int = 0) -> Iterator[None]:
+    """A cluster of its own with `cpus` logical CPUs and `gpus` pretended GPUs, whatever the machine has."""
     stop_shared_ray()
-    _start(cpus)
+    _start(cpus, gpus)
     try:
         yield
     finally:

@@ -138,7 +138,7 @@ def run_parts(
             .map_batches(
                 _WorkerActor,
                 fn_constructor_args=(cloudpickle.dumps(worker), workers.threads, workers.device),
-                batch_size=None,
+                batch_size=1,  # a part; Ray refuses None, which means the same here, with GPUs
                 batch_format="pyarrow",
                 # The number of parts in a container is unknown until it is read, so the pool may grow beyond the units.
                 compute=ActorPoolStrategy(min_size=min(workers.count, len(units)), max_size=workers.count),
