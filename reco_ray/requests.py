@@ -25,7 +25,9 @@ class Request(BaseModel):
     POSITIONAL: ClassVar[tuple[str, ...]] = ()  # fields that the command line takes without a name
 
     address: str | None = Field(
-        default=None, description="Ray cluster to join; default $RAY_ADDRESS, else Ray starts here"
+        default=None,
+        description="Ray cluster to join, from one of its nodes: auto or HOST:PORT; default $RAY_ADDRESS, else Ray starts "
+        "here",
     )
 
 

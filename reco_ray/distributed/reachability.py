@@ -8,12 +8,12 @@ _SECONDS = 10
 
 
 def check_reachable(address: str) -> None:
-    """Connects to "host:port" of a cluster or of a Ray Client server, with the certificates that Ray would use.
+    """Connects to "host:port" of a cluster, with the certificates that Ray would use.
 
     Raises:
         OSError: the connection is refused, only one side uses TLS, or a certificate is rejected.
     """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not port.isdigit():
         return
     host = host.strip("[]")

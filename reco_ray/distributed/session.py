@@ -21,7 +21,7 @@ from reco_ray.distributed import ray_private
 from reco_ray.distributed.local_ray import find_places
 from reco_ray.distributed.ray_errors import explain_ray_error
 from reco_ray.distributed.reachability import check_reachable
-from reco_ray.errors import NoRoomError, RecoError, reason
+from reco_ray.errors import NoRoomError, RecoError, UsageError, reason
 from reco_ray.presentation.console import console, waiting
 
 
@@ -32,6 +32,7 @@ def session(address: str | None = None) -> Iterator[None]:
     Inside an existing connection it only does the last: errors of Ray that a user can mend become RecoErrors.
 
     Raises:
+        UsageError: an address of Ray's client.
         RecoError: no cluster answers at the address, or Ray does not start here; the cluster fails.
     """
     if ray.is_initialized():
@@ -39,6 +40,11 @@ def session(address: str | None = None) -> Iterator[None]:
             yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    if address and address.startswith("ray://"):
+        raise UsageError(
+            f"{address}: Ray's client cannot run the streams of Ray Data: submit a job (`ray job submit --address "
+            "http://HEAD:8265 -- ...`), or run on a node of the cluster with --address auto"
+        )
     places = {} if address else _local_places()
     ray_private.print_ray_messages_with(_MemoryWarnings())
     try:

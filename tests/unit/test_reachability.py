@@ -11,6 +11,8 @@ import pytest
 from certificates import make_certificates, variables
 
 from reco_ray.distributed.reachability import check_reachable
+from reco_ray.distributed.session import session
+from reco_ray.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +66,16 @@ def test_a_variable_that_is_missing_is_named(folder: Path, monkeypatch: pytest.M
     monkeypatch.delenv("RAY_TLS_SERVER_KEY")
     with pytest.raises(OSError, match="RAY_USE_TLS is set, and RAY_TLS_SERVER_KEY is not"):
         check_reachable("127.0.0.1:1")
+
+
+@pytest.mark.parametrize("named", ["option", "environment"])
+def test_addresses_of_rays_client_are_refused_with_what_works(
+    named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    given = "ray://head:10001" if named == "option" else None
+    with (
+        pytest.raises(UsageError, match=r"^ray://head:10001: .*ray job submit.*--address auto$"),
+        session(given),
+    ):
+        pass
