@@ -26,8 +26,8 @@ class Request(BaseModel):
 
     address: str | None = Field(
         default=None,
-        description="Ray cluster to join, from one of its nodes: auto or HOST:PORT; default $RAY_ADDRESS, else Ray starts "
-        "here",
+        description="Ray cluster to join, from one of its nodes: auto or HOST:PORT; default $RAY_ADDRESS, else Ray "
+        "starts here",
     )
 
 
