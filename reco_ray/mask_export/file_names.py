@@ -1,8 +1,11 @@
 """Paths for the files of an export, without suffix."""
 
+import re
 from collections import Counter
 
 from reco_ray.corpus.kinds import IMAGE_SUFFIXES
+
+_PLACE = re.compile(r"@\d+\+\d+$")  # of a member inside its tar
 
 
 def stems(names: list[str], flat: bool) -> list[str]:
@@ -33,6 +36,7 @@ def _told_apart(chosen: list[str], others: list[str]) -> list[str]:
 
 
 def _without_suffix(name: str) -> str:
+    name = _PLACE.sub("", name)
     stem, dot, suffix = name.rpartition(".")
     return (
         stem if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES and not stem.endswith("/") and stem else name

@@ -90,7 +90,8 @@ class MaskedImage:
 
     def concepts(self, plan: ExportPlan) -> list[int]:
         """The label ids of the concepts that the image shows, ascending."""
-        return [int(label) for label in np.unique(self.labels) if label >= plan.first]
+        present = np.flatnonzero(np.bincount(self.labels.ravel()))
+        return [int(label) for label in present if label >= plan.first]
 
 
 class PartWriter:

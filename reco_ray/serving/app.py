@@ -16,6 +16,7 @@ from reco_ray.serving.models import Models
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.routes import require_endpoints
 from reco_ray.serving.segmenters import Segmenters
+from reco_ray.serving.task_images import require_prefixes
 from reco_ray.serving.vocabulary_service import VocabularyService
 
 _deployment: Any = serve.deployment
@@ -41,6 +42,7 @@ def build(options: ServeOptions) -> Application:
         open_segmenter(name, uri)
     if options.keys:
         KeyRing(options.keys)
+    require_prefixes(options.label_studio, options.fetch)
     settings = options.load()
     scale = options.scale
     gpu = _on_gpu(settings.models.device)

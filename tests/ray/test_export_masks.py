@@ -2,11 +2,14 @@
 
 import io
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from documents import DOCS, blocks, commands
 from format_readers import Found, read_with
@@ -15,10 +18,11 @@ from mask_maps import score_map, write_masks
 from PIL import Image
 from pycocotools.coco import COCO
 from skimage import measure
-from stores import hub
+from stores import hub, s3_store
 from torchvision.datasets import VOCSegmentation
 
 from reco_ray.cli import main
+from reco_ray.corpus.read import list_images
 from reco_ray.files import storage
 from reco_ray.registry import MASK_FORMATS
 
@@ -401,6 +405,47 @@ def test_masks_that_are_damaged_or_unfinished_are_one_line(
     assert "this masks artifact is unfinished" in error()
     (masks / "started.json").unlink()
     assert "this masks artifact is not there" in error()
+
+
+def test_a_store_and_images_in_containers(tmp_path: Path) -> None:
+    """Masks at s3://, of images in a tar, a table and the store, are exported to s3://."""
+    maps = {f"{n}.jpg": MAPS["street/rings.jpg"] % (n + 2) for n in range(4)}
+    masks = write_masks(tmp_path, maps, LABELS, part_size=2)
+    data = [(tmp_path / "photos" / name).read_bytes() for name in maps]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("0.jpg", "1.jpg"):
+            tar.add(tmp_path / "photos" / name, arcname=f"deep/{name}")
+    pq.write_table(pa.table({"image": [data[2]]}), tmp_path / "t.parquet")
+    with s3_store("masks"):
+        storage.write_bytes("s3://masks/photos/3.jpg", data[3])
+        uris = [
+            *list_images(str(tmp_path / "a.tar")).table["uri"].to_pylist(),
+            f"{tmp_path}/t.parquet#0",
+            "s3://masks/photos/3.jpg",
+        ]
+        moved = dict(zip([str(tmp_path / "photos" / name) for name in maps], uris, strict=True))
+        for file in masks.rglob("*"):
+            if not file.is_file():
+                continue
+            content = file.read_bytes()
+            if file.suffix == ".parquet" and file.name != "checksums.parquet":
+                table = pq.read_table(file)
+                named = pa.array([moved[uri] for uri in table["uri"].to_pylist()])
+                sink = pa.BufferOutputStream()
+                pq.write_table(table.set_column(table.schema.get_field_index("uri"), "uri", named), sink)
+                content = sink.getvalue().to_pybytes()
+            storage.write_bytes(f"s3://masks/made/{file.relative_to(masks)}", content)
+        for form in ("coco", "huggingface"):
+            out = f"s3://masks/{form}"
+            main(["export-masks", "--masks", "s3://masks/made", "--format", form, "--out", out])
+            main(["verify", out])
+        document = json.loads(storage.read_bytes("s3://masks/coco/annotations/instances_train.json"))
+        for number, image in enumerate(document["images"]):
+            assert storage.read_bytes(f"s3://masks/coco/images/train/{image['file_name']}") == data[number]
+        assert not [path for path in storage.list_tree("s3://masks/coco") if path.startswith("parts/")]
+        rows = storage.read_table("s3://masks/huggingface/data").to_pylist()
+        assert [row["image"]["bytes"] for row in rows] == data
+        assert [row["uri"] for row in rows] == uris
 
 
 def test_an_unknown_format_or_a_folder_in_use_is_one_line(

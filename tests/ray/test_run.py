@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from images import photograph, write_photographs
 from in_process import stages_in_process
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 from safetensors.torch import load_file
 
 from reco_ray.cli import main
@@ -137,6 +139,27 @@ def test_the_report_is_one_file_that_shows_everything(finished: Path) -> None:
     ):
         assert text in page
     assert page.count("data:image/jpeg;base64,") == 5 + 2 * 6
+
+
+def test_the_masks_are_exported_by_workers(finished: Path, tmp_path: Path) -> None:
+    masks, out = finished / "out" / "masks", tmp_path / "coco"
+    main(["export-masks", "--masks", str(masks), "--format", "coco", "--out", str(out)])
+    coco = COCO(str(out / "annotations" / "instances_train.json"))
+    assert len(coco.getImgIds()) == 6
+    names = [category["name"] for category in coco.loadCats(coco.getCatIds())]
+    areas: Counter[tuple[int, str]] = Counter()
+    for annotation in coco.loadAnns(coco.getAnnIds()):
+        key = annotation["image_id"], names[annotation["category_id"] - 1]
+        areas[key] += int(coco.annToMask(annotation).sum())
+    numbers = {
+        name: n for n, name in enumerate(pq.read_table(masks / "images.parquet")["name"].to_pylist(), 1)
+    }
+    regions = pq.read_table(masks / "regions").to_pylist()
+    expected = {(numbers[row["name"]], row["concept"]): row["area"] for row in regions}
+    for image in coco.loadImgs(coco.getImgIds()):
+        assert (out / "images" / "train" / image["file_name"]).is_file()
+    assert areas == expected
+    main(["verify", str(out)])
 
 
 def test_the_same_command_again_does_nothing_and_says_so(

@@ -10,7 +10,7 @@ from reco_ray.contents import IndexContent
 from reco_ray.errors import RecoError, UsageError
 from reco_ray.files.artifacts import read_manifest
 from reco_ray.pipeline import read_pipeline, run_pipeline
-from reco_ray.requests import EmbedRequest, EvaluateRequest, IndexRequest
+from reco_ray.requests import EmbedRequest, EvaluateRequest, ExportMasksRequest, IndexRequest
 
 GOOD = """
 preset: mini
@@ -52,6 +52,15 @@ def test_preset_and_settings_of_the_file_hold_where_a_stage_names_none(tmp_path)
     (tmp_path / "p.yaml").write_text(text)
     requests = [step.request for step in read_pipeline(str(tmp_path / "p.yaml"))]
     assert [(r.preset, r.settings) for r in requests] == [("paper", "s.yaml"), ("mini", "s.yaml")]
+
+
+def test_a_stage_is_called_as_its_command(tmp_path) -> None:
+    stages = "export-masks: {masks: m, format: coco, out: o, min_area: 3}, segment: {references: r, images: i, out: m}"
+    text = f"stages: {{{stages}}}"
+    (tmp_path / "p.yaml").write_text(text)
+    segment, export = read_pipeline(str(tmp_path / "p.yaml"))
+    assert (segment.stage, export.stage) == ("segment", "export-masks")
+    assert export.request == ExportMasksRequest(masks="m", format="coco", out="o", min_area=3)
 
 
 @pytest.mark.parametrize(

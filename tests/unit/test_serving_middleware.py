@@ -1,6 +1,7 @@
 """The middlewares: who may pass, how much, what every answer carries. Requests come through httpx, in this process."""
 
 import asyncio
+import base64
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -162,11 +163,19 @@ def test_keys_open_and_name_their_owner(keys: tuple[Service, str, str]) -> None:
     service, anna, ben = keys
     assert ask(service, headers={"authorization": f"Bearer {anna}"}).json()["owner"] == "anna"
     assert ask(service, headers={"x-api-key": ben}, client="203.0.113.9").json()["owner"] == "ben"
+    basic = base64.b64encode(f"whoever:{anna}".encode()).decode()
+    assert ask(service, headers={"authorization": f"Basic {basic}"}).json()["owner"] == "anna"
 
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"authorization": "Bearer "}, {"authorization": "Basic YTpi"}, {"x-api-key": "reco_x"}],
+    [
+        {},
+        {"authorization": "Bearer "},
+        {"authorization": "Basic YTpi"},
+        {"authorization": "Basic !"},
+        {"x-api-key": "reco_x"},
+    ],
 )
 def test_without_a_key_nothing_opens(keys: tuple[Service, str, str], headers: dict[str, str]) -> None:
     for path in ("/v1/x", "/v1/vocabularies", "/v1/info/../x", "//v1/info", "/v1/infos", "/unknown"):
