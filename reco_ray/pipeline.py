@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reco_ray.errors import UsageError, reason
 from reco_ray.files import storage
-from reco_ray.requests import Request, SegmentRequest, names_field, usage_error
+from reco_ray.requests import Request, SegmentRequest, WithModels, names_field, usage_error
 from reco_ray.stages import STAGES, Listener
 
 Options = dict[str, Any]
+_WITH_DENSE_MODELS = ("references", "segment", "label", "train")
 
 
 class PipelineStages(BaseModel):
@@ -115,6 +116,7 @@ def run_pipeline(
         content = {"pipeline": storage.absolute(file), "state": state, "steps": done}
         storage.write_bytes(summary, json.dumps(content, indent=2).encode())
 
+    _require_models(steps)
     write("running")
     for step in steps:
         started = time.monotonic()
@@ -132,6 +134,27 @@ def run_pipeline(
             done.append(record | {"seconds": round(time.monotonic() - started, 2)})
             write("running" if record["state"] == "done" else str(record["state"]))
     write("done")
+
+
+def _require_models(steps: list[PipelineStep]) -> None:
+    """Checks the dense models of all steps, so that one without dense features is found before a corpus is embedded."""
+    from reco_ray.models.description import describe_dense_models
+    from reco_ray.models.weights import prefetch
+
+    if steps[0].stage != "embed":  # then every step finds it at its own beginning
+        return
+    checked = set()
+    for step in steps:
+        request = step.request
+        if step.stage not in _WITH_DENSE_MODELS or not isinstance(request, WithModels):
+            continue
+        if getattr(request, "segmenter", None) or getattr(request, "labels", None):
+            continue  # a trained segmenter, or training on labels, takes no dense models
+        settings = request.load_settings()
+        if (models := settings.models.model_dump_json()) not in checked:
+            prefetch(settings.models.specs, settings.models.weights)
+            describe_dense_models(settings.models, settings.seed)
+            checked.add(models)
 
 
 def _step(file: str, stage: str, options: Options, pipeline: Pipeline) -> PipelineStep:

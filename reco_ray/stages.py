@@ -86,12 +86,14 @@ class Stage(Generic[R, Result]):
 
 def _run(request: RunRequest, listener: Listener) -> RunResult:
     vocabulary, settings = request.load_vocabulary(), request.load_settings()
+    from reco_ray.models.description import describe_dense_models
     from reco_ray.models.weights import prefetch
     from reco_ray.segmentation.refine import require_refinement
 
     # Before hours of embedding, not after them.
     require_refinement(settings.segment.refine)
     prefetch(settings.models.specs, settings.models.weights)
+    describe_dense_models(settings.models, settings.seed)
     return _main_job(request.corpus, request.images, vocabulary, settings, request, listener)
 
 
@@ -354,6 +356,7 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult | 
     from reco_ray.evaluation.evaluation_protocol import choose_protocol
     from reco_ray.evaluation.stage import evaluate as measure
     from reco_ray.evaluation.stage import trained_for
+    from reco_ray.models.description import describe_dense_models
     from reco_ray.models.weights import prefetch
     from reco_ray.segmentation.refine import require_refinement
 
@@ -364,6 +367,7 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult | 
     require_countable(dataset, settings.segment.max_pixels, protocol.cut_truth)
     trained = trained_for(request.segmenter, dataset) if request.segmenter else None
     prefetch(settings.models.specs, settings.models.weights)
+    describe_dense_models(settings.models, settings.seed)
     listener.vocabulary(dataset.vocabulary)
     index = request.index
     with session(request.address):

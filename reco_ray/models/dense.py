@@ -10,7 +10,7 @@ from reco_ray.config import ModelSettings
 from reco_ray.models.affinity import pool_by_affinity
 from reco_ray.models.image import ImageTransform
 from reco_ray.models.load_model import load_dense_encoder, load_language_image_model
-from reco_ray.models.protocols import DenseClassifier, DenseEncoder, LanguageImageModel
+from reco_ray.models.protocols import DenseClassifier, DenseEncoder, LanguageImageModel, require_dense
 from reco_ray.models.sliding import fit_to_stride, slide
 
 
@@ -78,11 +78,12 @@ class DenseModels:
 
     @classmethod
     def load(cls, models: ModelSettings, *, device: str = "cpu", seed: int = 0) -> "DenseModels":
-        """Loads both models of the settings; errors as of `load_language_image_model`."""
+        """Loads both models of the settings; errors as of `load_language_image_model` and `require_dense`."""
         # int8 is for embeddings of whole images; the ResNet of `paper` does not support it.
         precision = "auto" if models.precision == "int8" else models.precision
         options = {"weights": models.weights, "device": device, "seed": seed, "precision": precision}
         language = load_language_image_model(models.language or models.retrieval, **options)  # type: ignore[arg-type]
+        require_dense(language)
         return cls(language, load_dense_encoder(models.encoder, **options), models)  # type: ignore[arg-type]
 
     @property

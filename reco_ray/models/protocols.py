@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from PIL import Image
 
+from reco_ray.errors import SettingError
 from reco_ray.models.image import ImageTransform
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class LanguageImageModel(Protocol):
         embedding_dim: d.
         stride: pixels per location of dense features.
         fingerprint: identifies the model and its weights.
+
+    A model that can only embed whole images also has `spec`, its name, and `dense_unsupported`, which says why.
     """
 
     module: torch.nn.Module
@@ -98,3 +101,16 @@ class DenseEncoder(Protocol):
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Encodes images: (b, 3, H, W) normalised -> (b, c, H / stride, W / stride) float32, not normalised."""
         ...
+
+
+def require_dense(model: LanguageImageModel) -> None:
+    """Checks that a model has dense features.
+
+    Raises:
+        SettingError: it has none.
+    """
+    if why := getattr(model, "dense_unsupported", None):
+        spec = getattr(model, "spec", "the model")
+        raise SettingError(
+            f"{spec} has no dense features: {why}; take a ViT or RN model, also as models.language"
+        )

@@ -11,8 +11,10 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import QuickGELU
 from PIL import Image
 
-from reco_ray.errors import RecoError
+from reco_ray.config import ModelSettings
+from reco_ray.errors import RecoError, SettingError
 from reco_ray.models import LanguageImageModel, clip_dense, load_language_image_model, weights
+from reco_ray.models.description import describe_dense_models
 from reco_ray.models.language_image import open_clip as family
 from reco_ray.models.runtime import fold_batch_norms
 
@@ -288,6 +290,9 @@ def test_towers_without_dense_features_still_retrieve(name):
         RecoError, match=f"open_clip:{name}/random has no dense features: its .*; take a ViT or RN"
     ):
         model.encode_dense(images(side, side))
+    settings = ModelSettings(retrieval=f"open_clip:{name}/random", encoder="efficientnet_lite0")
+    with pytest.raises(SettingError, match="no dense features"):  # before any image is read
+        describe_dense_models(settings, seed=0)
 
 
 def test_the_attention_belongs_to_the_dense_features_not_to_the_space_of_an_index():

@@ -23,6 +23,7 @@ from reco_ray.models.clip_dense import ATTENTIONS, dense_features, dense_unsuppo
 from reco_ray.models.image import ImageTransform
 from reco_ray.models.int8 import int8_tower, int8_unsupported_reason
 from reco_ray.models.prompts import require_latin
+from reco_ray.models.protocols import require_dense
 from reco_ray.models.runtime import Runtime, fingerprint, resolve_runtime
 from reco_ray.models.sliding import fit_to_stride
 from reco_ray.models.text_cache import TextCache
@@ -53,9 +54,9 @@ class OpenClip:
         model, self._tokenize = _create(architecture, tag, weights, seed)
         self.attention = attention or "value"
         self.stride = output_stride(model.visual)
-        self._dense_unsupported = dense_unsupported_reason(model.visual, self.attention)
-        if attention and self._dense_unsupported:
-            raise SettingError(f"{self.spec}@{attention}: {self._dense_unsupported}")
+        self.dense_unsupported = dense_unsupported_reason(model.visual, self.attention)
+        if attention and self.dense_unsupported:
+            raise SettingError(f"{self.spec}@{attention}: {self.dense_unsupported}")
         self.transform = _image_transform(model)
         self._english_only = not _is_multilingual(architecture)
         settings = f"{self.transform} quick_gelu={_quick_gelu(architecture, tag)}"
@@ -96,10 +97,7 @@ class OpenClip:
         Raises:
             SettingError: the image tower has no dense features.
         """
-        if self._dense_unsupported:
-            raise SettingError(
-                f"{self.spec} has no dense features: {self._dense_unsupported}; take a ViT or RN model"
-            )
+        require_dense(self)
         with self.runtime.inference():
             images = fit_to_stride(images.to(self.runtime.device), self.stride)
             return F.normalize(dense_features(self._dense_tower, images, self.attention).float(), dim=1)
