@@ -2,7 +2,7 @@
 
     python benchmarks/segment_trained.py --corpus FOLDER [--images 240] [--rounds 3] [--segmenter URI]
 
-One JSON line. In one run, on the same images, with the same network (random weights without --segmenter; its speed does
+One JSON line. In one run, on the same images (repeated if the folder has fewer), with the same network (random weights without --segmenter; its speed does
 not depend on them) and the same refinement:
 
 - loop:   the limit: as many processes as the machine has cores, each with one torch thread and the images decoded
@@ -67,15 +67,20 @@ def main() -> None:
         overrides=[f"segment.refine={options.refine}", f"segment.overlays={not options.no_overlays}"]
     )
     listing = list_files(options.corpus)
-    table = add_names(listing.table, listing.root)
-    # Evenly over the listing, which is ordered by size: the same mixture whatever the number.
-    count = min(options.images, table.num_rows)
-    table = table.take(np.linspace(0, table.num_rows - 1, count).astype(np.int64))
+    table = _repeated(add_names(listing.table, listing.root), options.images)
     with tempfile.TemporaryDirectory() as scratch:
         uri = options.segmenter or _random_segmenter(Path(scratch, "segmenter"), settings)
         result = _measure(uri, table, settings, options.rounds, Path(scratch))
     machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__}
     print(json.dumps({"benchmark": "segment_trained", **result, **machine, "commit": _commit()}))
+
+
+def _repeated(table: pa.Table, count: int) -> pa.Table:
+    """As many images, spread evenly over the listing, which is ordered by size; each has a mask of its own."""
+    rows = np.linspace(0, table.num_rows - 1, min(count, table.num_rows)).astype(np.int64)
+    chosen = table.take(np.resize(rows, count))
+    names = [f"{number}/{name}" for number, name in enumerate(chosen["name"].to_pylist())]
+    return chosen.set_column(chosen.schema.get_field_index("name"), "name", pa.array(names))
 
 
 def _measure(uri: str, table: pa.Table, settings: Settings, rounds: int, scratch: Path) -> dict[str, Any]:
