@@ -2,8 +2,8 @@
 
     python benchmarks/segment_trained.py --corpus FOLDER [--images 240] [--rounds 3] [--segmenter URI]
 
-One JSON line. In one run, on the same images (repeated if the folder has fewer), with the same network (random weights without --segmenter; its speed does
-not depend on them) and the same refinement:
+One JSON line. In one run, on the same images (repeated if the folder has fewer), with the same network (random weights
+without --segmenter; its speed does not depend on them) and the same refinement:
 
 - loop:   the limit: as many processes as the machine has cores, each with one torch thread and the images decoded
           beforehand; the network, the labels, and masks, overlays and regions written as the stage writes them

@@ -5,11 +5,16 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from images import write_photographs
 
 from reco_ray.cli import main
+from reco_ray.contents import DuplicatesContent
+from reco_ray.corpus.image_groups import GROUPS, GROUPS_SCHEMA
+from reco_ray.files import artifacts
+from reco_ray.files.storage import write_table
 from reco_ray.training import Segmenter
 from reco_ray.training.pseudo_labels import decode
 
@@ -76,6 +81,41 @@ def test_vocabularies_become_segmenters_and_no_label_is_opened(
     capfd.readouterr()
     train(folder, "one.txt", "two.txt")
     assert capfd.readouterr().err.count("nothing to do") == 6
+
+
+def test_of_near_duplicates_one_is_an_exemplar(folder: Path) -> None:
+    """The two exemplars of a concept are declared copies of each other: the third of the ranking takes a place."""
+    index, before = str(folder / "index"), folder / "before"
+    command = [
+        "references",
+        "--index",
+        index,
+        "--concepts",
+        "dog",
+        "--set",
+        "references.context_elimination=false",
+    ]
+    main([*command, *SMALL, "--exemplars", "3", "--out", str(before)])
+    ranking = pq.read_table(before / "exemplars.parquet").to_pylist()
+    made_at = json.loads((folder / "index" / "manifest.json").read_text())["made_at"]
+    content = DuplicatesContent(index=index, index_made_at=made_at, similarity=0.97)
+    groups = artifacts.ArtifactWriter(str(folder / "groups"), DuplicatesContent, {"made": "by a test"})
+    groups.finished()
+    copies = [
+        {"group": 0, "kept": not row["rank"], "similarity": 0.98, "width": 1, "height": 1}
+        | {name: row[name] for name in ("image_id", "uri")}
+        for row in ranking[:2]
+    ]
+    write_table(str(folder / "groups" / GROUPS), pa.Table.from_pylist(copies, schema=GROUPS_SCHEMA))
+    groups.commit({}, content)
+    after = folder / "after"
+    main([*command, *SMALL, "--duplicates", str(folder / "groups"), "--out", str(after)])
+    found = pq.read_table(after / "exemplars.parquet").to_pylist()
+    assert [row["uri"] for row in found] == [ranking[0]["uri"], ranking[2]["uri"]]
+    assert [row["rank"] for row in found] == [0, 1]
+    recipe = json.loads((after / "manifest.json").read_text())["made_from"]
+    assert recipe["references.duplicates"] == str(folder / "groups")
+    assert "references.duplicates" not in json.loads((before / "manifest.json").read_text())["made_from"]
 
 
 def test_labels_of_another_vocabulary_are_named_before_training(
