@@ -70,7 +70,8 @@ def choose_segmenters(uris: dict[str, str], settings: Settings) -> list[ChosenSe
 
 def _choose(name: str, uri: str, settings: Settings) -> ChosenSegmenter:
     manifest = artifacts.read_manifest(uri, SegmenterContent)
-    segmenter = Segmenter.from_artifact(uri, precision=settings.models.precision)
+    # On the CPU of the driver, where not every precision of the workers' devices can be had.
+    segmenter = Segmenter.from_artifact(uri, precision="fp32")
     wish = settings.segment
     if wish.background and not segmenter.background and not wish.background_threshold:
         raise SettingError(
