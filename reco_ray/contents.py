@@ -3,6 +3,7 @@
 A field that was added later has a default, so that older artifacts open.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field
@@ -101,6 +102,14 @@ class MasksContent(Content):
     palette: list[list[int]]
     references: str | None = None
     segmenter: str | None = None
+
+    def holds_probabilities(self, made_from: Mapping[str, object]) -> bool:
+        """Whether the scores of the masks are probabilities: those of segmenters, and calibrated ones.
+
+        Args:
+            made_from: of the manifest. Masks of earlier versions do not have the setting.
+        """
+        return self.segmenter is not None or bool(made_from.get("segment.calibrate"))
 
 
 class MaskExportContent(Content):

@@ -60,8 +60,7 @@ def plan_export(masks: str, *, min_area: int = 0, with_images: bool = True) -> E
         background=content.palette[0] == [0, 0, 0],  # no concept is black
         min_area=min_area,
         with_images=with_images,
-        # A network that was trained always has probabilities.
-        probabilities=bool(made_from.get("segment.calibrate")) or content.segmenter is not None,
+        probabilities=content.holds_probabilities(made_from),
         model_version=f"{manifest.made_by} {storage.digest(recipe)[:8]}",
         origin={
             "made by": manifest.made_by,

@@ -60,17 +60,11 @@ def write_report(
         model="" if bank is None else bank.model,
         refine=manifest.made_from["segment.refine"],
         background="background" in content.labels,
-        probabilities=holds_probabilities(manifest),
+        probabilities=content.holds_probabilities(manifest.made_from),
     )
     uri = storage.join(out, "index.html")
     storage.write_bytes(uri, page)
     return uri
-
-
-def holds_probabilities(manifest: artifacts.Manifest[MasksContent]) -> bool:
-    """Whether the scores of masks are probabilities: those of segmenters, and calibrated ones."""
-    # Masks of earlier versions do not have the setting.
-    return manifest.content.segmenter is not None or bool(manifest.made_from.get("segment.calibrate"))
 
 
 def _segmenter(uri: str) -> dict[str, object]:

@@ -15,7 +15,6 @@ from reco_ray.outcome import ReviewResult
 from reco_ray.presentation.html import css_colour, jpeg_uri, render_page
 from reco_ray.segmentation.masks import decode_png, mask_file
 from reco_ray.segmentation.overlay import highlight
-from reco_ray.segmentation.report import holds_probabilities
 from reco_ray.segmentation.review import Review, choose_masks
 
 _SIDE = 640  # longest side of an embedded picture, pixels
@@ -40,7 +39,7 @@ def write_review(masks: str, out: str, *, sample: int, unsure: int, seed: int) -
         data={
             "masks": storage.absolute(masks),
             "made_at": manifest.made_at,
-            "probabilities": holds_probabilities(manifest),
+            "probabilities": manifest.content.holds_probabilities(manifest.made_from),
             "concepts": [name for name in manifest.content.labels if name != "background"],
             "total": review.masks,
             **_pictures(masks, manifest.content, review),
