@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ def write_masks(
     maps: Mapping[str, np.ndarray],
     labels: list[str],
     *,
-    calibrated: bool = True,
+    labeller: Literal["calibrated", "plain", "segmenter"] = "calibrated",
     images: Mapping[str, bytes] | None = None,
     part_size: int = 3,
 ) -> Path:
@@ -32,7 +33,7 @@ def write_masks(
         folder: that has both.
         maps: label ids by the path of an image below the photographs.
         labels: names; label 0 is a background if it is called so.
-        calibrated: whether scores are probabilities.
+        labeller: references with calibrated scores or without, or a trained segmenter; "plain" has no probabilities.
         images: encoded images to use instead of photographs.
         part_size: images of a part.
 
@@ -40,8 +41,12 @@ def write_masks(
         The artifact.
     """
     masks, photos = folder / "masks", folder / "photos"
-    made_from = {"references": "/refs", "references_digest": "d1", "models": "m#1", "images": str(photos)}
-    made_from |= {"segment.calibrate": 64 if calibrated else 0, "segment.refine": "superpixels"}
+    made_from = {"models": "m#1", "images": str(photos), "segment.refine": "superpixels"}
+    if labeller == "segmenter":
+        made_from |= {"segmenter": "/segmenter"}
+    else:
+        calibrate = 64 if labeller == "calibrated" else 0
+        made_from |= {"references": "/refs", "references_digest": "d1", "segment.calibrate": calibrate}
     writer = ArtifactWriter(str(masks), MasksContent, made_from)
     assert writer.finished() is None
     colours = palette(len(labels), background=labels[0] == BACKGROUND)
@@ -63,7 +68,8 @@ def write_masks(
     storage.write_table(f"{masks}/{IMAGES}", pa.Table.from_pylist(rows, SCHEMA))
     for part, found in parts.items():
         storage.write_table(f"{masks}/regions/{part}.parquet", pa.Table.from_pylist(found, REGIONS_SCHEMA))
-    content = MasksContent(labels=labels, palette=colours.tolist(), references="/refs")
+    maker = {"segmenter": "/segmenter"} if labeller == "segmenter" else {"references": "/refs"}
+    content = MasksContent(labels=labels, palette=colours.tolist(), **maker)
     writer.commit({"images": len(maps), "segmented": len(maps), "rejected": 0}, content)
     return masks
 

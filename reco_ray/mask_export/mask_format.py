@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from reco_ray.errors import SettingError
+from reco_ray.errors import SettingError, UsageError
 from reco_ray.files import storage
 from reco_ray.files.streamed_writes import write_chunks
 
@@ -144,6 +144,7 @@ class MaskFormat(ABC):
     Attributes:
         title: what it is, for people.
         objects: what it counts in an image, in the plural.
+        has_instances: whether its objects are connected components, of which `min_area` leaves out small ones.
         image_folder: where its images lie, relative to the export; None if it puts them elsewhere.
         image_kinds: Pillow's formats in which its tools read images; others are written as JPEG.
         flat: whether its tools want all files of a kind in one folder.
@@ -153,6 +154,7 @@ class MaskFormat(ABC):
 
     title: str
     objects: str = "instances"
+    has_instances: bool = False
     image_folder: str | None = None
     image_kinds: tuple[str, ...] = ("JPEG", "PNG")
     flat: bool = False
@@ -165,6 +167,10 @@ class MaskFormat(ABC):
         Raises:
             RecoError: it cannot, or they are not.
         """
+        if plan.min_area and not self.has_instances:
+            raise UsageError(
+                f"--min-area: {self.title} has no instances that could be left out: leave the option out"
+            )
         if self.most_labels is not None and len(plan.concepts) > self.most_labels:
             raise SettingError(
                 f"{self.title} holds at most {self.most_labels} concepts, these masks have {len(plan.concepts)}: "

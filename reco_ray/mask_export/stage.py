@@ -55,7 +55,7 @@ def plan_export(masks: str, *, min_area: int = 0, with_images: bool = True) -> E
     recipe = {name: value for name, value in made_from.items() if name not in _OF_THE_IMAGES}
     origin = {name: value for name, value in recipe.items() if value is not None and "://" not in str(value)}
     return ExportPlan(
-        labels=content.labels,
+        labels=_distinct(content.labels),
         palette=[(red, green, blue) for red, green, blue in content.palette],
         background=content.palette[0] == [0, 0, 0],  # no concept is black
         min_area=min_area,
@@ -68,6 +68,11 @@ def plan_export(masks: str, *, min_area: int = 0, with_images: bool = True) -> E
             **{name: value for name, value in origin.items() if not str(value).startswith("/")},
         },
     )
+
+
+def _distinct(labels: list[str]) -> list[str]:
+    """Names that tools can tell apart: a concept may be called as the background is."""
+    return [f"{name} (concept)" if name in labels[:label] else name for label, name in enumerate(labels)]
 
 
 def export_masks(masks: str, out: str, form: str, plan: ExportPlan) -> Outcome:

@@ -143,11 +143,12 @@ def install(app: FastAPI, keys_required: bool) -> None:
             if keys_required:
                 document["components"]["securitySchemes"] = {
                     "bearer": {"type": "http", "scheme": "bearer"},
+                    "basic": {"type": "http", "scheme": "basic", "description": "the key is the password"},
                     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                 }
                 for operation in _operations(document):
                     if "401" in operation["responses"]:
-                        operation["security"] = [{"bearer": []}, {"header": []}]
+                        operation["security"] = [{"bearer": []}, {"basic": []}, {"header": []}]
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -87,7 +87,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("many"),
         {"a.jpg": ids},
         [f"concept {n:03d}" for n in range(300)],
-        calibrated=False,
+        labeller="plain",
     )
 
 
@@ -448,6 +448,22 @@ def test_a_store_and_images_in_containers(tmp_path: Path) -> None:
         assert [row["uri"] for row in rows] == uris
 
 
+def test_masks_of_a_segmenter_and_a_concept_called_background(tmp_path: Path) -> None:
+    masks = write_masks(
+        tmp_path,
+        {"a.jpg": MAPS["street/rings.jpg"] % 3},
+        ["background", "cat", "background"],
+        labeller="segmenter",
+    )
+    run(masks, "huggingface", tmp_path / "out")
+    (row,) = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert all(concept["score"] for concept in row["concepts"])
+    found = datasets.load_dataset_builder(
+        str(tmp_path / "out"), cache_dir=str(tmp_path / "cache")
+    ).info.features
+    assert found["concepts"].feature["label"].names == ["background", "cat", "background (concept)"]
+
+
 def test_an_unknown_format_or_a_folder_in_use_is_one_line(
     masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -461,6 +477,10 @@ def test_an_unknown_format_or_a_folder_in_use_is_one_line(
     with pytest.raises(SystemExit):
         run(masks, "huggingface", tmp_path / "out", "--without-images")
     assert "a Hugging Face data set holds its images" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as raised:
+        run(masks, "voc", tmp_path / "out", "--min-area", "5")
+    assert "Pascal VOC has no instances that could be left out" in capsys.readouterr().err
+    assert raised.value.code == 2
 
 
 def test_a_data_set_is_pushed(

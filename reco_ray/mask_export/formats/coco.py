@@ -17,6 +17,7 @@ class Coco(MaskFormat):
     """COCO's instances."""
 
     title = "COCO instances"
+    has_instances = True
     image_folder = "images/train"
     streams = ("images", "annotations")
 

@@ -42,7 +42,9 @@ class Voc(MaskFormat):
 def _label_map(plan: ExportPlan) -> Iterator[str]:
     yield "# label:color_rgb:parts:actions\nbackground:0,0,0::\n"
     for name, colour in zip(plan.concepts, plan.concept_colours(), strict=True):
-        yield f"{name.replace(':', ';')}:{','.join(map(str, colour))}::\n"  # a colon ends the name
+        # A colon ends the name, and a line that begins with # is a comment.
+        shown = name.replace(":", ";")
+        yield f"{'_' if shown.startswith('#') else ''}{shown}:{','.join(map(str, colour))}::\n"
 
 
 FORMAT = Voc()

@@ -21,6 +21,7 @@ class Yolo(MaskFormat):
     """YOLO's polygons."""
 
     title = "YOLO segmentation"
+    has_instances = True
     image_folder = "images/train"
     flat = True  # its tools find a label by the first part of its path, and some look into one folder only
 
