@@ -13,7 +13,7 @@ import base64
 import io
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -282,7 +282,7 @@ class Client:
         """Builds a vocabulary; does nothing if an identical one exists.
 
         Args:
-            concepts: names, or {"name": "sofa", "synonyms": ["couch", "settee"]}.
+            concepts: names, or {"name": "sofa", "synonyms": ["couch", "settee"]}, also with images, as for `choose`.
             background: whether pixels that match no concept are labelled as background.
             context: context concepts; None = the default ones.
             wait: until it is ready; else return when the build has started.
@@ -292,10 +292,45 @@ class Client:
         Raises:
             ServiceError: the service refused, or the build failed.
         """
-        body: dict[str, Any] = {"concepts": _names(concepts), "background": background}
+        named = [_with_base64(each) if isinstance(each, dict) else each for each in _names(concepts)]
+        body: dict[str, Any] = {"concepts": named, "background": background}
         if context is not None:
             body["context"] = _names(context)
         state = self._ask(VocabularyStatus, "PUT", _vocabulary_path(name), json=body)
+        return self._built(state, wait, progress, interval)
+
+    def choose(
+        self,
+        name: str,
+        concepts: Mapping[str, Mapping[str, Any]],
+        *,
+        wait: bool = True,
+        progress: Callable[[VocabularyStatus], None] | None = None,
+        interval: float = 0.5,
+    ) -> VocabularyStatus:
+        """Chooses images for concepts of a vocabulary, and builds it again.
+
+        Args:
+            concepts: by name, the images in place of all that were chosen before: `rejected`, image ids; `pinned`,
+                such as {"image_id": ..., "boxes": [[left, top, right, bottom]]}; `examples`, {"image": ...} with
+                `boxes` and `points` as well. An image is a path, bytes, a picture or an array, as for `segment`.
+            wait, progress, interval: as for `build`.
+
+        Raises:
+            ServiceError: the service refused, or the build failed.
+        """
+        body = {"concepts": {concept: _with_base64(chosen) for concept, chosen in concepts.items()}}
+        state = self._ask(VocabularyStatus, "PATCH", _vocabulary_path(name), json=body)
+        return self._built(state, wait, progress, interval)
+
+    def _built(
+        self,
+        state: VocabularyStatus,
+        wait: bool,
+        progress: Callable[[VocabularyStatus], None] | None,
+        interval: float,
+    ) -> VocabularyStatus:
+        name = state.name
         while wait and state.status == "building":
             if progress is not None:
                 progress(state)
@@ -377,6 +412,19 @@ def _names(concepts: Iterable[Any]) -> list[Any]:
     if isinstance(concepts, str):
         raise SettingError('concepts is one string: give a list, as ["cat", "dog"]')
     return list(concepts)
+
+
+def _with_base64(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The images that were chosen for a concept, with those that are sent in base64."""
+    if "examples" not in chosen:
+        return dict(chosen)
+    examples = [
+        {**example, "image": base64.b64encode(_image_bytes(example["image"])).decode()}
+        if "image" in example
+        else example
+        for example in chosen["examples"]
+    ]
+    return {**chosen, "examples": examples}
 
 
 def _image_bytes(image: Any) -> bytes:

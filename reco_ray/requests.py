@@ -15,6 +15,7 @@ from reco_ray.errors import UsageError
 from reco_ray.files.storage import absolute
 from reco_ray.registry import MASK_FORMATS, REFINEMENTS
 from reco_ray.vocabulary import Vocabulary, load_vocabulary, make_vocabulary, parse_concepts
+from reco_ray.vocabulary.curation import curated
 
 
 class Request(BaseModel):
@@ -109,6 +110,9 @@ class WithModels(WithSettings):
     )
 
 
+_CURATION = "YAML file of images to reject, to pin or to add as examples (docs/curation.md)"
+
+
 class WithConcepts(Request):
     """A request that names concepts, either directly or in a file."""
 
@@ -119,14 +123,19 @@ class WithConcepts(Request):
         default=None,
         description="file of concepts: lines, comma lists, CSV, YAML, JSON, YOLO, COCO (docs/vocabularies.md)",
     )
+    curation: Place | None = Field(default=None, description=_CURATION)
 
     def load_vocabulary(self) -> Vocabulary:
-        """The concepts.
+        """The concepts, with the images that the curation chooses.
 
         Raises:
-            UsageError: neither or both of the fields are given.
-            RecoError: they cannot be read.
+            UsageError: neither or both of `concepts` and `vocabulary` are given.
+            RecoError: they cannot be read, or the curation does not fit them.
         """
+        vocabulary = self._load_concepts()
+        return vocabulary if self.curation is None else curated(vocabulary, self.curation)
+
+    def _load_concepts(self) -> Vocabulary:
         if (self.concepts is None) == (self.vocabulary is None):
             raise UsageError("give the concepts either with --concepts a,b or with --vocabulary FILE")
         if isinstance(self.concepts, str):
@@ -258,6 +267,9 @@ class TrainRequest(WithModels):
         default=[], description="pseudo-labels that `label` made, in place of --index and --images"
     )
     verdicts: Place | None = _VERDICTS
+    curation: Several = Field(
+        default=[], description=f"{_CURATION}; NAME=FILE where there are several vocabularies; repeatable"
+    )
     steps: int | None = _short("train.steps", "updates of the weights")
     exemplars: int | None = _EXEMPLARS
     duplicates: Place | None = _DUPLICATES
@@ -300,6 +312,7 @@ class SweepRequest(Request):
     POSITIONAL: ClassVar[tuple[str, ...]] = ("file",)
 
     file: Place = Field(description="what to vary, on which images (docs/sweeps.md)")
+    curation: Place | None = Field(default=None, description=f"{_CURATION}; in place of the file's")
     out: Place = Field(default="reco-sweep", description=_OUT)
 
 
@@ -319,6 +332,7 @@ class EvaluateRequest(WithModels):
     segmenter: Place | None = Field(
         default=None, description="a segmenter trained for the benchmark's classes, scored beside ReCo"
     )
+    curation: Place | None = Field(default=None, description=_CURATION)
     out: Place = Field(default="reco-evaluation", description=_OUT)
     protocol: str = Field(default="whole", description="whole, reco (320 centre crop) or mmseg (windows)")
     short_side: int | None = Field(

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from pydantic import ValidationError
@@ -49,6 +49,7 @@ from reco_ray.requests import (
     usage_error,
 )
 from reco_ray.vocabulary import Vocabulary
+from reco_ray.vocabulary.curation import curated
 
 if TYPE_CHECKING:
     from reco_ray.config import IndexSettings, Settings
@@ -86,12 +87,15 @@ class Stage(Generic[R, Result]):
 
 def _run(request: RunRequest, listener: Listener) -> RunResult:
     vocabulary, settings = request.load_vocabulary(), request.load_settings()
+    from reco_ray.corpus.chosen import open_examples, require_files
     from reco_ray.models.description import describe_dense_models
     from reco_ray.models.weights import prefetch
     from reco_ray.segmentation.refine import require_refinement
 
     # Before hours of embedding, not after them.
     require_refinement(settings.segment.refine)
+    vocabulary = open_examples(vocabulary, settings)
+    require_files(vocabulary, settings)
     prefetch(settings.models.specs, settings.models.weights)
     describe_dense_models(settings.models, settings.seed)
     return _main_job(request.corpus, request.images, vocabulary, settings, request, listener)
@@ -189,9 +193,11 @@ def _duplicates(request: DuplicatesRequest, listener: Listener) -> DuplicatesRes
 
 def _references(request: ReferencesRequest, listener: Listener) -> Outcome:
     vocabulary, settings = request.load_vocabulary(), request.load_settings()
+    from reco_ray.corpus.chosen import open_examples
     from reco_ray.cosegmentation.stage import build_references
     from reco_ray.distributed.session import session
 
+    vocabulary = open_examples(vocabulary, settings)
     listener.vocabulary(vocabulary)
     with session(request.address):
         return _notify(listener, build_references(request.index, vocabulary, request.out, settings))
@@ -282,16 +288,22 @@ def _train(request: TrainRequest, listener: Listener) -> list[Outcome]:
         raise UsageError(
             "--verdicts leave images out when labels are made: give them to `label`, or --images here"
         )
+    if request.labels and request.curation:
+        raise UsageError(
+            "--curation: changes references, and --labels are made already: give it with --index"
+        )
     without = _bad_images(request.verdicts)
+    from reco_ray.corpus.chosen import open_examples
     from reco_ray.distributed.session import session
     from reco_ray.segmentation.refine import require_refinement
     from reco_ray.training.stage import train_segmenters
     from reco_ray.training.vocabularies import require_distinct, train_vocabularies
-    from reco_ray.vocabulary_sets import load_vocabularies
+    from reco_ray.vocabulary_sets import curate, load_vocabularies
 
     if not request.labels:
         require_refinement(settings.segment.refine)
-    vocabularies = load_vocabularies(request.vocabulary)
+    vocabularies = curate(load_vocabularies(request.vocabulary), request.curation)
+    vocabularies = {name: open_examples(each, settings) for name, each in vocabularies.items()}
     require_distinct(vocabularies)
     for name, vocabulary in vocabularies.items():
         listener.vocabulary(vocabulary, name)
@@ -348,6 +360,7 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult | 
 
         return evaluate_verdicts(request.verdicts, request.out)
     settings = request.load_settings()
+    from reco_ray.corpus.chosen import open_examples
     from reco_ray.corpus.index import build_index
     from reco_ray.corpus.stage import embed_corpus
     from reco_ray.distributed.session import session
@@ -364,6 +377,9 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult | 
     protocol = choose_protocol(request.protocol, request.short_side, settings.segment)
     data = str(request.data)
     dataset = open_benchmark(str(request.benchmark), absolute(data))
+    if request.curation is not None:
+        vocabulary = open_examples(curated(dataset.vocabulary, request.curation), settings)
+        dataset = replace(dataset, vocabulary=vocabulary)
     require_countable(dataset, settings.segment.max_pixels, protocol.cut_truth)
     trained = trained_for(request.segmenter, dataset) if request.segmenter else None
     prefetch(settings.models.specs, settings.models.weights)
@@ -381,7 +397,7 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult | 
 def _sweep(request: SweepRequest, listener: Listener) -> SweepResult:
     from reco_ray.sweeps.sweep_plan import open_plan
 
-    plan = open_plan(request.file)
+    plan = open_plan(request.file, request.curation)
     from reco_ray.distributed.session import session
     from reco_ray.sweeps.stage import run_sweep
 

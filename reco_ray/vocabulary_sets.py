@@ -3,6 +3,7 @@
 from reco_ray.errors import UsageError
 from reco_ray.files.storage import join, list_names
 from reco_ray.vocabulary import Vocabulary, load_vocabulary
+from reco_ray.vocabulary.curation import curated
 from reco_ray.vocabulary.list_formats import SUFFIXES
 
 _BENCHMARK = "benchmark:"
@@ -21,6 +22,35 @@ def load_vocabularies(sources: list[str]) -> dict[str, Vocabulary]:
             if name in found:
                 raise UsageError(f"two vocabularies are named {name!r}: rename one, results are kept by name")
             found[name] = _load(uri)
+    return found
+
+
+def curate(vocabularies: dict[str, Vocabulary], curations: list[str]) -> dict[str, Vocabulary]:
+    """The vocabularies with the images that curation files choose.
+
+    Args:
+        vocabularies: by name.
+        curations: files; `NAME=FILE` for one of several vocabularies.
+
+    Raises:
+        UsageError: it is not clear which vocabulary a file is for, or two are for the same.
+        RecoError: as `curated`.
+    """
+    found = dict(vocabularies)
+    seen = set()
+    for text in curations:
+        name, equals, uri = text.partition("=")
+        if not (equals and name in vocabularies):
+            if len(vocabularies) != 1:
+                names = ", ".join(list(vocabularies)[:5])
+                raise UsageError(
+                    f"--curation {text}: say for which vocabulary it is, as NAME=FILE, of {names}"
+                )
+            name, uri = next(iter(vocabularies)), text
+        if name in seen:
+            raise UsageError(f"--curation {text}: vocabulary {name!r} has one already")
+        seen.add(name)
+        found[name] = curated(found[name], uri)
     return found
 
 

@@ -25,6 +25,7 @@ from safetensors.torch import save as save_tensors
 from reco_ray.contents import ReferencesContent
 from reco_ray.cosegmentation.concept_store import ConceptStore, StoredExemplar
 from reco_ray.cosegmentation.reference_plan import ReferencePlan
+from reco_ray.cosegmentation.retrieve import RETRIEVED
 from reco_ray.errors import OtherModelError, UnreadableError
 from reco_ray.files import artifacts, storage
 from reco_ray.models.dense import DenseFeatures
@@ -33,6 +34,8 @@ from reco_ray.vocabulary import Vocabulary, slug
 
 SAMPLE = "sample.safetensors"
 
+# similarity: cosine of image and words; null if it is not known. source: "retrieved", "pinned" or "example".
+# width, height: of the upright image, pixels; null for references of earlier versions.
 # seed_row, seed_col: location in the support map. support: its value there, in [0, 1] times the weight.
 EXEMPLARS_SCHEMA = pa.schema(
     [
@@ -41,6 +44,9 @@ EXEMPLARS_SCHEMA = pa.schema(
         ("image_id", pa.string()),
         ("uri", pa.string()),
         ("similarity", pa.float32()),
+        ("source", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
         ("seed_row", pa.int32()),
         ("seed_col", pa.int32()),
         ("support", pa.float32()),
@@ -206,7 +212,10 @@ def write_bank(
 def _exemplars(name: str, rows: list[StoredExemplar], tensors: Mapping[str, torch.Tensor]) -> pa.Table:
     row, col = tensors["seed_locations"].int().numpy().T
     support = tensors["support"].float().numpy()[np.arange(len(row)), row, col]
-    found = pa.Table.from_pylist([{"concept": name, **each} for each in rows])
+    columns = [field for field in EXEMPLARS_SCHEMA if not field.name.startswith(("seed_", "support"))]
+    found = pa.Table.from_pylist(
+        [{"concept": name, "source": RETRIEVED, **each} for each in rows], schema=pa.schema(columns)
+    )
     for column, values in (("seed_row", row), ("seed_col", col), ("support", support)):
         found = found.append_column(column, pa.array(values))
     return found.select(EXEMPLARS_SCHEMA.names).cast(EXEMPLARS_SCHEMA)

@@ -1,4 +1,4 @@
-"""Retrieves and loads exemplars, and builds the reference of one concept. No Ray."""
+"""Plans references for an index, finds and loads exemplars, and builds the reference of one concept. No Ray."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -8,18 +8,20 @@ import pyarrow as pa
 import torch
 
 from reco_ray.config import ReferenceSettings, Settings
+from reco_ray.corpus.chosen import resolve_chosen
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.corpus.load import ImageLoader, pixels_of
 from reco_ray.cosegmentation.contact_sheet import contact_sheet
 from reco_ray.cosegmentation.prototypes import prototypes
-from reco_ray.cosegmentation.reference_plan import ReferencePlan
+from reco_ray.cosegmentation.reference_plan import ReferencePlan, plan_references
 from reco_ray.cosegmentation.references import reference_from_pixels
-from reco_ray.cosegmentation.retrieve import retrieve
+from reco_ray.cosegmentation.retrieve import EXAMPLE, retrieve_exemplars
 from reco_ray.errors import RecoError, UnreadableError
 from reco_ray.models.dense import DenseModels
 from reco_ray.models.image import ImageTransform
 from reco_ray.models.prompts import encode_prompts
 from reco_ray.models.protocols import LanguageImageModel
+from reco_ray.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,30 @@ class ReferenceInputs:
 
     Attributes:
         texts: text embeddings of the dense language model, float32 (d,).
-        exemplars: exemplars of the co-segmented steps, as `retrieve` returns them.
+        exemplars: exemplars of the co-segmented steps, as `retrieve_exemplars` returns them.
     """
 
     texts: dict[str, np.ndarray]
     exemplars: dict[str, pa.Table]
+
+
+def plan_for_index(
+    vocabulary: Vocabulary, index: CorpusIndex, settings: Settings, dense: str
+) -> ReferencePlan:
+    """Opens the images that a person chose for a vocabulary's concepts, and plans its references.
+
+    Args:
+        vocabulary: the concepts.
+        index: of the corpus.
+        settings: of the run.
+        dense: fingerprint of the dense models.
+
+    Raises:
+        RecoError: as `resolve_chosen`.
+    """
+    manifest = index.manifest
+    resolved = resolve_chosen(vocabulary, index, settings)
+    return plan_references(resolved, settings, index.uri, manifest.made_at, manifest.content.model, dense)
 
 
 def prepare_inputs(
@@ -42,30 +63,51 @@ def prepare_inputs(
     language: LanguageImageModel,
     settings: Settings,
 ) -> ReferenceInputs:
-    """Embeds the names of a plan's concepts and retrieves their exemplars in one search.
+    """Embeds the names of a plan's concepts and finds their exemplars.
 
     Args:
         plan: of the vocabulary.
         index: of the corpus.
         retrieval: the model of the index.
         language: the dense language model; may be the same.
-        settings: `models.templates` and `references.exemplars` are used.
+        settings: `models.templates` and `references` are used.
 
     Raises:
         SettingError: a model does not support the script of a name, or the corpus has fewer images than exemplars.
     """
     words = [list(step.concept.words) for step in plan.steps]
-    queries = encode_prompts(retrieval, words, settings.models.templates).cpu()
+    queries = embed_words(retrieval, words, settings.models.templates).cpu()
     texts = queries
     if language is not retrieval:
-        texts = encode_prompts(language, words, settings.models.templates).cpu()
+        texts = embed_words(language, words, settings.models.templates).cpu()
     built = [number for number, step in enumerate(plan.steps) if step.same_as is None]
-    names, k = [plan.steps[number].id for number in built], settings.references.exemplars
-    found = retrieve(index, names, queries[built], k)
-    return ReferenceInputs(
-        {step.id: row.numpy() for step, row in zip(plan.steps, texts, strict=True)},
-        {name: found.slice(number * k, k) for number, name in enumerate(names)},
+    steps = [plan.steps[number] for number in built]
+    exemplars = retrieve_exemplars(
+        index,
+        [step.id for step in steps],
+        [step.concept for step in steps],
+        queries[built],
+        settings.references,
     )
+    return ReferenceInputs(
+        {step.id: row.numpy() for step, row in zip(plan.steps, texts, strict=True)}, exemplars
+    )
+
+
+def embed_words(model: LanguageImageModel, words: list[list[str]], templates: str) -> torch.Tensor:
+    """Embeds the words of m concepts, (m, d) float32; zeros for a concept without words, which has examples only.
+
+    Raises:
+        SettingError: as `encode_prompts`.
+    """
+    named = [number for number, each in enumerate(words) if each]
+    embedded = torch.zeros(len(words), model.embedding_dim)
+    if not named:
+        return embedded
+    found = encode_prompts(model, [words[number] for number in named], templates)
+    embedded = embedded.to(found.device)
+    embedded[named] = found
+    return embedded
 
 
 def exemplar_loader(transform: ImageTransform, settings: Settings) -> ImageLoader:
@@ -84,6 +126,8 @@ def require_readable(exemplars: pa.Table) -> None:
     unreadable = exemplars.filter(exemplars["reason"].is_valid())
     if unreadable.num_rows:
         first = unreadable.slice(0, 1).to_pylist()[0]
+        if first["source"] == EXAMPLE:
+            raise UnreadableError(f"{first['uri']}: {first['reason']}, though it is an example of a concept")
         raise unreadable_exemplar(first["uri"], first["reason"])
 
 
@@ -107,7 +151,7 @@ def build_concept(
     Args:
         models: the dense models.
         exemplars: loaded by `exemplar_loader`, in order of retrieval.
-        text_embedding: (d,), on the models' device.
+        text_embedding: (d,), on the models' device; zero for a concept without words.
         context_references: (r, c), on the models' device, or None.
         settings: of the references.
 
@@ -124,8 +168,10 @@ def build_concept(
     if settings.geometry == "crop":
         aspects = np.ones(exemplars.num_rows)
     batch = torch.from_numpy(pixels).to(text_embedding.device)
-    result = reference_from_pixels(models, batch, text_embedding, context_references, settings)
-    sheet = contact_sheet(pixels, aspects, result.support.cpu().numpy(), result.seed_locations.cpu().numpy())
+    regions = exemplars["region"].to_pylist()
+    result = reference_from_pixels(models, batch, text_embedding, context_references, settings, regions)
+    support, seeds = result.support.cpu().numpy(), result.seed_locations.cpu().numpy()
+    sheet = contact_sheet(pixels, aspects, support, seeds, regions)
     tensors = {
         "reference": result.reference,
         "prototypes": prototypes(result, settings.prototypes).clone(),  # safetensors refuses aliases

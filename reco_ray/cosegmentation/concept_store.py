@@ -1,13 +1,13 @@
 """Content-addressed store of references, so that vocabularies with common concepts share them.
 
-- `<id>.json`: `name`, `words`, `exemplars` (rank, image_id, uri, similarity)
+- `<id>.json`: `name`, `words`, `exemplars` (rank, image_id, uri, similarity, source, width, height)
 - `<id>.sample`: dense features of a sample of the corpus, see `models.feature_sample`
 - `<id>.safetensors`: tensors of `build.build_concept`; written last: a concept is complete if it exists
 """
 
 import json
 from collections.abc import Iterable
-from typing import TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import pyarrow as pa
 import torch
@@ -20,15 +20,24 @@ from reco_ray.files import storage
 
 _SUFFIX = ".safetensors"
 _SAMPLE_SUFFIX = ".sample"
+_STORED = ("rank", "image_id", "uri", "similarity", "source", "width", "height")  # of an exemplar
 
 
 class StoredExemplar(TypedDict):
-    """An exemplar of a concept; `similarity` is a cosine."""
+    """An exemplar of a concept.
+
+    similarity: cosine of image and words; None if it is not known.
+    source: "retrieved", "pinned" or "example"; those of earlier versions are retrieved.
+    width, height: of the upright original, pixels; earlier versions have none.
+    """
 
     rank: int
     image_id: str
     uri: str
-    similarity: float
+    similarity: float | None
+    source: NotRequired[Literal["retrieved", "pinned", "example"]]
+    width: NotRequired[int]
+    height: NotRequired[int]
 
 
 class StoredConcept(TypedDict):
@@ -62,16 +71,17 @@ class ConceptStore:
 
         Args:
             step: what was built.
-            exemplars: `rank`, `image_id`, `uri`, `similarity`, as `retrieve` returns them.
+            exemplars: as `retrieve_exemplars` returns them, loaded.
             tensors: as `build_concept` returns them.
         """
         self.write_bytes(step, exemplars, save_tensors(tensors))
 
     def write_bytes(self, step: Step, exemplars: pa.Table, tensors: bytes) -> None:
         """As `write`, with tensors serialised by safetensors."""
-        rows = exemplars.select(["rank", "image_id", "uri", "similarity"]).to_pylist()
-        # Not the user's name of the concept: concepts with the same words are shared.
-        described = {"name": step.concept.words[0], "words": list(step.concept.words), "exemplars": rows}
+        rows = exemplars.select([name for name in _STORED if name in exemplars.column_names]).to_pylist()
+        # Not the user's name of the concept: concepts with the same words, or the same examples, are shared.
+        words = list(step.concept.words)
+        described = {"name": words[0] if words else "examples", "words": words, "exemplars": rows}
         storage.write_bytes(self._json(step.id), json.dumps(described).encode())
         storage.write_bytes(self.uri(step.id), tensors)
 

@@ -1,16 +1,25 @@
 """Contact sheet of a reference: each exemplar beside its support map, with the seed marked."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from reco_ray.corpus.regions import Region
 
 TILE = 160  # side in pixels
 GAP = 6
 PAIRS_PER_ROW = 4
 
 
-def contact_sheet(pixels: np.ndarray, aspects: np.ndarray, support: np.ndarray, seeds: np.ndarray) -> bytes:
+def contact_sheet(
+    pixels: np.ndarray,
+    aspects: np.ndarray,
+    support: np.ndarray,
+    seeds: np.ndarray,
+    regions: Sequence[Region | None] | None = None,
+) -> bytes:
     """Draws the exemplars of one concept in order of rank.
 
     Args:
@@ -18,6 +27,7 @@ def contact_sheet(pixels: np.ndarray, aspects: np.ndarray, support: np.ndarray, 
         aspects: (n,), width / height of the original images, in which they are drawn.
         support: float (n, h, w).
         seeds: int (n, 2), row and column in the support map.
+        regions: boxes in which the seeds had to lie, outlined on the photographs; None for none.
 
     Returns:
         JPEG bytes.
@@ -25,17 +35,11 @@ def contact_sheet(pixels: np.ndarray, aspects: np.ndarray, support: np.ndarray, 
     n = len(pixels)
     columns = min(n, PAIRS_PER_ROW)
     rows = -(-n // columns)
-    pair = 2 * TILE
-    sheet = Image.new("RGB", (columns * (pair + GAP) + GAP, rows * (TILE + GAP) + GAP), "white")
+    sheet = Image.new("RGB", (columns * (2 * TILE + GAP) + GAP, rows * (TILE + GAP) + GAP), "white")
     for number in range(n):
-        left = GAP + (number % columns) * (pair + GAP)
-        top = GAP + (number // columns) * (TILE + GAP)
-        shape = (min(TILE, round(TILE * aspects[number])), min(TILE, round(TILE / aspects[number])))
-        photo = Image.fromarray(pixels[number]).resize(
-            (max(1, shape[0]), max(1, shape[1])), Image.Resampling.LANCZOS
-        )
-        left, top = left + (TILE - photo.width) // 2, top + (TILE - photo.height) // 2
-        sheet.paste(photo, (left, top))
+        left, top, *shape = photo_place(number, n, aspects[number])
+        photo = Image.fromarray(pixels[number]).resize((shape[0], shape[1]), Image.Resampling.LANCZOS)
+        sheet.paste(_outlined(photo, (regions[number] if regions else None) or []), (left, top))
         # Each map is scaled by itself, above its 40 % quantile: maps show locations, and do not compare images.
         low, high = np.quantile(support[number], 0.4), support[number].max()
         heat = heat_overlay(photo, (support[number] - low) / (high - low + 1e-9))
@@ -45,6 +49,21 @@ def contact_sheet(pixels: np.ndarray, aspects: np.ndarray, support: np.ndarray, 
     buffer = io.BytesIO()
     sheet.save(buffer, "JPEG", quality=82)
     return buffer.getvalue()
+
+
+def photo_place(number: int, count: int, aspect: float) -> tuple[int, int, int, int]:
+    """Where on a sheet of `count` exemplars a photograph is: left, top, width and height in pixels.
+
+    Args:
+        number: of the exemplar, from 0.
+        count: exemplars of the sheet.
+        aspect: width / height of the original.
+    """
+    columns = min(count, PAIRS_PER_ROW)
+    width, height = (max(1, min(TILE, round(side))) for side in (TILE * aspect, TILE / aspect))
+    left = GAP + (number % columns) * (2 * TILE + GAP) + (TILE - width) // 2
+    top = GAP + (number // columns) * (TILE + GAP) + (TILE - height) // 2
+    return left, top, width, height
 
 
 def heat_overlay(photo: Image.Image, heat: np.ndarray) -> Image.Image:
@@ -71,6 +90,20 @@ def _mark_seed(image: Image.Image, seed: np.ndarray, shape: tuple[int, ...]) -> 
     draw = ImageDraw.Draw(image)
     for radius, colour, width in ((8, "black", 4), (8, "white", 2)):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
+
+
+def _outlined(photo: Image.Image, region: Region) -> Image.Image:
+    """A copy of the photograph, with the boxes and points of a region outlined."""
+    photo = photo.copy()
+    draw = ImageDraw.Draw(photo)
+    for box in region:
+        left, right = (round(edge * (photo.width - 1)) for edge in (box[0], box[2]))
+        top, bottom = (round(edge * (photo.height - 1)) for edge in (box[1], box[3]))
+        if (left, top) == (right, bottom):  # a point
+            left, top, right, bottom = left - 2, top - 2, right + 2, bottom + 2
+        for colour, grow in (("black", 1), ("white", 0)):
+            draw.rectangle((left - grow, top - grow, right + grow, bottom + grow), outline=colour)
+    return photo
 
 
 def _label(sheet: Image.Image, corner: tuple[int, int], text: str) -> None:

@@ -39,6 +39,7 @@ def cosegment(
     features: Tensor,
     weights: Tensor | None = None,
     *,
+    allowed: Tensor | None = None,
     reduction: Reduction = "mean",
     pairing: Pairing = "exact",
 ) -> Cosegmentation:
@@ -56,6 +57,8 @@ def cosegment(
         features: (n, c, h, w) floating point, dense features of the exemplars in order of retrieval; need not be
             normalised. Half precision is computed in float32.
         weights: (n, h, w) floating point, not negative: how likely each location shows the concept. Default: 1.
+        allowed: bool (n, h, w), at least one in each image: where seeds may lie. Other locations have weight and
+            support 0. Default: everywhere.
         reduction: of the seeds to the reference, before normalisation. "mean"; "medoid", the seed most similar to the
             others, the first if tied; "rank_weighted", the mean weighted with 1 - i/n for the i-th retrieved image, i
             from 0.
@@ -86,10 +89,18 @@ def cosegment(
 
     if weights is None:
         weights = features.new_ones(n, height, width)
+    if allowed is not None:
+        _require_allowed(allowed, (n, height, width))
+        weights = weights * allowed
     dtype = torch.promote_types(features.dtype, torch.float32)
     support = _support(features.flatten(2).mT.to(dtype), weights.flatten(1).to(dtype), pairing)
 
-    seeds = _first_maximum(support)
+    if allowed is None:
+        seeds = _first_maximum(support)
+    else:
+        outside = ~allowed.flatten(1)
+        seeds = _first_maximum(support.masked_fill(outside, -torch.inf))
+        support = support.masked_fill(outside, 0)
     seed_features = features.flatten(2)[torch.arange(n, device=seeds.device), :, seeds].to(dtype)
     return Cosegmentation(
         reference=_reduce(seed_features, reduction),
@@ -182,6 +193,15 @@ def _require_weights(weights: Tensor, shape: tuple[int, int, int]) -> None:
     require_finite("weights", weights)
     if weights.min() < 0:
         raise ValueError(f"weights must not be negative, the lowest is {weights.min().item():g}")
+
+
+def _require_allowed(allowed: Tensor, shape: tuple[int, int, int]) -> None:
+    if allowed.shape != shape or allowed.dtype != torch.bool:
+        raise ValueError(
+            f"allowed must be bool (n, h, w) = {shape}, as the features, got {allowed.dtype} {tuple(allowed.shape)}"
+        )
+    if not allowed.flatten(1).any(1).all():
+        raise ValueError("allowed must have a location in every image")
 
 
 def require_finite(name: str, tensor: Tensor) -> None:

@@ -18,7 +18,7 @@ class Step:
 
     Attributes:
         id: digest of everything that determines the reference; its key in a `ConceptStore`.
-        concept: name and synonyms.
+        concept: name, synonyms, and the images that were chosen.
         context: ids of the context references used for context elimination, in order.
         same_as: for an alias, the id of the context reference that it uses, with a text embedding of its own; None if
             the reference is co-segmented.
@@ -82,7 +82,7 @@ def plan_references(
     all of them. A concept that is itself a context concept uses that reference.
 
     Args:
-        vocabulary: concepts and the names of their context concepts.
+        vocabulary: concepts and the names of their context concepts; the images that were chosen for them are opened.
         settings: `models.templates`, `references` and `segment` are used.
         index: URI of the index.
         index_made_at: time of the index's manifest.
@@ -104,7 +104,7 @@ def plan_references(
     own = {concept.name: concept for concept in vocabulary.concepts}
     context = list(vocabulary.context) if settings.references.context_elimination else []
     concepts = [own.get(name, Concept(name=name)) for name in context]
-    words = [list(concept.words) for concept in concepts]
+    words = [_determinants(concept) for concept in concepts]
     context_ids = tuple(digest(recipe, "context", words[: number + 1]) for number in range(len(context)))
     steps = {
         each: Step(each, concept, context_ids[:number])
@@ -115,7 +115,7 @@ def plan_references(
     for concept in vocabulary.concepts:
         source = of_context.get(vocabulary.context_of(concept) or "")
         if source is None:
-            step = Step(digest(recipe, words, list(concept.words)), concept, context_ids)
+            step = Step(digest(recipe, words, _determinants(concept)), concept, context_ids)
         elif concept.name == vocabulary.context_of(concept):
             step = steps[source]
         else:
@@ -132,6 +132,16 @@ def plan_references(
         context_ids=context_ids,
         sample_id=sample,
     )
+
+
+def _determinants(concept: Concept) -> list[object]:
+    """What a reference depends on besides index and settings: words, and the images that were chosen, by content."""
+    words: list[object] = list(concept.words)
+    if not concept.chosen:
+        return words
+    rejected = sorted(str(each.content["image"]) for each in concept.rejected)
+    exemplars = {kind: [each.content for each in getattr(concept, kind)] for kind in ("pinned", "examples")}
+    return [words, {"rejected": rejected, **exemplars}]
 
 
 def unique_steps(plans: Iterable[ReferencePlan]) -> dict[str, Step]:

@@ -19,15 +19,15 @@ from reco_ray.contents import ReferencesContent
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.corpus.load import whole_image_loader
 from reco_ray.cosegmentation.bank import write_bank
-from reco_ray.cosegmentation.build import ReferenceInputs, build_concept, exemplar_loader, prepare_inputs
-from reco_ray.cosegmentation.concept_store import ConceptStore
-from reco_ray.cosegmentation.reference_plan import (
-    ReferencePlan,
-    Step,
-    plan_references,
-    sequences,
-    unique_steps,
+from reco_ray.cosegmentation.build import (
+    ReferenceInputs,
+    build_concept,
+    exemplar_loader,
+    plan_for_index,
+    prepare_inputs,
 )
+from reco_ray.cosegmentation.concept_store import ConceptStore
+from reco_ray.cosegmentation.reference_plan import ReferencePlan, Step, sequences, unique_steps
 from reco_ray.cosegmentation.sample import measure_sample, sample_rows
 from reco_ray.distributed.parts import Report, Worker
 from reco_ray.distributed.pool import Pool, stage_pool
@@ -54,13 +54,14 @@ def build_references(
 
     Args:
         index: URI of an index artifact.
-        vocabulary: concepts to build.
+        vocabulary: concepts to build, with the images that a person chose for them, if any.
         out: URI of the ReferenceBank.
         settings: of the run.
         renew: replace references in `out` of another index, vocabulary or other settings.
 
     Raises:
-        RecoError: an index of other models, more exemplars than images, a missing exemplar, or unwritable output.
+        RecoError: an index of other models, more exemplars than images, a missing or chosen image that cannot be used,
+            or unwritable output.
     """
     concepts = storage.join(out, _CONCEPTS)
     (built,) = build_many_references(index, {"": vocabulary}, {"": out}, settings, concepts, renew)
@@ -102,24 +103,18 @@ def build_many_references(
     plans: dict[str, tuple[ReferencePlan, artifacts.ArtifactWriter[ReferencesContent]]] = {}
     evidence = ReferenceInputs({}, {})
     for name, vocabulary in vocabularies.items():
-        plan = plan_references(
-            vocabulary,
-            settings,
-            index.uri,
-            index.manifest.made_at,
-            retrieval.fingerprint,
-            dense.fingerprint,
-        )
-        writer = artifacts.ArtifactWriter(outs[name], ReferencesContent, plan.made_from)
+        out = storage.absolute(outs[name])
         try:
+            plan = plan_for_index(vocabulary, index, settings, dense.fingerprint)
+            writer = artifacts.ArtifactWriter(out, ReferencesContent, plan.made_from)
             if renew:
                 clear_outdated(writer, STAGE, lambda path: _OWN.fullmatch(path) is not None, keep=_CONCEPTS)
             if manifest := writer.finished():
-                outcomes[name] = Outcome(STAGE, writer.uri, manifest, new=False, name=name)
+                outcomes[name] = Outcome(STAGE, out, manifest, new=False, name=name)
                 continue
             found = prepare_inputs(plan, index, retrieval, dense.language, settings)
         except RecoError as error:
-            outcomes[name] = Outcome(STAGE, writer.uri, name=name, error=error)
+            outcomes[name] = Outcome(STAGE, out, name=name, error=error)
             continue
         plans[name] = plan, writer
         # A shared concept is built from the inputs of the first vocabulary that has it.

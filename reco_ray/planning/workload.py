@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from reco_ray.config import Settings, load_settings
 from reco_ray.contents import SegmenterContent
+from reco_ray.corpus.chosen import open_examples
 from reco_ray.errors import MissingError, UnfinishedError
 from reco_ray.files.artifacts import read_manifest
 from reco_ray.pipeline import PipelineStep
@@ -15,8 +16,9 @@ from reco_ray.requests import (
     TrainRequest,
     WithSettings,
 )
-from reco_ray.vocabulary import Vocabulary
-from reco_ray.vocabulary_sets import load_vocabularies
+from reco_ray.vocabulary import Concept, Vocabulary
+from reco_ray.vocabulary.chosen_images import CHOICES
+from reco_ray.vocabulary_sets import curate, load_vocabularies
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def workloads(steps: list[PipelineStep]) -> Iterator[Workload]:
         request = step.request
         settings = request.load_settings() if isinstance(request, WithSettings) else load_settings()
         if isinstance(request, ReferencesRequest):
-            yield _references("references", [request.load_vocabulary()], settings)
+            yield _references("references", [open_examples(request.load_vocabulary(), settings)], settings)
         elif isinstance(request, LabelRequest):
             yield Workload("label", "label", settings, sets=len(request.references))
         elif isinstance(request, SegmentRequest) and request.segmenter:
@@ -60,7 +62,8 @@ def workloads(steps: list[PipelineStep]) -> Iterator[Workload]:
         elif request.labels:
             yield Workload("train", "train", settings, sets=len(request.labels))
         else:
-            vocabularies = list(load_vocabularies(request.vocabulary).values())
+            named = curate(load_vocabularies(request.vocabulary), request.curation)
+            vocabularies = [open_examples(vocabulary, settings) for vocabulary in named.values()]
             yield _references("train: references", vocabularies, settings)
             yield Workload("train: label", "label", settings, sets=len(vocabularies))
             yield Workload("train", "train", settings, sets=len(vocabularies))
@@ -86,15 +89,22 @@ def _references(name: str, vocabularies: list[Vocabulary], settings: Settings) -
     """The references of several vocabularies; concepts that they share are built once."""
     concepts, context = set(), set()
     for vocabulary in vocabularies:
-        own = {concept.name: concept.words for concept in vocabulary.concepts}
+        own = {concept.name: _made_of(concept) for concept in vocabulary.concepts}
         used = vocabulary.context if settings.references.context_elimination else ()
-        words = tuple(own.get(name, (name,)) for name in used)
-        context |= {words[: number + 1] for number in range(len(words))}
+        made_of = tuple(own.get(name, ((name,),)) for name in used)
+        context |= {made_of[: number + 1] for number in range(len(made_of))}
         concepts |= {
-            (words, concept.words)
+            (made_of, _made_of(concept))
             for concept in vocabulary.concepts
             if vocabulary.context_of(concept) not in used
         }
     return Workload(
         name, "references", settings, len(concepts) + len(context), len(context), len(vocabularies)
+    )
+
+
+def _made_of(concept: Concept) -> tuple[object, ...]:
+    """Words of a concept, and the images that a person chose for it: references that differ in either are built."""
+    return (
+        (concept.words, *(getattr(concept, kind) for kind in CHOICES)) if concept.chosen else (concept.words,)
     )

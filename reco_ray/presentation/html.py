@@ -2,6 +2,7 @@
 
 import base64
 import io
+from importlib.resources import files
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
@@ -27,6 +28,11 @@ def jpeg_uri(image: Image.Image) -> str:
     return data_uri(buffer.getvalue())
 
 
-def data_uri(jpeg: bytes) -> str:
-    """A JPEG's bytes as a data URI."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+def data_uri(data: bytes, kind: str = "image/jpeg") -> str:
+    """Bytes of a media type as a data URI."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def shared_file(name: str) -> bytes:
+    """A file of `presentation/static/`, which reports and the page of the server have in common."""
+    return (files("reco_ray.presentation") / "static" / name).read_bytes()

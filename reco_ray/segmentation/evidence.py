@@ -9,6 +9,10 @@ the logit of a concept; its softmax is a probability. No labels are needed.
 - language: for a classifier, the log-likelihood of the concept under its logits (`mixture_evidence`); else the cosine
   with the text
 - image: the language evidence of the whole image, which says what a photograph is of
+
+A concept that has examples but no words (its text embedding is zero) has reference evidence only. A stand-in for its
+words, such as what the model says about its examples, would bring in what else they show. The reference takes over
+the weight of the words, so that the concept's logits are spread like those of the others.
 """
 
 import torch
@@ -51,11 +55,26 @@ def evidence_maps(encoded: DenseFeatures, targets: Targets) -> list[Tensor]:
         )
         whole = language.mean((2, 3)) if encoded.image is None else encoded.image @ targets.text_embeddings.T
         return [reference, language, whole[:, :, None, None]]
-    weights = class_weights(encoded.classes, targets.text_embeddings)
+    worded = has_words(targets)
+    weights = class_weights(encoded.classes, targets.text_embeddings[worded])
     language = mixture_evidence(encoded.logits, weights, normalised=not targets.background)
     pooled = encoded.logits.mean((2, 3)) if encoded.image is None else encoded.image
     whole = mixture_evidence(pooled[:, :, None, None], weights, normalised=True)
-    return [reference, language, whole]
+    return [reference, _of_all(language, worded), _of_all(whole, worded)]
+
+
+def has_words(targets: Targets) -> Tensor:
+    """Which targets have words, bool (m,); the text embedding of the others is zero."""
+    return targets.text_embeddings.any(1)
+
+
+def _of_all(maps: Tensor, worded: Tensor) -> Tensor:
+    """Adds maps of zeros for the targets without words: (b, k, h, w) -> (b, m, h, w)."""
+    if worded.all():
+        return maps
+    everything = maps.new_zeros(len(maps), len(worded), *maps.shape[2:])
+    everything[:, worded] = maps
+    return everything
 
 
 def class_weights(classes: Tensor, text_embeddings: Tensor) -> Tensor:
@@ -106,6 +125,9 @@ def calibrate(sample: DenseFeatures, targets: Targets, use: str = "both") -> Sco
     per_image = maps[0].flatten(2)
     between, within = per_image.mean(2).var(0, correction=0), per_image.var(2, correction=0).mean(0)
     share = float((between / (between + within).clamp_min(LEAST_DEVIATION**2)).mean())
+    if use == "both":
+        # A smaller deviation is a larger weight.
+        deviations[0, ~has_words(targets)] *= REFERENCE_WEIGHT / (REFERENCE_WEIGHT + LANGUAGE_WEIGHT)
     found = ScoreCalibration(means, deviations, share)
     if not targets.background:
         return found

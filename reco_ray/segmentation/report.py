@@ -1,18 +1,22 @@
 """A page to look at: why every concept looks as it does, and what was found in every image. One file, no links out."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from reco_ray.contents import MasksContent, SegmenterContent
+from reco_ray.contents import MasksContent, ReferencesContent, SegmenterContent
 from reco_ray.corpus.decode import decode_image
 from reco_ray.corpus.read import read_image_bytes
 from reco_ray.cosegmentation.bank import ReferenceBank
+from reco_ray.cosegmentation.contact_sheet import photo_place
 from reco_ray.files import artifacts, storage
-from reco_ray.presentation.html import css_colour, data_uri, jpeg_uri, render_page
+from reco_ray.presentation.html import css_colour, data_uri, jpeg_uri, render_page, shared_file
 from reco_ray.segmentation.masks import REGIONS_SCHEMA, decode_png, mask_file
 from reco_ray.segmentation.overlay import overlay
+from reco_ray.vocabulary.chosen_images import CHOICES, ChosenImage
 
 MOST_IMAGES = 48  # embedded in the page, so that it opens at once however large the run
 _WIDTH = 560  # pixels of an embedded picture
@@ -47,6 +51,8 @@ def write_report(
     page = render_page(
         "report.html",
         concepts=[] if bank is None else _concepts(bank, colours[-len(bank.vocabulary.names) :]),
+        exemplars_script=data_uri(shared_file("exemplars.js"), "text/javascript"),
+        exemplars_style=shared_file("exemplars.css").decode(),
         labels=[
             {"name": name, "colour": css_colour(colour)}
             for name, colour in zip(content.labels, colours, strict=True)
@@ -87,21 +93,49 @@ def _segmenter(uri: str) -> dict[str, object]:
 def _concepts(bank: ReferenceBank, colours: np.ndarray) -> list[dict[str, object]]:
     """colours: uint8 (m, 3), of the concepts, without that of a background."""
     exemplars = bank.exemplars()
+    made_from = artifacts.read_manifest(bank.uri, ReferencesContent).made_from
+    whole = made_from.get("references.geometry") != "crop"
     entries = []
     for index, concept in enumerate(bank.vocabulary.concepts):
-        rows = exemplars.filter(pc.equal(exemplars["concept"], concept.name))
+        rows = exemplars.filter(pc.equal(exemplars["concept"], concept.name)).to_pylist()
+        similarities = [row["similarity"] for row in rows if row["similarity"] is not None]
         entries.append(
             {
                 "name": concept.name,
                 "words": concept.words,
                 "colour": css_colour(colours[index]),
                 "sheet": data_uri(storage.read_bytes(bank.sheet_uri(index))),
-                "exemplars": rows.num_rows,
-                "best": rows["similarity"][0].as_py(),
-                "worst": rows["similarity"][-1].as_py(),
+                "exemplars": len(rows),
+                "best": max(similarities, default=None),
+                "worst": min(similarities, default=None),
+                "choosing": {
+                    "name": concept.name,
+                    "exemplars": [_to_choose(row, len(rows), whole) for row in rows],
+                    "chosen": {kind: [_named(each) for each in getattr(concept, kind)] for kind in CHOICES},
+                },
             }
         )
     return entries
+
+
+def _to_choose(row: dict[str, Any], count: int, whole: bool) -> dict[str, object]:
+    """What the page needs of an exemplar to choose it; `tile`: where on the contact sheet its photograph is."""
+    # Regions cannot be drawn on parts of photographs, nor where references of earlier versions do not know the size.
+    width, height = (row.get("width"), row.get("height")) if whole else (None, None)
+    similarity = row["similarity"]
+    return {
+        "image": row["uri"],
+        "name": row["uri"].rpartition("/")[2],
+        "note": "" if similarity is None else f"similarity {similarity:.2f}",
+        "width": width,
+        "height": height,
+        "tile": photo_place(row["rank"], count, width / height if width and height else 1.0),
+    }
+
+
+def _named(each: ChosenImage) -> dict[str, object]:
+    name = each.image.rpartition("/")[2]
+    return {"image": each.image, "name": name, "boxes": each.boxes, "points": each.points}
 
 
 def _image(masks: str, name: str, regions: pa.Table, colours: np.ndarray) -> dict[str, object]:

@@ -75,10 +75,9 @@ def concept_scores(
     Raises:
         ValueError: shapes do not match, or all inputs are None.
     """
-    if concepts is not None:
-        references = None if references is None else references[concepts]
-        text_embeddings = None if text_embeddings is None else text_embeddings[concepts]
     maps = score_maps(features, references, language_features, text_embeddings)
+    if concepts is not None:
+        maps = [factor[:, concepts] for factor in maps]
     return _product_at(maps, _full_size(maps, output_size))
 
 
@@ -130,7 +129,7 @@ def score_maps(
     if features is not None and references is not None:
         maps.append(torch.sigmoid(reference_cosines(features, references)))
     if language_features is not None and text_embeddings is not None:
-        maps.append(language_attention(language_features, text_embeddings))
+        maps.append(_attention(language_features, text_embeddings))
     if not maps:
         raise ValueError("features, language_features: both are None, there is nothing to score with")
     if maps[0].shape[0] != maps[-1].shape[0]:
@@ -138,6 +137,18 @@ def score_maps(
     if maps[0].shape[1] != maps[-1].shape[1]:
         raise ValueError(f"text_embeddings: {maps[-1].shape[1]} concepts, references has {maps[0].shape[1]}")
     return maps
+
+
+def _attention(language_features: Tensor, text_embeddings: Tensor) -> Tensor:
+    """Language attention; of a concept without words, whose embedding is zero, the mean of the others.
+
+    A constant would favour or hinder the concept everywhere; with the mean, its reference decides.
+    """
+    attention = language_attention(language_features, text_embeddings)
+    worded = text_embeddings.any(1)
+    if worded.any() and not worded.all():
+        attention[:, ~worded] = attention[:, worded].mean(1, keepdim=True)
+    return attention
 
 
 def reference_cosines(features: Tensor, references: Tensor) -> Tensor:

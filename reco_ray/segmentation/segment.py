@@ -259,9 +259,12 @@ def _resized(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def prefilter(encoded: DenseFeatures, targets: Targets, keep: int) -> torch.Tensor:
-    """Indices of the `keep` targets with the highest text similarity at any location, and of all background targets."""
+    """Indices of the `keep` targets with the highest text similarity at any location, and of all targets of the
+    background and without words."""
     similarity = torch.einsum("bdhw,md->mhw", encoded.language, targets.text_embeddings)
-    return _likely(similarity.flatten(1).amax(1), targets, keep)
+    wordless = ~targets.text_embeddings.any(1)
+    highest = similarity.flatten(1).amax(1).masked_fill(wordless, torch.inf)
+    return _likely(highest, targets, keep + int(wordless.sum()))
 
 
 def _likely(highest: torch.Tensor, targets: Targets, keep: int) -> torch.Tensor:

@@ -17,10 +17,10 @@ from ray.serve.handle import DeploymentHandle
 from reco_ray.config import Settings
 from reco_ray.corpus.index import CorpusIndex
 from reco_ray.corpus.load import whole_image_loader
-from reco_ray.cosegmentation.build import exemplar_loader, require_readable
+from reco_ray.cosegmentation.build import exemplar_loader, plan_for_index, require_readable
 from reco_ray.cosegmentation.concept_store import ConceptStore
-from reco_ray.cosegmentation.reference_plan import ReferencePlan, Step, plan_references
-from reco_ray.cosegmentation.retrieve import retrieve
+from reco_ray.cosegmentation.reference_plan import ReferencePlan, Step
+from reco_ray.cosegmentation.retrieve import retrieve_exemplars
 from reco_ray.cosegmentation.sample import SHARD, join_samples, sample_rows
 from reco_ray.distributed.parts import cut
 from reco_ray.errors import RecoError
@@ -58,12 +58,12 @@ class ConceptBuilder:
         self._making: dict[str, asyncio.Task[None]] = {}
 
     def plan(self, vocabulary: Vocabulary) -> ReferencePlan:
-        """Plans the references of a vocabulary."""
-        manifest = self._index.manifest
-        retrieval = manifest.content.model
-        return plan_references(
-            vocabulary, self._settings, self._index.uri, manifest.made_at, retrieval, self._dense
-        )
+        """Plans the references of a vocabulary; opens the images that were chosen for it.
+
+        Raises:
+            RecoError: as `plan_for_index`.
+        """
+        return plan_for_index(vocabulary, self._index, self._settings, self._dense)
 
     @property
     def being_made(self) -> set[str]:
@@ -127,7 +127,7 @@ class ConceptBuilder:
             if step.same_as is not None:
                 await asyncio.to_thread(self._store.write_alias, step, torch.from_numpy(dense[0].copy()))
                 return
-            exemplars = await asyncio.to_thread(self._retrieve, step.id, retrieval)
+            exemplars = await asyncio.to_thread(self._retrieve, step, retrieval)
             context = await asyncio.to_thread(self._references, step.context) if step.context else None
             tensors = await call(self._models.build, exemplars, dense[0], context)
             await asyncio.to_thread(self._store.write_bytes, step, exemplars, tensors)
@@ -147,11 +147,13 @@ class ConceptBuilder:
         async with self._slots:  # a slot for each shard, so that concepts are built meanwhile
             return await call(self._models.sample, await asyncio.to_thread(self._load_whole, images))
 
-    def _retrieve(self, name: str, embedding: np.ndarray) -> pa.Table:
+    def _retrieve(self, step: Step, embedding: np.ndarray) -> pa.Table:
         with self._metrics.search():
-            k = self._settings.references.exemplars
-            exemplars = retrieve(self._index, [name], torch.from_numpy(embedding.copy()), k)
-        loaded = self._load(exemplars)
+            text = torch.from_numpy(embedding.copy())
+            found = retrieve_exemplars(
+                self._index, [step.id], [step.concept], text, self._settings.references
+            )
+        loaded = self._load(found[step.id])
         require_readable(loaded)
         return loaded
 

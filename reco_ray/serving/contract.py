@@ -3,7 +3,7 @@
 Fields are sent in the order of their definition.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -91,8 +91,33 @@ class Progress(_Answer):
     total: int
 
 
+ImageId = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_Coordinate = Annotated[float, Field(ge=0, le=1_000_000)]
+BoxOf = Annotated[list[_Coordinate], Field(min_length=4, max_length=4)]
+PointOf = Annotated[list[_Coordinate], Field(min_length=2, max_length=2)]
+
+
+class ChosenExemplar(_Answer):
+    """An image that was chosen for a concept. boxes: [left, top, right, bottom], points: [x, y], where the concept
+    is; in pixels of the upright image."""
+
+    image_id: ImageId
+    boxes: tuple[BoxOf, ...] = ()
+    points: tuple[PointOf, ...] = ()
+
+
+class ChosenExemplars(_Answer):
+    """Images that were chosen for a concept. rejected: no exemplars. pinned: of the corpus, exemplars in any case.
+    examples: own images."""
+
+    rejected: tuple[ImageId, ...] = ()
+    pinned: tuple[ChosenExemplar, ...] = ()
+    examples: tuple[ChosenExemplar, ...] = ()
+
+
 class VocabularyResource(_Answer):
-    """serving: concepts of the served version, or the previous one. mine: the caller may replace and delete it."""
+    """serving: concepts of the served version, or the previous one. mine: the caller may replace and delete it.
+    chosen: by concept, the images that were chosen for it."""
 
     name: str
     kind: Literal["zero-shot", "segmenter"]
@@ -103,6 +128,7 @@ class VocabularyResource(_Answer):
     error: str | None
     serving: tuple[str, ...] | None
     mine: bool
+    chosen: dict[str, ChosenExemplars] = {}
 
 
 class Vocabularies(_Answer):
@@ -111,10 +137,53 @@ class Vocabularies(_Answer):
     vocabularies: tuple[VocabularyResource, ...]
 
 
-class NamedConcept(BaseModel):
-    """synonyms: embedded instead of the name; the embeddings of several are averaged."""
+class PinnedImage(BaseModel):
+    """An image of the index that is an exemplar in any case. boxes: [left, top, right, bottom], points: [x, y],
+    where the concept is; in pixels of the upright image."""
 
     model_config = ConfigDict(extra="forbid")
+
+    image_id: ImageId
+    boxes: list[BoxOf] = Field(default=[], max_length=100)
+    points: list[PointOf] = Field(default=[], max_length=100)
+
+
+class ExampleImage(BaseModel):
+    """An own image. image: in base64, or as a data URL; or image_id: of one that a vocabulary of the caller has
+    already. boxes,
+    points: as of a pinned image."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: str | None = None
+    image_id: ImageId | None = None
+    boxes: list[BoxOf] = Field(default=[], max_length=100)
+    points: list[PointOf] = Field(default=[], max_length=100)
+
+
+class ConceptImages(BaseModel):
+    """Images that are chosen for a concept. rejected: of the index, no exemplars. pinned: of the index, exemplars in
+    any case.
+    examples: own images, exemplars before all others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rejected: list[ImageId] = Field(default=[], max_length=1000)
+    pinned: list[PinnedImage] = Field(default=[], max_length=1000)
+    examples: list[ExampleImage] = Field(default=[], max_length=1000)
+
+
+class VocabularyPatch(BaseModel):
+    """concepts: by name, the images that are chosen, in place of all that were chosen for the concept before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    concepts: dict[str, ConceptImages] = Field(min_length=1)
+
+
+class NamedConcept(ConceptImages):
+    """synonyms: embedded instead of the name; the embeddings of several are averaged. A concept with examples and
+    without synonyms has no words."""
 
     name: str = Field(min_length=1, max_length=100)
     synonyms: list[str] = Field(default=[], max_length=20)
@@ -146,14 +215,22 @@ class SearchHits(_Answer):
 
 
 class Exemplar(_Answer):
-    """seed: [row, column] of the maximum of the support map. support: its value."""
+    """similarity: null if it is not known. seed: [row, column] of the maximum of the support map. support: its value.
+    source: whether it was retrieved by the words, pinned, or is an own example. width, height: of the upright image,
+    null for references of earlier versions. picture: the photograph, larger than the thumbnail. uri_name: the last
+    part of its URI, empty for an own example."""
 
     rank: int
     image_id: str
-    similarity: float
+    similarity: float | None
     seed: tuple[int, int]
     support: float
     thumbnail: str
+    source: Literal["retrieved", "pinned", "example"] = "retrieved"
+    width: int | None = None
+    height: int | None = None
+    picture: str = ""
+    uri_name: str = ""
 
 
 class ConceptResource(_Answer):

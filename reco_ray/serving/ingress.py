@@ -45,6 +45,7 @@ from reco_ray.serving.segment_task import LabelledImage, SegmentTask, TaskFailur
 from reco_ray.serving.serving_metrics import IngressMetrics
 from reco_ray.serving.uploads import Options, parse_vocabulary
 from reco_ray.vocabulary import Vocabulary
+from reco_ray.vocabulary.chosen_images import Chosen
 
 logger = logging.getLogger("ray.serve")
 _VOCABULARY_CACHE_SECONDS = 2.0  # for which a looked-up vocabulary is cached
@@ -171,14 +172,22 @@ class Ingress:
         return found
 
     async def put(
-        self, owner: str, name: str, vocabulary: Vocabulary
+        self, owner: str, name: str, vocabulary: Vocabulary, images: dict[str, bytes]
     ) -> tuple[contract.VocabularyResource, bool]:
-        """Starts building a vocabulary; also returns whether it is already ready."""
+        """Starts building a vocabulary with own examples, by id; also returns whether it is already ready."""
         try:
-            found, ready = await self.ask(self.vocabulary_service.put, owner, name, vocabulary)
+            return await self.ask(self.vocabulary_service.put, owner, name, vocabulary, images)
         finally:
             self._banks.drop((owner, name))
-        return found, ready
+
+    async def patch(
+        self, owner: str, name: str, chosen: dict[str, Chosen], images: dict[str, bytes]
+    ) -> tuple[contract.VocabularyResource, bool]:
+        """Starts building a vocabulary with other chosen images; also returns whether it is already ready."""
+        try:
+            return await self.ask(self.vocabulary_service.patch, owner, name, chosen, images)
+        finally:
+            self._banks.drop((owner, name))
 
     async def delete(self, owner: str, name: str) -> None:
         """Deletes a vocabulary."""
@@ -196,7 +205,7 @@ class Ingress:
                 known = (bank, time.monotonic() + _VOCABULARY_CACHE_SECONDS)
                 self._banks.put(key, known, 1)
             return known[0]
-        vocabulary = parse_vocabulary({"concepts": options.concepts}, self.limits)
+        vocabulary, _ = parse_vocabulary({"concepts": options.concepts}, self.limits)
         key = tuple(vocabulary.names)
         known = self._banks.get(key)
         if known is None:

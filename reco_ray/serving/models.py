@@ -9,10 +9,9 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from reco_ray.config import Settings
-from reco_ray.cosegmentation.build import build_concept
+from reco_ray.cosegmentation.build import build_concept, embed_words
 from reco_ray.cosegmentation.sample import sample_loaded
 from reco_ray.models.dense import DenseFeatures, DenseModels, load_retrieval_model
-from reco_ray.models.prompts import encode_prompts
 from reco_ray.models.runtime import resolve_runtime
 from reco_ray.models.text_cache import keep_in_memory
 from reco_ray.segmentation.segment import segment_features
@@ -69,7 +68,8 @@ class Models:
 
     @return_errors
     async def embed_words(self, words: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
-        """Embeds m lists of words: (m, d) unit rows of the retrieval model, (m, d') of the dense language model.
+        """Embeds m lists of words, as `build.embed_words`: (m, d) of the retrieval model, (m, d') of the dense
+        language model.
 
         Raises:
             SettingError: the model cannot read the words.
@@ -118,10 +118,10 @@ class Models:
 
     def _embed_words(self, words: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
         models = self._settings.models
-        retrieval = encode_prompts(self._retrieval, words, models.templates).cpu().numpy()
+        retrieval = embed_words(self._retrieval, words, models.templates).cpu().numpy()
         if models.language is None:
             return retrieval, retrieval
-        return retrieval, encode_prompts(self._dense.language, words, models.templates).cpu().numpy()
+        return retrieval, embed_words(self._dense.language, words, models.templates).cpu().numpy()
 
     def _build(
         self, exemplars: pa.Table, text_embedding: np.ndarray, context_references: np.ndarray | None

@@ -28,6 +28,14 @@ _REASONS = {
     500: "the server failed",
     503: "busy, building or shutting down; see Retry-After",
 }
+# Schemas that bodies of requests refer to, and that of errors.
+_IN_BODIES = (
+    contract.ProblemDetails,
+    contract.NamedConcept,
+    contract.ConceptImages,
+    contract.PinnedImage,
+    contract.ExampleImage,
+)
 _RETRY = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
 
 
@@ -59,6 +67,11 @@ def put_responses() -> Responses:
     found = responses(contract.VocabularyResource, 400, 409, 413, 415, 422, 503)
     found[202] = {"model": contract.VocabularyResource, "description": "is being built"}
     return found
+
+
+def patch_responses() -> Responses:
+    """The responses of PATCH: as of PUT, or there is no such vocabulary."""
+    return {**put_responses(), 404: _error(404)}
 
 
 def picture(*errors: int, secured: bool = True) -> Responses:
@@ -122,10 +135,22 @@ def batch_request(limits: Limits) -> Json:
 
 def vocabulary_request(limits: Limits) -> Json:
     """The body of PUT."""
-    schema = contract.VocabularyRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
+    schema = _schema(contract.VocabularyRequest)
     schema["properties"]["concepts"]["maxItems"] = limits.concepts
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def patch_request(limits: Limits) -> Json:
+    """The body of PATCH."""
+    schema = _schema(contract.VocabularyPatch)
+    schema["properties"]["concepts"]["maxProperties"] = limits.concepts
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _schema(model: type[BaseModel]) -> Json:
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return schema
 
 
 def install(app: FastAPI, keys_required: bool) -> None:
@@ -138,8 +163,8 @@ def install(app: FastAPI, keys_required: bool) -> None:
             schemas = document["components"]["schemas"]
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
-            for model in (contract.ProblemDetails, contract.NamedConcept):
-                schemas[model.__name__] = model.model_json_schema()
+            for model in _IN_BODIES:
+                schemas[model.__name__] = _schema(model)
             if keys_required:
                 document["components"]["securitySchemes"] = {
                     "bearer": {"type": "http", "scheme": "bearer"},

@@ -33,6 +33,7 @@ class Limits(_OptionsModel):
     )
     burst: int = Field(default=60, ge=1, description="of them at once")
     vocabularies: int = Field(default=100, ge=1, description="of one key")
+    own_examples: int = Field(default=64, ge=0, description="own example images of a vocabulary")
     cached_concepts: int = Field(default=10_000, ge=1, description="kept on disk outside vocabularies")
 
 

@@ -15,6 +15,7 @@ from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.problems import Problem
 
 THUMBNAIL_SIDE = 256  # pixels, the longer side
+EXEMPLAR_SIDE = 640
 EXAMPLE_SIDE = 1280
 MOST_EXAMPLES = 12
 # Default examples: photographs in packages of the extra `demo`.
@@ -87,6 +88,19 @@ class PictureCache:
         found = self._remembered.get(key)
         if found is None:
             found = self._shrunk(example.uri, EXAMPLE_SIDE)
+            self._remembered.put(key, found, len(found))
+        return found
+
+    def exemplar(self, image_id: str, uri: str) -> bytes:
+        """A JPEG of an exemplar of a concept.
+
+        Raises:
+            Problem: 404, its file is missing or damaged.
+        """
+        key = ("exemplar", image_id)
+        found = self._remembered.get(key)
+        if found is None:
+            found = self._shrunk(uri, EXEMPLAR_SIDE)
             self._remembered.put(key, found, len(found))
         return found
 

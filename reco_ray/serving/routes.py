@@ -8,8 +8,9 @@ Another package adds endpoints by an entry point in the group `reco_ray.endpoint
 need a key where keys are required, and limits of rates, bodies and time hold for them.
 """
 
+import asyncio
 from pathlib import Path as Folder
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -25,16 +26,18 @@ from reco_ray.serving import contract, openapi
 from reco_ray.serving.answers import JSON, MEDIA_TYPES, choose_type
 from reco_ray.serving.bodies import is_json, read_json
 from reco_ray.serving.problems import UNEXPECTED, Problem, problem_response
-from reco_ray.serving.uploads import parse_vocabulary, read_request
+from reco_ray.serving.uploads import parse_patch, parse_vocabulary, read_request
 
 if TYPE_CHECKING:
     from reco_ray.serving.ingress import Ingress
 
 _PAGE = Folder(__file__).parent / "page"
+_SHARED: list[str | tuple[str, str]] = [("reco_ray", "presentation/static")]  # what the report has as well
 _NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 Name = Annotated[str, Path(pattern=_NAME, description="of a vocabulary")]
 ConceptId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="as a segmentation names it")]
 ImageId = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="as a search names it")]
+Rank = Annotated[int, Path(ge=0, le=100_000, description="of an exemplar, from 0")]
 ExampleId = Annotated[str, Path(pattern="^[a-z0-9][a-z0-9-]{0,50}$")]
 
 
@@ -60,7 +63,7 @@ def build_routes(ingress: "Ingress", keys_required: bool) -> FastAPI:
         app.include_router(
             router, prefix=f"/v1/extensions/{name}", responses=openapi.responses(None), tags=[name]
         )
-    app.mount("/page", StaticFiles(directory=_PAGE), name="page")
+    app.mount("/page", StaticFiles(directory=_PAGE, packages=_SHARED), name="page")
     openapi.install(app, keys_required)
     return app
 
@@ -142,12 +145,24 @@ def _add_vocabularies(app: FastAPI, ingress: "Ingress") -> None:
     )
     async def put_vocabulary(request: Request, name: Name) -> Response:
         """Builds a vocabulary from the index, in the background; ask for it to see how far it is."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        body = await request.body()
-        if not is_json(kind, body):
-            raise Problem(415, "a vocabulary is application/json")
-        vocabulary = parse_vocabulary(read_json(body), ingress.limits)
-        resource, ready = await ingress.put(request.scope["state"]["owner"], name, vocabulary)
+        fields = await _read_json_body(request)
+        vocabulary, images = await asyncio.to_thread(parse_vocabulary, fields, ingress.limits)
+        resource, ready = await ingress.put(request.scope["state"]["owner"], name, vocabulary, images)
+        return _answer(resource, 200 if ready else 202, headers={"Location": f"/v1/vocabularies/{name}"})
+
+    @app.patch(
+        "/v1/vocabularies/{name}",
+        status_code=202,
+        response_model=None,
+        responses=openapi.patch_responses(),
+        openapi_extra=openapi.patch_request(ingress.limits),
+        tags=["vocabularies"],
+    )
+    async def patch_vocabulary(request: Request, name: Name) -> Response:
+        """Chooses images for concepts of a vocabulary, and builds it again; what it does not name stays."""
+        fields = await _read_json_body(request)
+        chosen, images = await asyncio.to_thread(parse_patch, fields, ingress.limits)
+        resource, ready = await ingress.patch(request.scope["state"]["owner"], name, chosen, images)
         return _answer(resource, 200 if ready else 202, headers={"Location": f"/v1/vocabularies/{name}"})
 
     @app.delete(
@@ -160,6 +175,14 @@ def _add_vocabularies(app: FastAPI, ingress: "Ingress") -> None:
         """Deletes a vocabulary and what was built for it."""
         await ingress.delete(request.scope["state"]["owner"], name)
         return Response(status_code=204)
+
+
+async def _read_json_body(request: Request) -> dict[str, Any]:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = await request.body()
+    if not is_json(kind, body):
+        raise Problem(415, "a vocabulary is application/json")
+    return read_json(body)
 
 
 def _add_evidence(app: FastAPI, ingress: "Ingress") -> None:
@@ -196,6 +219,15 @@ def _add_evidence(app: FastAPI, ingress: "Ingress") -> None:
     async def exemplars(concept_id: ConceptId) -> Response:
         """The exemplars beside their support maps, seeds marked."""
         return _immutable_jpeg(await ingress.ask(ingress.vocabulary_service.sheet, concept_id))
+
+    @app.get(
+        "/v1/concepts/{concept_id}/exemplars/{rank}",
+        responses=openapi.picture(404, 422, 503),
+        tags=["evidence"],
+    )
+    async def exemplar(concept_id: ConceptId, rank: Rank) -> Response:
+        """The photograph of one exemplar."""
+        return _immutable_jpeg(await ingress.ask(ingress.vocabulary_service.exemplar, concept_id, rank))
 
 
 def _add_state(app: FastAPI, ingress: "Ingress") -> None:

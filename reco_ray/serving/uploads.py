@@ -1,13 +1,14 @@
 """Parses requests into images and options, from forms, raw bodies or JSON with base64."""
 
-from typing import Any, Literal
+import hashlib
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette.requests import Request
 
 from reco_ray.config import Refinement
-from reco_ray.corpus.decode import is_image
-from reco_ray.serving.base64_images import SVG
+from reco_ray.corpus.decode import DecodeError, decode_image, is_image
+from reco_ray.serving.base64_images import SVG, image_bytes
 from reco_ray.serving.bodies import (
     MULTIPART,
     URLENCODED,
@@ -20,11 +21,13 @@ from reco_ray.serving.bodies import (
     read_urlencoded,
     split_names,
 )
-from reco_ray.serving.contract import VocabularyRequest
+from reco_ray.serving.contract import ConceptImages, VocabularyPatch, VocabularyRequest
 from reco_ray.serving.options import Limits
 from reco_ray.serving.problems import Problem
-from reco_ray.vocabulary import CONTEXT_CONCEPTS, Vocabulary
+from reco_ray.vocabulary import CONTEXT_CONCEPTS, Vocabulary, tidy
+from reco_ray.vocabulary.chosen_images import Chosen
 
+_Model = TypeVar("_Model", bound=BaseModel)
 _OCTETS = ("application/octet-stream", "binary/octet-stream")  # the second is S3's default
 
 
@@ -107,23 +110,28 @@ async def read_request(request: Request, limits: Limits, *, batch: bool) -> tupl
     return uploads, _options(request, fields, limits)
 
 
-def parse_vocabulary(fields: dict[str, Any], limits: Limits) -> Vocabulary:
+def parse_vocabulary(fields: dict[str, Any], limits: Limits) -> tuple[Vocabulary, dict[str, bytes]]:
     """Parses the description of a vocabulary.
 
+    Returns:
+        The vocabulary, whose images are named by their ids, and the own examples that were sent, by id.
+
     Raises:
-        Problem: 422, unknown fields, or names that are empty, repeated, too many or too long.
+        Problem: 415 SVG, 422 unknown fields, names that are empty, repeated, too many or too long, or too many or
+            unreadable images.
     """
-    try:
-        request = VocabularyRequest.model_validate(fields, strict=True)
-        vocabulary = Vocabulary.model_validate(
-            {
-                "concepts": [{"name": c} if isinstance(c, str) else c.model_dump() for c in request.concepts],
-                "background": request.background,
-                "context": CONTEXT_CONCEPTS if request.context is None else tuple(request.context),
-            }
-        )
-    except ValidationError as error:
-        raise Problem(422, explain(error)) from None
+    request = _validated(VocabularyRequest, fields)
+    found: dict[str, bytes] = {}
+    concepts: list[dict[str, Any]] = []
+    for concept in request.concepts:
+        if isinstance(concept, str):
+            concepts.append({"name": concept})
+        else:
+            images = _chosen(concept, found, limits)
+            concepts.append({"name": concept.name, "synonyms": concept.synonyms, **images})
+    context = CONTEXT_CONCEPTS if request.context is None else tuple(request.context)
+    described = {"concepts": concepts, "background": request.background, "context": context}
+    vocabulary = _validated(Vocabulary, described, strict=False)
     if len(vocabulary.concepts) > limits.concepts:
         raise Problem(422, f"{len(vocabulary.concepts)} concepts: at most {limits.concepts}")
     words = [word for c in vocabulary.concepts for word in (c.name, *c.synonyms)] + list(vocabulary.context)
@@ -133,7 +141,54 @@ def parse_vocabulary(fields: dict[str, Any], limits: Limits) -> Vocabulary:
         raise Problem(422, f"{len(words)} names and synonyms: at most {4 * limits.concepts}")
     if any(not word.strip() or not word.isprintable() for word in words):
         raise Problem(422, "a concept's name or synonym is empty or holds control characters")
-    return vocabulary
+    return vocabulary, found
+
+
+def parse_patch(fields: dict[str, Any], limits: Limits) -> tuple[dict[str, Chosen], dict[str, bytes]]:
+    """Parses the images that are chosen for concepts of a vocabulary: by concept; and those that were sent, by id.
+
+    Raises:
+        Problem: as `parse_vocabulary`.
+    """
+    request = _validated(VocabularyPatch, fields)
+    if len(request.concepts) > limits.concepts:
+        raise Problem(422, f"{len(request.concepts)} concepts: at most {limits.concepts}")
+    found: dict[str, bytes] = {}
+    chosen = {}
+    for name, images in request.concepts.items():
+        chosen[tidy(name)] = _validated(Chosen, _chosen(images, found, limits), name, strict=False)
+    return chosen, found
+
+
+def _validated(kind: type[_Model], fields: dict[str, Any], place: str = "", *, strict: bool = True) -> _Model:
+    try:
+        return kind.model_validate(fields, strict=strict)
+    except ValidationError as error:
+        raise Problem(422, f"{place[:80]}: {explain(error)}" if place else explain(error)) from None
+
+
+def _chosen(images: ConceptImages, found: dict[str, bytes], limits: Limits) -> dict[str, Any]:
+    """The fields of `Chosen`; adds the images that were sent to `found`."""
+    examples = []
+    for number, example in enumerate(images.examples):
+        name = example.image_id
+        if (example.image is None) == (name is None):
+            raise Problem(
+                422, f"examples.{number}: give either an image, or the image_id of one that is known"
+            )
+        if name is None:
+            data = image_bytes(example.image)
+            if isinstance(data, Problem):
+                raise data
+            name = hashlib.sha256(data).hexdigest()
+            try:
+                decode_image(data, max_pixels=limits.pixels, short_side=16)
+            except DecodeError as error:
+                raise Problem(422, f"examples.{number}: {error}") from None
+            found[name] = data
+        examples.append({"image": name, "boxes": example.boxes, "points": example.points})
+    pinned = [{"image": each.image_id, "boxes": each.boxes, "points": each.points} for each in images.pinned]
+    return {"rejected": images.rejected, "pinned": pinned, "examples": examples}
 
 
 def explain(error: ValidationError) -> str:

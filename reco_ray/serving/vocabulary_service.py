@@ -15,6 +15,7 @@ from reco_ray.corpus.index import CorpusIndex
 from reco_ray.cosegmentation.bank import write_bank
 from reco_ray.cosegmentation.concept_store import ConceptStore
 from reco_ray.cosegmentation.reference_plan import ReferencePlan
+from reco_ray.cosegmentation.retrieve import EXAMPLE, RETRIEVED
 from reco_ray.errors import RecoError
 from reco_ray.files import artifacts, storage
 from reco_ray.serving import contract
@@ -22,13 +23,16 @@ from reco_ray.serving.answers import InputSpec
 from reco_ray.serving.bank_of_request import BankRef, open_segmenter
 from reco_ray.serving.builder import ConceptBuilder, client_message
 from reco_ray.serving.deployment_calls import call, return_errors
+from reco_ray.serving.example_store import ExampleStore
 from reco_ray.serving.lru import ByteLRU
 from reco_ray.serving.options import ServeOptions
 from reco_ray.serving.pictures import PictureCache, list_examples
 from reco_ray.serving.problems import Problem
 from reco_ray.serving.serving_metrics import VocabularyMetrics
 from reco_ray.serving.vocabulary_store import VocabularyRecord, VocabularyStore
-from reco_ray.vocabulary import Vocabulary
+from reco_ray.vocabulary import Concept, Vocabulary
+from reco_ray.vocabulary.chosen_images import Chosen, ChosenImage
+from reco_ray.vocabulary.curation import validation_message, with_chosen
 
 logger = logging.getLogger("ray.serve")
 _BUILD_RETRY = 5  # seconds after which a client may ask again for concepts that are being made
@@ -44,6 +48,7 @@ class VocabularyService:
         self._concepts = ConceptStore(storage.join(options.state, "concepts"))
         self._records = VocabularyStore(storage.join(options.state, "vocabularies"))
         self._segmenters = {name: open_segmenter(name, uri) for name, uri in options.segmenters.items()}
+        self._own_images = ExampleStore(storage.join(options.state, "examples"), options.limits.own_examples)
         self._known = {(record.owner, record.name): record for record in self._records.load()}
         self._banks_lock = threading.Lock()
         self._progress: dict[tuple[str, str], int] = {}
@@ -178,35 +183,77 @@ class VocabularyService:
 
     @return_errors
     async def put(
-        self, owner: str, name: str, vocabulary: Vocabulary
+        self, owner: str, name: str, vocabulary: Vocabulary, images: dict[str, bytes]
     ) -> tuple[contract.VocabularyResource, bool]:
         """Starts building a vocabulary, which replaces one of that name; also returns whether it is already ready.
 
+        Args:
+            owner: of the vocabulary.
+            name: of the vocabulary.
+            vocabulary: the concepts; images that were chosen for them are named by their ids.
+            images: own examples that are not known yet, by id.
+
         Raises:
-            Problem: 409 there is no index, or the owner has the maximum number of vocabularies.
+            Problem: 409 there is no index, or the owner has the maximum number of vocabularies; 422 a chosen image
+                cannot be used.
         """
         self._refuse_segmenter(name)
-        plan = self._plan(vocabulary)
-        key = storage.digest(plan.key, vocabulary.model_dump())
-        old = self._known.get((owner, name))
-        if old is not None and old.key == key and old.status != "failed":
-            return self._resource(old), old.status == "ready"
-        own = sum(record.owner == owner for record in self._known.values())
-        if old is None and own >= self._options.limits.vocabularies:
-            raise Problem(409, f"{own} vocabularies are as many as one key may have: delete one")
-        record = VocabularyRecord(
-            owner=owner,
-            name=name,
-            vocabulary=vocabulary,
-            key=key,
-            concept_ids=list(plan.ids),
-            steps=list(plan.entries),
-            before=_last_ready(old),
-        )
-        await asyncio.to_thread(self._records.save, record)
-        self._known[owner, name] = record
+        builder = self._require_builder()
+        with self._own_images.arriving(images):
+            plan = await asyncio.to_thread(self._plan_chosen, builder, owner, vocabulary, images)
+            vocabulary = plan.vocabulary
+            key = storage.digest(plan.key, vocabulary.model_dump())
+            old = self._known.get((owner, name))
+            if old is not None and old.key == key and old.status != "failed":
+                return self._resource(old), old.status == "ready"
+            own = sum(record.owner == owner for record in self._known.values())
+            if old is None and own >= self._options.limits.vocabularies:
+                raise Problem(409, f"{own} vocabularies are as many as one key may have: delete one")
+            record = VocabularyRecord(
+                owner=owner,
+                name=name,
+                vocabulary=vocabulary,
+                key=key,
+                concept_ids=list(plan.ids),
+                steps=list(plan.entries),
+                before=_last_ready(old),
+            )
+            await asyncio.to_thread(self._records.save, record)
+            self._known[owner, name] = record
         self._begin(record)
         return self._resource(record), False
+
+    @return_errors
+    async def patch(
+        self, owner: str, name: str, chosen: dict[str, Chosen], images: dict[str, bytes]
+    ) -> tuple[contract.VocabularyResource, bool]:
+        """As `put`, for a vocabulary that is there, with other images chosen for some of its concepts.
+
+        Args:
+            owner: of the vocabulary.
+            name: of the vocabulary.
+            chosen: by name of the concept, in place of all that were chosen for it before.
+            images: as of `put`.
+
+        Raises:
+            Problem: 404 no such vocabulary, 422 it has no such concept; and as `put`.
+        """
+        self._refuse_segmenter(name)
+        vocabulary = self._record(owner, name).vocabulary
+        try:
+            changed = with_chosen(vocabulary, chosen)
+        except ValueError as error:
+            raise Problem(422, validation_message(error)) from None
+        return await self.put(owner, name, changed, images)
+
+    def _plan_chosen(
+        self, builder: ConceptBuilder, owner: str, vocabulary: Vocabulary, images: dict[str, bytes]
+    ) -> ReferencePlan:
+        """Keeps the own examples, and plans the references; raises Problem 422 if an image cannot be used."""
+        try:
+            return builder.plan(self._own_images.keep(owner, vocabulary, images))
+        except RecoError as error:
+            raise Problem(422, self._own_images.without_folder(owner, str(error))) from None
 
     @return_errors
     async def delete(self, owner: str, name: str) -> None:
@@ -221,6 +268,7 @@ class VocabularyService:
         if job := self._jobs.pop((owner, name), None):
             job.cancel()
         await asyncio.to_thread(self._delete, record)
+        await asyncio.to_thread(self._own_images.prune, owner, list(self._known.values()))
 
     def _refuse_segmenter(self, name: str) -> None:
         if name in self._segmenters:
@@ -246,6 +294,11 @@ class VocabularyService:
             error=record.error,
             serving=None if served is None else tuple(served.vocabulary.names),
             mine=True,
+            chosen={
+                concept.name: _describe_chosen(concept)
+                for concept in record.vocabulary.concepts
+                if concept.chosen
+            },
         )
 
     def _begin(self, record: VocabularyRecord) -> None:
@@ -259,7 +312,7 @@ class VocabularyService:
         place = (record.owner, record.name)
         try:
             builder = self._require_builder()
-            plan = builder.plan(record.vocabulary)
+            plan = await asyncio.to_thread(builder.plan, record.vocabulary)
             await builder.make(plan, lambda done: self._progress.__setitem__(place, done))
             await asyncio.to_thread(self._assemble, record, plan)
             record.status, record.before = "ready", None
@@ -273,6 +326,7 @@ class VocabularyService:
                 self._options.limits.seconds
             )  # until requests that use the previous bank have ended
             await asyncio.to_thread(self._delete_banks, record, {record.key, served.key})
+            await asyncio.to_thread(self._own_images.prune, record.owner, list(self._known.values()))
 
     # A thread goes on when the task that waits for it is cancelled: without the lock, a bank would be written into a
     # folder that is being deleted.
@@ -329,6 +383,11 @@ class VocabularyService:
                     seed=seed,
                     support=float(support[seed[0], seed[1]]),
                     thumbnail=_thumbnail(row["image_id"]),
+                    source=row.get("source", RETRIEVED),
+                    width=row.get("width"),
+                    height=row.get("height"),
+                    picture=f"/v1/concepts/{concept_id}/exemplars/{row['rank']}",
+                    uri_name="" if row.get("source") == EXAMPLE else row["uri"].rpartition("/")[2],
                 )
                 for row, seed, support in zip(described["exemplars"], seeds, supports, strict=True)
             ),
@@ -345,6 +404,19 @@ class VocabularyService:
             raise Problem(404, f"there is no concept {concept_id!r}")
         part = await asyncio.to_thread(self._concepts.read, concept_id)
         return part["sheet"].numpy().tobytes()
+
+    @return_errors
+    async def exemplar(self, concept_id: str, rank: int) -> bytes:
+        """The photograph of an exemplar, a JPEG.
+
+        Raises:
+            Problem: 404, no such concept or exemplar, or its file is missing.
+        """
+        described = await asyncio.to_thread(self._concepts.describe, concept_id)
+        if described is None or rank >= len(described["exemplars"]):
+            raise Problem(404, f"concept {concept_id!r} has no exemplar {rank}")
+        row = described["exemplars"][rank]
+        return await asyncio.to_thread(self._pictures.exemplar, row["image_id"], row["uri"])
 
     @return_errors
     async def search(self, words: str, k: int) -> tuple[contract.SearchHit, ...]:
@@ -404,6 +476,18 @@ class VocabularyService:
 def _last_ready(record: VocabularyRecord | None) -> VocabularyRecord | None:
     """The version of a vocabulary that is served: the record itself or its previous version."""
     return record if record is None or record.status == "ready" else record.before
+
+
+def _describe_chosen(concept: Concept) -> contract.ChosenExemplars:
+    def described(each: ChosenImage) -> contract.ChosenExemplar:
+        boxes, points = ([list(mark) for mark in marks] for marks in (each.boxes, each.points))
+        return contract.ChosenExemplar(image_id=str(each.image_id), boxes=tuple(boxes), points=tuple(points))
+
+    return contract.ChosenExemplars(
+        rejected=tuple(str(each.image_id) for each in concept.rejected),
+        pinned=tuple(described(each) for each in concept.pinned),
+        examples=tuple(described(each) for each in concept.examples),
+    )
 
 
 def _retrieve_exception(task: "asyncio.Future[None]") -> None:

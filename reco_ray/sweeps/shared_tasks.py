@@ -72,11 +72,12 @@ class SharedTasks:
         view, device, futures = exemplar_view(settings), self._workers.device, dict[str, Future]()
         for step in planned.plan.steps:
             if step.same_as is None:
-                uris = planned.evidence.exemplars[step.id]["uri"].to_pylist()
+                exemplars = planned.evidence.exemplars[step.id]
+                uris, regions = exemplars["uri"].to_pylist(), exemplars["region"].to_pylist()
                 context = [futures[each] for each in step.context]
                 inputs = [*context, *self.encoded(view, uris)]
                 text = planned.evidence.texts[step.id]
-                arguments = [settings, text, device, len(context), *inputs]
+                arguments = [settings, text, regions, device, len(context), *inputs]
                 (futures[step.id],) = self._once(step.id, build_reference, *arguments)
         key = storage.digest("bank", planned.plan.made_from)
         return self._once(key, build_bank, planned, *futures.values())

@@ -40,6 +40,9 @@ class Sweep(BaseModel):
     set: dict[str, Any] = Field(default={}, description="section.field: value, the same in every trial")
     vary: dict[str, Any] = Field(description="section.field, or vocabulary: list of values")
     vocabulary: str | None = None
+    curation: str | None = Field(
+        default=None, description="file of images to reject, pin or add, for every vocabulary"
+    )
     corpus: str | None = Field(
         default=None, description="unlabelled images that references are retrieved from"
     )

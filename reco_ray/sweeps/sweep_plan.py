@@ -10,6 +10,7 @@ from typing import get_args
 
 from reco_ray.config import Settings, load_settings
 from reco_ray.contents import IndexContent
+from reco_ray.corpus.chosen import open_examples
 from reco_ray.corpus.listing import list_files
 from reco_ray.corpus.read import list_images
 from reco_ray.errors import RecoError, SettingError
@@ -19,6 +20,7 @@ from reco_ray.evaluation.dataset import Dataset
 from reco_ray.files import artifacts, storage
 from reco_ray.sweeps.sweep_file import VOCABULARY, Score, Sweep, problems, read_sweep
 from reco_ray.vocabulary import Vocabulary, load_vocabulary
+from reco_ray.vocabulary.curation import curated
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,12 @@ class SweepPlan:
         }
 
 
-def open_plan(uri: str) -> SweepPlan:
+def open_plan(uri: str, curation: str | None = None) -> SweepPlan:
     """Reads a sweep file and opens its inputs without computing anything.
+
+    Args:
+        uri: The sweep file.
+        curation: A curation file, in place of that of the sweep file.
 
     Raises:
         RecoError: If the file cannot be read, a field, setting or value is invalid, data is missing, or a vocabulary
@@ -144,6 +150,8 @@ def open_plan(uri: str) -> SweepPlan:
     uri = storage.absolute(uri)
     folder = uri.rpartition("/")[0]
     sweep = read_sweep(uri)
+    if curation is not None:
+        sweep = sweep.model_copy(update={"curation": storage.absolute(curation)})
     try:
         for problem in problems(sweep):
             raise SettingError(problem)
@@ -152,7 +160,10 @@ def open_plan(uri: str) -> SweepPlan:
         dataset = None
         if sweep.benchmark is not None:
             dataset = open_benchmark(sweep.benchmark, _path(folder, str(sweep.data)))
-        vocabularies = _vocabularies(sweep, folder, dataset)
+        vocabularies = {
+            name: _curated(sweep, folder, vocabulary, base)
+            for name, vocabulary in _vocabularies(sweep, folder, dataset).items()
+        }
         images, dataset = _ordered(sweep, folder, dataset, base.image_column)
         if dataset is not None:
             require_countable(dataset, base.segment.max_pixels)
@@ -188,6 +199,12 @@ def _vocabularies(sweep: Sweep, folder: str, dataset: Dataset | None) -> dict[st
                 f"{', '.join(dataset.vocabulary.names[:4])}, ..."
             )
     return found or {"": dataset.vocabulary}
+
+
+def _curated(sweep: Sweep, folder: str, vocabulary: Vocabulary, settings: Settings) -> Vocabulary:
+    if sweep.curation is not None:
+        vocabulary = curated(vocabulary, _path(folder, sweep.curation))
+    return open_examples(vocabulary, settings)
 
 
 def _ordered(

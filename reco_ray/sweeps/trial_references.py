@@ -8,10 +8,16 @@ import torch
 
 from reco_ray.config import Settings
 from reco_ray.corpus.index import CorpusIndex
+from reco_ray.corpus.regions import Region
 from reco_ray.cosegmentation.bank import ReferenceBank, assemble_bank
-from reco_ray.cosegmentation.build import ReferenceInputs, prepare_inputs, unreadable_exemplar
+from reco_ray.cosegmentation.build import (
+    ReferenceInputs,
+    plan_for_index,
+    prepare_inputs,
+    unreadable_exemplar,
+)
 from reco_ray.cosegmentation.prototypes import prototypes
-from reco_ray.cosegmentation.reference_plan import ReferencePlan, plan_references
+from reco_ray.cosegmentation.reference_plan import ReferencePlan
 from reco_ray.cosegmentation.references import reference_from_features
 from reco_ray.cosegmentation.sample import sample_rows
 from reco_ray.models.dense import load_retrieval_model
@@ -44,9 +50,7 @@ def plan_trial_references(settings: Settings, vocabulary: Vocabulary, index_uri:
     dense = cached_models(models, settings.seed, "cpu")
     retrieval = load_retrieval_model(models, seed=settings.seed, dense=dense)
     index = CorpusIndex(index_uri, retrieval.fingerprint, settings.references.duplicates)
-    plan = plan_references(
-        vocabulary, settings, index.uri, index.manifest.made_at, retrieval.fingerprint, dense.fingerprint
-    )
+    plan = plan_for_index(vocabulary, index, settings, dense.fingerprint)
     calibrate = settings.segment.calibrate
     corpus = sample_rows(index, calibrate)["uri"].to_pylist() if calibrate else []
     return PlannedReferences(plan, prepare_inputs(plan, index, retrieval, dense.language, settings), corpus)
@@ -68,13 +72,19 @@ class TrialReference:
 
 
 def build_reference(
-    settings: Settings, text: np.ndarray, device: str, context: int, *inputs: Any
+    settings: Settings,
+    text: np.ndarray,
+    regions: list[Region | None],
+    device: str,
+    context: int,
+    *inputs: Any,
 ) -> TrialReference:
     """Co-segments the encoded exemplars of one concept, as the references stage does.
 
     Args:
         settings: Settings of the trial.
         text: float32 (d,), text embedding of the dense language model.
+        regions: Where the seed of each exemplar may lie; None for anywhere.
         device: Torch device.
         context: Number of context references at the start of `inputs`.
         *inputs: `TrialReference` of each context concept, then `Encoded` of each exemplar by rank.
@@ -91,6 +101,7 @@ def build_reference(
         torch.from_numpy(text.copy()).to(device),
         torch.stack([each.tensors["reference"].to(device) for each in known]) if known else None,
         settings.references,
+        regions,
     )
     tensors = {
         "reference": result.reference.cpu(),

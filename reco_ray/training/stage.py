@@ -124,7 +124,8 @@ def _require_trainable(
     name: str, manifest: artifacts.Manifest[LabelsContent], uri: str, vocabulary: Vocabulary | None
 ) -> None:
     content = manifest.content
-    if vocabulary is not None and vocabulary != content.vocabulary:
+    # Chosen images change the labels, but not what they mean.
+    if vocabulary is not None and vocabulary.without_chosen() != content.vocabulary.without_chosen():
         theirs = ", ".join(content.labels[:5])
         raise OtherModelError(f"{name}: {uri} holds pseudo-labels of another vocabulary ({theirs}, ...)")
     pixels = content.pixels

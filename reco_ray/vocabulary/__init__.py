@@ -3,12 +3,14 @@
 import codecs
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reco_ray.errors import RecoError, SettingError, UnreadableError, file_error, reason
 from reco_ray.files import storage
+from reco_ray.vocabulary.chosen_images import CHOICES, Chosen, images_beside
 from reco_ray.vocabulary.list_formats import SUFFIXES, parse_names, read_fields
 
 # Built first, in this order, each with those before it as its own context (ReCo, section 3.3).
@@ -19,15 +21,13 @@ MAX_BYTES = 1 << 26  # of a file: COCO's annotations of 5,000 images are 20 MB
 _SHOWN, _SHOWN_WORDS = 10, 3  # concepts, and synonyms of each, in a line
 
 
-class Concept(BaseModel):
-    """One concept to segment.
+class Concept(Chosen):
+    """One concept to segment, with the images that a person chose for it.
 
     name: shown in legends and reports, any script.
     synonyms: embedded instead of the name; the embeddings of several are averaged.
     alias: a context concept whose reference this one reuses (vegetation -> tree).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH)
     synonyms: tuple[str, ...] = ()
@@ -36,19 +36,44 @@ class Concept(BaseModel):
     @field_validator("name", "synonyms", mode="before")
     @classmethod
     def _tidy(cls, value: Any) -> Any:
-        """Normalises words: composed characters (NFC), single spaces, no zero-width characters."""
         if isinstance(value, list | tuple):
             return [cls._tidy(part) for part in value]
-        return (
-            unicodedata.normalize("NFC", " ".join(value.translate(_NO_WIDTH).split()))
-            if isinstance(value, str)
-            else value
-        )
+        return tidy(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_chosen(self) -> "Concept":
+        if self.alias is not None and self.chosen:
+            raise ValueError(
+                f"concept {self.name!r}: uses the reference of {self.alias!r}: choose images for that"
+            )
+        if self.rejected and not self.words:
+            raise ValueError(
+                f"concept {self.name!r}: has no words, so nothing is retrieved that could be rejected"
+            )
+        return self
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The texts that are embedded: the synonyms, or the name."""
-        return self.synonyms or (self.name,)
+        """The texts that are embedded: the synonyms, or the name. None for a concept that has only examples."""
+        return self.synonyms or (() if self.examples else (self.name,))
+
+    def with_chosen(self, chosen: Chosen) -> "Concept":
+        """This concept, with these images in place of its own; it keeps its words.
+
+        Raises:
+            ValueError: the images do not fit the concept.
+        """
+        if not self.words and not chosen.examples:
+            raise ValueError(f"concept {self.name!r}: has no words, so it needs an example")
+        images = {kind: getattr(chosen, kind) for kind in CHOICES}
+        # Of a concept without synonyms that has examples, the name is no longer read.
+        synonyms = self.words if chosen.examples else self.synonyms
+        return Concept(name=self.name, synonyms=synonyms, alias=self.alias, **images)
+
+    def without_chosen(self) -> "Concept":
+        """This concept without images, to compare names and words."""
+        synonyms = () if self.words == (self.name,) else self.words
+        return Concept(name=self.name, synonyms=synonyms, alias=self.alias)
 
 
 class Vocabulary(BaseModel):
@@ -83,9 +108,27 @@ class Vocabulary(BaseModel):
     def names(self) -> list[str]:
         return [concept.name for concept in self.concepts]
 
+    @property
+    def chosen(self) -> bool:
+        """Whether a person chose images for any concept."""
+        return any(concept.chosen for concept in self.concepts)
+
+    def without_chosen(self) -> "Vocabulary":
+        """The vocabulary without chosen images, to compare names and words."""
+        return self.with_concepts(concept.without_chosen() for concept in self.concepts)
+
+    def with_concepts(self, concepts: Iterable[Concept]) -> "Vocabulary":
+        """The vocabulary with other concepts."""
+        return Vocabulary(concepts=tuple(concepts), context=self.context, background=self.background)
+
     def context_of(self, concept: Concept) -> str | None:
         """The context concept whose reference `concept` reuses: itself by name, or its alias."""
         return concept.alias or (concept.name if concept.name in self.context else None)
+
+
+def tidy(words: str) -> str:
+    """Normalises words: composed characters (NFC), single spaces, no zero-width characters."""
+    return unicodedata.normalize("NFC", " ".join(words.translate(_NO_WIDTH).split()))
 
 
 def parse_concepts(text: str) -> Vocabulary:
@@ -116,7 +159,17 @@ def load_vocabulary(uri: str) -> Vocabulary:
         fields = read_fields(text, suffix)
     except RecoError as error:
         raise type(error)(f"{uri}: {error}") from error
-    return make_vocabulary(fields, uri)
+    found = make_vocabulary(fields, uri)
+    return (
+        found.with_concepts(beside_file(concept, uri) for concept in found.concepts)
+        if found.chosen
+        else found
+    )
+
+
+def beside_file(concept: Concept, uri: str) -> Concept:
+    """The concept, with the paths of its images relative to the folder of the file at `uri`."""
+    return concept.model_copy(update=images_beside(concept, uri))
 
 
 def decode_text(data: bytes) -> str:

@@ -276,8 +276,9 @@ def test_a_picture_may_be_stretched_but_not_without_end(client: httpx.Client) ->
 
 def test_the_calls_of_the_guide_work(server: Server, tmp_path: Path) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
-    (block,) = [part.partition("```")[0] for part in guide.split("```bash\n")[1:]]
-    script = block.replace("http://127.0.0.1:8000", server.url).replace(
+    # The calls of later blocks use what earlier ones made.
+    script = "".join(part.partition("```")[0] for part in guide.split("```bash\n")[1:])
+    script = script.replace("http://127.0.0.1:8000", server.url).replace(
         "curl -s", "curl -sS --fail-with-body"
     )
     (tmp_path / "photo.jpg").write_bytes(PHOTO)

@@ -133,6 +133,11 @@ class CorpusIndex:
                 )
             count = min(2 * count, len(self))
 
+    def group_names(self, image_ids: list[str]) -> list[str]:
+        """What the group of near-duplicates of each image is called; an image without any, its id."""
+        groups = {} if self._groups is None else self._groups.of(image_ids)
+        return [str(groups.get(each, each)) for each in image_ids]
+
     def _find_matching(self, prefix: str) -> tuple[Any, int]:
         """One bit per row, uint8, lowest bit first, and the number of bits set."""
         matches = np.zeros(len(self), bool)

@@ -5,7 +5,7 @@ cache may be deleted at any time.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -169,6 +169,22 @@ class ImageTable:
                 if row >= 0:
                     return table["uri"][row].as_py()
         return None
+
+    def find(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Looks up images by URI or id; scans both.
+
+        Returns:
+            `image_id`, `uri`, `width` and `height` of each image, by the name it was looked up with; those that are
+            not in the index are left out.
+        """
+        wanted = pa.array(list(names), pa.string())
+        found: dict[str, dict[str, Any]] = {}
+        for number in range(len(self._shards) if len(wanted) else 0):
+            for table in self._open(number)[0].row_groups(["image_id", "uri", "width", "height"]):
+                for column in ("image_id", "uri"):
+                    for row in table.filter(pc.is_in(table[column], value_set=wanted)).to_pylist():
+                        found[row[column]] = row
+        return found
 
     def _place(self, row: int) -> tuple[int, int, int]:
         """Row of the index -> shard, row group in the shard, row in the group."""

@@ -90,7 +90,7 @@ async function start() {
     location.hash = "segment";
     useVocabulary(name);
   });
-  startWhy();
+  startWhy(info, useVocabulary);
   started = true;
   const examples = startSegment(info);
   if (info.keys_required && !apiKey.get()) $("key").focus();

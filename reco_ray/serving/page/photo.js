@@ -77,7 +77,7 @@ function drawCover(canvas, bitmap) {
 }
 
 /** The photograph itself, or a smaller JPEG of it where bytes or pixels are past the limits. */
-async function fitted(blob, limits) {
+export async function fitted(blob, limits) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(blob);

@@ -130,7 +130,7 @@ function show(answer) {
   showLegend(answer, {
     onToggle: toggle,
     onLight: light,
-    onWhy: (concept) => showWhy(answer.legend, concept),
+    onWhy: (concept) => showWhy(answer, concept),
   });
   $("download-mask").disabled = $("download-overlay").disabled = false;
 }
