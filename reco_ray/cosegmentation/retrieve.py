@@ -132,7 +132,7 @@ def _of_chosen(
 def _ranking(
     index: CorpusIndex, name: str, text: torch.Tensor, chosen: set[str], wanted: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The images nearest to words, and `wanted` of them that are neither among those that were chosen nor near-duplicates.
+    """The images nearest to words, and `wanted` of them that are neither chosen nor near-duplicates of others.
 
     Raises:
         SettingError: there are too few.
