@@ -286,8 +286,9 @@ def report(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     references, masks = str(folder / "references"), str(folder / "masks")
     with stages_in_process():
         build_references(index, vocabulary, references, settings)
-        segment_images(references, str(corpus.parent / "examples"), masks, settings)
-    write_report(references, masks, str(folder / "report"))
+        made = segment_images(references, str(corpus.parent / "examples"), masks, settings)
+    assert made.manifest is not None
+    write_report(masks, made.manifest, str(folder / "report"), references)
     return folder
 
 
