@@ -3,7 +3,7 @@
 from reco_ray.errors import MissingPackageError, RecoError, UsageError, reason
 from reco_ray.files import storage
 
-_FILES = ["README.md", "data/*.parquet"]
+_FILES = ["README.md", "data/*/*.parquet"]
 
 
 def require_push(repository: str, form: str, out: str) -> None:

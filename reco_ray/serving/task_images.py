@@ -1,8 +1,9 @@
 """Images that annotation tasks name by their address, fetched from where the server's owner allows and nowhere else.
 
 A server that fetched any address would let its callers reach hosts that only the server can. So an address is fetched
-if it is at the Label Studio that the server was started with, or below one of the allowed prefixes; the same holds for
-every redirect. Images inside the request (data URLs) need no permission; files of the server's machine are never read.
+if it is task data of the Label Studio that the server was started with, or below one of the allowed prefixes; the same
+holds for every redirect. Images inside the request (data URLs) need no permission; files of the server's machine are
+never read.
 """
 
 import os
@@ -20,6 +21,8 @@ from reco_ray.serving.problems import Problem
 TOKEN = "LABEL_STUDIO_API_KEY"
 _PORTS = {"http": 80, "https": 443}
 _ODD = re.compile(r"[\x00-\x20\x7f\\]")
+# Where Label Studio keeps the images of tasks: the token must not open its interface to those who call this server.
+_TASK_DATA = re.compile(r"(data|storage-data|(tasks|projects)/\d+/(resolve|presign))/")
 _REFRESH_SECONDS = 10
 
 
@@ -62,8 +65,11 @@ class TaskImages:
 
     def _headers(self, address: str) -> dict[str, str]:
         """Headers to ask an address with: a token for Label Studio, none for others; OSError if it is not allowed."""
-        if self._label_studio is not None and is_below(address, self._label_studio):
-            return self._credentials()
+        studio = self._label_studio
+        if studio is not None and is_below(address, studio):
+            path = urlsplit(address).path.removeprefix(urlsplit(studio).path)
+            if _TASK_DATA.match(path):
+                return self._credentials()
         self._require_allowed(address)
         return {}
 

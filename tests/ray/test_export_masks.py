@@ -443,7 +443,7 @@ def test_a_store_and_images_in_containers(tmp_path: Path) -> None:
         for number, image in enumerate(document["images"]):
             assert storage.read_bytes(f"s3://masks/coco/images/train/{image['file_name']}") == data[number]
         assert not [path for path in storage.list_tree("s3://masks/coco") if path.startswith("parts/")]
-        rows = storage.read_table("s3://masks/huggingface/data").to_pylist()
+        rows = storage.read_table("s3://masks/huggingface/data/000").to_pylist()
         assert [row["image"]["bytes"] for row in rows] == data
         assert [row["uri"] for row in rows] == uris
 
@@ -518,9 +518,9 @@ def test_a_data_set_is_pushed(
         assert "HTTP status 403" in error("huggingface", "me/dogs")
         run(masks, "huggingface", out, "--push-to", "me/cats")
         assert f"pushed     {server.url}/datasets/me/cats" in capsys.readouterr().err
-        assert sorted(files) == ["README.md", *(f"data/train-00000{part}.parquet" for part in range(3))]
+        assert sorted(files) == ["README.md", *(f"data/000/train-00000{part}.parquet" for part in range(3))]
         assert all((out / name).read_bytes() == data for name, data in files.items())
-        names = storage.list_names("hf://datasets/me/cats/data", ".parquet")
+        names = storage.list_names("hf://datasets/me/cats/data/000", ".parquet")
         assert names == [f"train-00000{part}.parquet" for part in range(3)]
     main(["verify", str(out)])
 

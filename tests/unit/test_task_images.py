@@ -58,23 +58,33 @@ def test_label_studio_is_asked_with_the_token_and_others_without(
 ) -> None:
     monkeypatch.setenv(TOKEN, "secret")
     images = TaskImages(studio.url, [f"{other.url}/photos"], 1000)
-    assert images.read("/data/upload/1/a.jpg") == images.read(f"{studio.url}/a.jpg") == PHOTO
-    assert studio.asked == [("/data/upload/1/a.jpg", "Token secret"), ("/a.jpg", "Token secret")]
+    assert (
+        images.read("/data/upload/1/a.jpg")
+        == images.read(f"{studio.url}/tasks/5/resolve/?fileuri=x")
+        == PHOTO
+    )
+    assert studio.asked == [
+        ("/data/upload/1/a.jpg", "Token secret"),
+        ("/tasks/5/resolve/?fileuri=x", "Token secret"),
+    ]
     assert images.read(f"{other.url}/photos/a.jpg?x=1") == PHOTO
-    studio.redirects["/b.jpg"] = f"{other.url}/photos/b.jpg"
-    assert images.read("/b.jpg") == PHOTO
+    studio.redirects["/data/b.jpg"] = f"{other.url}/photos/b.jpg"
+    assert images.read("/data/b.jpg") == PHOTO
     assert other.asked == [("/photos/a.jpg?x=1", None), ("/photos/b.jpg", None)]
     assert "does not fetch it" in refused(images, f"{other.url}/private.jpg")
-    studio.redirects["/c.jpg"] = f"{other.url}/private.jpg"
-    assert "does not fetch it" in refused(images, "/c.jpg")
+    for inside in ("/api/users", "/data/../api/users", "/tasks/5/", "/user/login", "/"):
+        assert "does not fetch it" in refused(images, inside)
+        assert "does not fetch it" in refused(images, studio.url + inside)
+    studio.redirects["/data/c.jpg"] = f"{other.url}/private.jpg"
+    assert "does not fetch it" in refused(images, "/data/c.jpg")
     assert len(other.asked) == 2
-    assert "too large" in refused(TaskImages(studio.url, [], 3), "/a.jpg")
+    assert "too large" in refused(TaskImages(studio.url, [], 3), "/data/a.jpg")
 
 
 def test_a_personal_token_is_exchanged(studio: ImageHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN, "a.b.c")
-    assert TaskImages(studio.url, [], 1000).read("/a.jpg") == PHOTO
-    assert studio.asked == [("/api/token/refresh", "a.b.c"), ("/a.jpg", "Bearer for minutes")]
+    assert TaskImages(studio.url, [], 1000).read("/data/a.jpg") == PHOTO
+    assert studio.asked == [("/api/token/refresh", "a.b.c"), ("/data/a.jpg", "Bearer for minutes")]
 
 
 @pytest.mark.parametrize(

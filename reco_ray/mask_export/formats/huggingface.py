@@ -65,7 +65,8 @@ class HuggingFace(MaskFormat):
         buffer = io.BytesIO()
         # Small row groups, of which the hub's viewer reads one at a time.
         pq.write_table(table, buffer, compression="zstd", row_group_size=16)
-        out.write(f"data/train-{part}.parquet", buffer.getvalue())
+        # A folder for every thousand, as the hub takes ten thousand files a folder at most.
+        out.write(f"data/{part[:-3]}/train-{part}.parquet", buffer.getvalue())
 
     def finish(self, plan: ExportPlan, out: Finisher) -> None:
         """Writes the data set card."""
@@ -99,7 +100,7 @@ def _card(plan: ExportPlan, images: int) -> str:
         "tags": ["reco-ray", "pseudo-labels", "not-checked-by-people"],
         "size_categories": [next((name for size, name in _SIZES if images < size), "n>10M")],
         "configs": [
-            {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
+            {"config_name": "default", "data_files": [{"split": "train", "path": "data/*/*.parquet"}]}
         ],
     }
     labels = "\n".join(
