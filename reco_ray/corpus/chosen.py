@@ -154,7 +154,10 @@ def _consistent(concept: Concept, index: "CorpusIndex", settings: Settings) -> C
                 f"concept {concept.name!r}: rejected: {each.image}: is also chosen as an exemplar ({other})"
             )
     chosen = Chosen(
-        rejected=tuple(rejected.values()), pinned=tuple(pinned.values()), examples=tuple(examples.values())
+        rejected=tuple(rejected.values()),
+        pinned=tuple(pinned.values()),
+        examples=tuple(examples.values()),
+        only_chosen=concept.only_chosen,
     )
     wanted, left = (
         places_left(concept.with_chosen(chosen), settings.references.exemplars),
@@ -170,5 +173,7 @@ def _consistent(concept: Concept, index: "CorpusIndex", settings: Settings) -> C
 
 
 def places_left(concept: Concept, exemplars: int) -> int:
-    """How many exemplars of a concept are retrieved: none without words, else those that were not chosen."""
-    return max(0, exemplars - len(concept.pinned) - len(concept.examples)) if concept.words else 0
+    """How many exemplars of a concept are retrieved: those that were not chosen, if there are words to retrieve by."""
+    if concept.only_chosen or not concept.words:
+        return 0
+    return max(0, exemplars - len(concept.pinned) - len(concept.examples))

@@ -141,7 +141,8 @@ def _determinants(concept: Concept) -> list[object]:
         return words
     rejected = sorted(str(each.content["image"]) for each in concept.rejected)
     exemplars = {kind: [each.content for each in getattr(concept, kind)] for kind in ("pinned", "examples")}
-    return [words, {"rejected": rejected, **exemplars}]
+    only = {"only_chosen": True} if concept.only_chosen else {}
+    return [words, {"rejected": rejected, **exemplars, **only}]
 
 
 def unique_steps(plans: Iterable[ReferencePlan]) -> dict[str, Step]:

@@ -111,7 +111,10 @@ def _concepts(bank: ReferenceBank, colours: np.ndarray) -> list[dict[str, object
                 "choosing": {
                     "name": concept.name,
                     "exemplars": [_to_choose(row, len(rows), whole) for row in rows],
-                    "chosen": {kind: [_named(each) for each in getattr(concept, kind)] for kind in CHOICES},
+                    "chosen": {
+                        **{kind: [_named(each) for each in getattr(concept, kind)] for kind in CHOICES},
+                        "only_chosen": concept.only_chosen,
+                    },
                 },
             }
         )

@@ -108,11 +108,12 @@ class ChosenExemplar(_Answer):
 
 class ChosenExemplars(_Answer):
     """Images that were chosen for a concept. rejected: no exemplars. pinned: of the corpus, exemplars in any case.
-    examples: own images."""
+    examples: own images. only_chosen: whether these are all; nothing is retrieved."""
 
     rejected: tuple[ImageId, ...] = ()
     pinned: tuple[ChosenExemplar, ...] = ()
     examples: tuple[ChosenExemplar, ...] = ()
+    only_chosen: bool = False
 
 
 class VocabularyResource(_Answer):
@@ -171,6 +172,7 @@ class ConceptImages(BaseModel):
     rejected: list[ImageId] = Field(default=[], max_length=1000)
     pinned: list[PinnedImage] = Field(default=[], max_length=1000)
     examples: list[ExampleImage] = Field(default=[], max_length=1000)
+    only_chosen: bool = False
 
 
 class VocabularyPatch(BaseModel):

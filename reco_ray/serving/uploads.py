@@ -188,7 +188,12 @@ def _chosen(images: ConceptImages, found: dict[str, bytes], limits: Limits) -> d
             found[name] = data
         examples.append({"image": name, "boxes": example.boxes, "points": example.points})
     pinned = [{"image": each.image_id, "boxes": each.boxes, "points": each.points} for each in images.pinned]
-    return {"rejected": images.rejected, "pinned": pinned, "examples": examples}
+    return {
+        "rejected": images.rejected,
+        "pinned": pinned,
+        "examples": examples,
+        "only_chosen": images.only_chosen,
+    }
 
 
 def explain(error: ValidationError) -> str:

@@ -487,6 +487,7 @@ def _describe_chosen(concept: Concept) -> contract.ChosenExemplars:
         rejected=tuple(str(each.image_id) for each in concept.rejected),
         pinned=tuple(described(each) for each in concept.pinned),
         examples=tuple(described(each) for each in concept.examples),
+        only_chosen=concept.only_chosen,
     )
 
 

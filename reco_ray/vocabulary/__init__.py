@@ -68,7 +68,13 @@ class Concept(Chosen):
         images = {kind: getattr(chosen, kind) for kind in CHOICES}
         # Of a concept without synonyms that has examples, the name is no longer read.
         synonyms = self.words if chosen.examples else self.synonyms
-        return Concept(name=self.name, synonyms=synonyms, alias=self.alias, **images)
+        return Concept(
+            name=self.name,
+            synonyms=synonyms,
+            alias=self.alias,
+            only_chosen=chosen.only_chosen,
+            **images,
+        )
 
     def without_chosen(self) -> "Concept":
         """This concept without images, to compare names and words."""

@@ -106,6 +106,7 @@ class Chosen(BaseModel):
     rejected: images that are no exemplars; the next of the ranking take their place.
     pinned: images of the corpus that are exemplars, whatever their rank.
     examples: images from elsewhere that are exemplars, before all others.
+    only_chosen: whether pinned images and examples are all exemplars; nothing is retrieved.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -113,6 +114,7 @@ class Chosen(BaseModel):
     rejected: tuple[ChosenImage, ...] = Field(default=(), max_length=MOST_IMAGES)
     pinned: tuple[ChosenImage, ...] = Field(default=(), max_length=MOST_IMAGES)
     examples: tuple[ChosenImage, ...] = Field(default=(), max_length=MOST_IMAGES)
+    only_chosen: bool = False
 
     @field_validator("rejected", "pinned", "examples", mode="before")
     @classmethod
@@ -131,6 +133,8 @@ class Chosen(BaseModel):
         if any(each.boxes or each.points for each in self.rejected):
             raise ValueError("rejected: an image that is rejected has no box or point")
         exemplars = {each.image for each in (*self.pinned, *self.examples)}
+        if self.only_chosen and not exemplars:
+            raise ValueError("only_chosen: needs a pinned image or an example")
         both = next((each.image for each in self.rejected if each.image in exemplars), None)
         if both is not None:
             raise ValueError(f"{both} is both rejected and chosen as an exemplar")
@@ -138,8 +142,9 @@ class Chosen(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leaves empty lists out, so that what has no chosen images is written as before they existed."""
-        return {name: value for name, value in serialize(self).items() if name not in CHOICES or value}
+        """Leaves empty fields out, so that what has no chosen images is written as before they existed."""
+        optional = (*CHOICES, "only_chosen")
+        return {name: value for name, value in serialize(self).items() if name not in optional or value}
 
     @property
     def chosen(self) -> bool:

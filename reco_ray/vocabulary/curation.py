@@ -37,7 +37,8 @@ def curated(vocabulary: Vocabulary, uri: str) -> Vocabulary:
         try:
             own = _concept(vocabulary, key)
             both = {kind: (*getattr(own, kind), *images[kind]) for kind in CHOICES}
-            vocabulary = with_chosen(vocabulary, {key: Chosen(**both)})
+            only = own.only_chosen or chosen.only_chosen
+            vocabulary = with_chosen(vocabulary, {key: Chosen(**both, only_chosen=only)})
         except ValueError as error:
             _fail(uri, document, ("concepts", key), validation_message(error))
     return vocabulary

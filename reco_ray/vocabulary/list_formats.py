@@ -29,7 +29,7 @@ _LIST_KEYS = (
 )  # of YOLO, COCO, CVAT, transformers
 _NAME_KEYS = ("name", "label", "value", "class", "class_name", "category", "concept", "title", "display_name")
 _ID_KEYS = ("id", "index", "class_id", "label_id", "category_id", "ids")
-_OWN_KEYS = ("name", "synonyms", "alias", "rejected", "pinned", "examples")
+_OWN_KEYS = ("name", "synonyms", "alias", "rejected", "pinned", "examples", "only_chosen")
 # Further keys in lists of other tools. Unknown keys are errors, such as "synonim".
 _IGNORED = {
     *_ID_KEYS,

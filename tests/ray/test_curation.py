@@ -158,6 +158,10 @@ def test_ids_name_images_of_the_corpus(folder: Path) -> None:
     found = rows(folder, "ids", "car")
     assert names(found)[:2] == names(plain)[1:]
     assert [row["rank"] for row in found] == [0, 1, 2]
+    only = f"{{pinned: [{plain[1]['image_id']}], only_chosen: true}}"
+    (folder / "only.yaml").write_text(f"concepts: {{car: {only}}}")
+    assert references(folder, "only", "--concepts", "car", "--curation", str(folder / "only.yaml")) == 0
+    assert names(rows(folder, "only", "car")) == names(plain)[1:2]
 
 
 def test_run_finds_missing_files_before_it_embeds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,7 @@ concepts:
         ("concepts:\n  cat: {rejected: [a], pinned: [a]}", r"line 2: concepts.cat: a is both rejected"),
         ("concepts:\n  cat: {rejected: [{image: a, box: [1, 2, 3, 4]}]}", "rejected has no box"),
         ("concepts:\n  cat: {pinned: [a]}\n  cat: {pinned: [b]}", "line 3: cat: given twice"),
+        ("concepts:\n  cat: {only_chosen: true}", "line 2: concepts.cat: only_chosen: needs a pinned"),
         ("concepts:\n  cat: [a.jpg]", r"line 2: concepts.cat: Input should be"),
     ],
 )  # fmt: skip
@@ -171,6 +172,7 @@ def test_content_ids_are_of_images_and_regions_and_those_of_other_concepts_stay(
             {"rejected": (chosen(FIRST),)},
             {"rejected": (chosen(SECOND),)},
             {"pinned": (chosen(FIRST),)},
+            {"pinned": (chosen(FIRST),), "only_chosen": True},
             {"pinned": (chosen(FIRST, boxes=((1, 2, 3, 4),)),)},
             {"pinned": (chosen(FIRST, points=((1, 2),)),)},
             {"examples": (chosen(FIRST),)},
@@ -178,7 +180,7 @@ def test_content_ids_are_of_images_and_regions_and_those_of_other_concepts_stay(
         )
     }
     assert {each[0] for each in curated_ids} == {dog}
-    assert len({each[1] for each in curated_ids} - {cat}) == 7
+    assert len({each[1] for each in curated_ids} - {cat}) == 8
     moved = Concept(name="cat", pinned=(chosen(FIRST, image="elsewhere/b.jpg"),))
     assert ids(moved) == ids(Concept(name="cat", pinned=(chosen(FIRST),)))
 

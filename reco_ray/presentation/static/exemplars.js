@@ -24,7 +24,8 @@ export function h(tag, attributes = {}, ...children) {
 
 /** What was chosen for a concept: {rejected: [{image, name}], pinned: [Chosen], examples: [Chosen]}. */
 export class Choices {
-  constructor({ rejected = [], pinned = [], examples = [] } = {}) {
+  constructor({ rejected = [], pinned = [], examples = [], only_chosen = false } = {}) {
+    this.only = only_chosen; // nothing is retrieved beside what was accepted and added
     this.rejected = new Map(rejected.map((each) => [each.image, each]));
     this.pinned = new Map(pinned.map((each) => [each.image, each]));
     this.examples = new Map(examples.map((each) => [each.image, each]));
@@ -74,7 +75,8 @@ export class Choices {
       [this.pinned.size, "accepted"],
       [this.examples.size, this.examples.size === 1 ? "added image" : "added images"],
     ];
-    return parts.filter(([number]) => number).map(([number, word]) => `${number} ${word}`).join(", ");
+    if (this.only && this.pinned.size + this.examples.size) parts.push([1, "no other"]);
+    return parts.filter(([number]) => number).map(([number, word]) => (word === "no other" ? word : `${number} ${word}`)).join(", ");
   }
 }
 
@@ -113,7 +115,14 @@ export function gallery({ concept, exemplars, choices, load, onChange }) {
   const add = (exemplar, number) => list.append(card(exemplar, number, { choices, load, say, changed, list }));
   exemplars.forEach((exemplar, number) => add(exemplar, number + 1));
   showRejected();
-  const element = h("div", { class: "gallery" }, list, back, live);
+  const only = h("input", { type: "checkbox", checked: choices.only });
+  only.addEventListener("change", () => {
+    choices.only = only.checked;
+    choices.changed = true;
+    changed();
+  });
+  const others = h("label", { class: "check" }, only, h("span", {}, "Only what is accepted or added, nothing from the ranking"));
+  const element = h("div", { class: "gallery" }, list, back, others, live);
   element.add = (exemplar) => {
     choices.add(exemplar);
     add({ ...exemplar, added: true }, list.children.length + 1);
@@ -322,7 +331,7 @@ export function curationFile(chosen) {
     ["rejected", "pinned", "examples"]
       .filter((kind) => choices[kind].size)
       .map((kind) => `    ${kind}:\n${[...choices[kind].values()].map(entry).join("")}`)
-      .join("");
+      .join("") + (choices.only && choices.pinned.size + choices.examples.size ? "    only_chosen: true\n" : "");
   const concepts = [...chosen].filter(([, choices]) => choices.summary());
   if (!concepts.length) return "concepts: {}\n";
   return `concepts:\n${concepts.map(([name, choices]) => `  ${text(name)}:\n${lists(choices)}`).join("")}`;

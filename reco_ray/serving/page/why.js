@@ -100,6 +100,7 @@ async function draftOf(name, signal) {
     rejected: (known.rejected ?? []).map((image) => ({ image })),
     pinned: (known.pinned ?? []).map(named),
     examples: (known.examples ?? []).map(named),
+    only_chosen: known.only_chosen,
   });
   drafts.set(name, draft);
   return draft;
@@ -229,6 +230,7 @@ async function sent(draft) {
     rejected: [...draft.rejected.keys()],
     pinned: [...draft.pinned.values()].map(known),
     examples: await Promise.all([...draft.examples.values()].map(own)),
+    only_chosen: draft.only && draft.pinned.size + draft.examples.size > 0,
   };
 }
 
