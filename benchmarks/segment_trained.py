@@ -11,11 +11,14 @@ without --segmenter; its speed does not depend on them) and the same refinement:
 - ours:   the segment stage, which reads, decodes and commits
 
 `ours_to_loop` compares the stage with the loop plus the decoding, spread over the cores: what a bare loop over decoded
-batches leaves to be had on this machine, where no other processors decode. Each is measured from the moment that its
-workers are up and have seen a batch; rounds are taken in turn and medians given.
+batches leaves to be had on this machine, where no other processors decode. `core_seconds` are those of all processes of
+each an image, Ray's own among them, and `core_seconds_to_ours` the same comparison by them: it holds on a machine where
+others compute, too. Each is measured from the moment that its workers are up and have seen a batch; rounds are taken in
+turn and medians given.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -29,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import torch
 from safetensors.torch import save_file
@@ -92,14 +96,17 @@ def _measure(uri: str, table: pa.Table, settings: Settings, rounds: int, scratch
     loaded = {name: load(shard) for name, shard in cut(table, PART).items()}
     decode = (time.process_time() - start) / table.num_rows
     rates: dict[str, list[float]] = {"loop": [], "ours": []}
+    work: dict[str, list[float]] = {"loop": [], "ours": []}
     for number in range(rounds):
         for name in rates:
             out = scratch / f"{name}-{number}"
             made = _worker(segmenter, out, settings)
-            rate = _loop(loaded, made) if name == "loop" else _ours(table, load, made)
+            rate, seconds = _loop(loaded, made) if name == "loop" else _ours(table, load, made)
             rates[name].append(rate)
-            print(f"{name}: {rate:.2f} images/s", file=sys.stderr)
+            work[name].append(seconds)
+            print(f"{name}: {rate:.2f} images/s, {seconds:.4f} core seconds an image", file=sys.stderr)
     medians = {name: statistics.median(found) for name, found in rates.items()}
+    seconds_of = {name: statistics.median(found) for name, found in work.items()}
     cores = os.cpu_count() or 1
     with_decoding = 1 / (1 / medians["loop"] + decode / cores)
     return {
@@ -111,6 +118,8 @@ def _measure(uri: str, table: pa.Table, settings: Settings, rounds: int, scratch
         "decode_core_seconds": round(decode, 4),
         "loop_with_decoding": round(with_decoding, 2),
         "ours_to_loop": round(medians["ours"] / with_decoding, 3),
+        "core_seconds": {name: round(seconds, 4) for name, seconds in seconds_of.items()},
+        "core_seconds_to_ours": round((seconds_of["loop"] + decode) / seconds_of["ours"], 3),
         "all": {name: [round(rate, 2) for rate in found] for name, found in rates.items()},
     }
 
@@ -122,20 +131,30 @@ def _worker(segmenter: Segmenter, out: Path, settings: Settings) -> MaskWorker:
     return MaskWorker([MaskSet(str(out), labeller, labels, colours)], overlays=settings.segment.overlays)
 
 
-def _ours(table: pa.Table, load: ImageLoader, worker: MaskWorker) -> float:
-    """Images a second once every worker has finished a part."""
+def _ours(table: pa.Table, load: ImageLoader, worker: MaskWorker) -> tuple[float, float]:
+    """Images a second, and core seconds an image, once every worker has finished a part."""
     with session():
         workers = plan_workers()
-        images, start = 0, 0.0
+        images, start, before, after = 0, 0.0, 0.0, 0.0
         for finished, part in enumerate(run_shards(cut(table, PART), load, worker, workers), start=1):
             if finished <= workers.count:
-                start = time.perf_counter()
+                start, before = time.perf_counter(), _core_seconds()
             else:
                 images += part.items
-        return images / (time.perf_counter() - start)
+                end, after = time.perf_counter(), _core_seconds()  # before the pool is dismantled
+        return images / (end - start), (after - before) / images
 
 
-def _loop(loaded: dict[str, pa.Table], worker: MaskWorker) -> float:
+def _core_seconds() -> float:
+    """What this process and all that it has started have computed; those that have ended since are not in it."""
+    seconds = 0.0
+    for process in [this := psutil.Process(), *this.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seconds += sum(process.cpu_times()[:2])
+    return seconds
+
+
+def _loop(loaded: dict[str, pa.Table], worker: MaskWorker) -> tuple[float, float]:
     """One process a core, each with its share of the decoded parts; the first part of each is its warm-up."""
     cores = os.cpu_count() or 1
     names = list(loaded)
@@ -151,8 +170,9 @@ def _loop(loaded: dict[str, pa.Table], worker: MaskWorker) -> float:
     spans = [results.get() for _ in processes]
     for process in processes:
         process.join()
-    images = sum(count for count, _, _ in spans)
-    return images / (max(end for _, _, end in spans) - min(start for _, start, _ in spans))
+    images = sum(count for count, *_ in spans)
+    took = max(end for _, _, end, _ in spans) - min(start for _, start, _, _ in spans)
+    return images / took, sum(seconds for *_, seconds in spans) / images
 
 
 def _loop_share(share: list[tuple[str, pa.Table]], worker: MaskWorker, barrier: Any, results: Any) -> None:
@@ -161,10 +181,11 @@ def _loop_share(share: list[tuple[str, pa.Table]], worker: MaskWorker, barrier: 
     (name, rows), *others = share
     worker.work(name, rows)
     barrier.wait()
-    start = time.monotonic()
+    start, before = time.monotonic(), time.process_time()
     for name, rows in others:
         worker.work(name, rows)
-    results.put((sum(rows.num_rows for _, rows in others), start, time.monotonic()))
+    images = sum(rows.num_rows for _, rows in others)
+    results.put((images, start, time.monotonic(), time.process_time() - before))
 
 
 def _random_segmenter(folder: Path, settings: Settings) -> str:

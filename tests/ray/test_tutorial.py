@@ -30,6 +30,7 @@ def test_the_tutorial_leads_to_a_segmenter(
     assert (tmp_path / "first" / "report" / "index.html").stat().st_size > 1000
     assert list((tmp_path / "second" / "references" / "sheets").iterdir())
     assert [f.name for f in (tmp_path / "second" / "masks" / "overlays").iterdir()] == ["000.jpg.jpg"]
+    assert (tmp_path / "look" / "index.html").stat().st_size > 1000
     assert "['cat', 'dog', 'bird'] (" in capsys.readouterr().out
     assert "files" in _verified(tmp_path, capsys)
 
@@ -47,8 +48,7 @@ def _follow(block: Block) -> None:
 def _verified(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """Every artifact that the tutorial made is as it was committed."""
     made = sorted(str(manifest.parent) for manifest in folder.rglob("manifest.json"))
-    assert (
-        len(made) == 11
-    )  # first: 4, second: 2, trained: frames, references, labels, segmenter; third: masks
+    # first: 4, second: 2, copies, distinct, trained: frames, references, labels, segmenter; third: masks
+    assert len(made) == 13
     main(["verify", *made])
     return capsys.readouterr().out
