@@ -167,7 +167,7 @@ function card(exemplar, number, { choices, load, say, changed, list }) {
     h(
       "button",
       { type: "button", class: "quiet", "aria-label": `Region of photograph ${title}`, disabled: !exemplar.width, onclick: edit },
-      choices.marks(exemplar).boxes.length ? "Other region" : "Region",
+      "Region",
     );
 
   function show(focused) {
