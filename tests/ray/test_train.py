@@ -136,7 +136,12 @@ def test_labels_that_are_all_ignored_are_named_before_training(
     references = str(folder / "out" / "one" / "references")
     images = str(folder / "data" / "images")
     unsure = [*SMALL[2:], "--set", "train.min_score=1"]
+    bad = f"uri,concept,verdict,sample\n{images}/003.jpg,dog,bad,random\n{images}/004.jpg,dog,good,random\n"
+    (folder / "verdicts.csv").write_text(bad)
+    unsure += ["--verdicts", str(folder / "verdicts.csv")]
     main(["label", "--references", references, "--images", images, "--out", str(folder / "unsure"), *unsure])
+    frames = pq.read_table(folder / "unsure" / "frames" / "frames", columns=["uri"])["uri"].to_pylist()
+    assert sorted(Path(uri).name for uri in frames) == [f"{n:03d}.jpg" for n in range(8) if n != 3]
     with pytest.raises(SystemExit):
         main(["train", "--labels", str(folder / "unsure" / "one" / "labels"), "--out", str(folder / "y")])
     assert "every pseudo-label is ignored: lower train.min_score" in capfd.readouterr().err
