@@ -318,7 +318,8 @@ class VocabularyService:
             record.status, record.before = "ready", None
         except Exception as error:
             logger.exception("building vocabulary %s failed", record.name)
-            record.status, record.error = "failed", client_message(error)
+            message = self._own_images.without_folder(record.owner, client_message(error))
+            record.status, record.error = "failed", message
         if self._known.get(place) is record:
             await asyncio.to_thread(self._records.save, record)
             served = record.before or record

@@ -284,6 +284,15 @@ def test_a_pipeline_becomes_work(tmp_path: Path) -> None:
     assert (references.settings.references.exemplars, references.concepts, references.context) == (3, 7, 5)
     assert (segment.settings.segment.refine, label.sets) == ("pamr", 2)
     assert (found[4].concepts, found[6].settings.train.steps) == (7, 9)
+    (tmp_path / "chosen.yaml").write_text("concepts: {cat: {examples: [gone.jpg]}}")
+    curation = {"curation": str(tmp_path / "chosen.yaml")}
+    for stage in (
+        {"references": options | {"vocabulary": pets}},
+        {"train": options | {"vocabulary": [pets], "images": "c"}},
+    ):
+        ((name, fields),) = stage.items()
+        with pytest.raises(RecoError, match=r"concept 'cat': examples: .*gone.jpg: cannot be read"):
+            list(workloads(read_pipeline(written(tmp_path, **{name: fields | curation}))))
 
 
 def test_trained_segmenters_are_work_by_network_after_their_training(tmp_path: Path) -> None:

@@ -46,6 +46,24 @@ def opened(folder: Path, fields: dict[str, Any], **changes: Any) -> SweepPlan:
     return open_plan(str(file))
 
 
+def test_chosen_images_are_part_of_what_is_tried(folder: Path) -> None:
+    plain = opened(folder, MINIMAL).made_from()
+    (folder / "chosen.yaml").write_text(
+        "concepts: {dog: {examples: [images/000.jpg], rejected: [corpus/001.jpg]}}"
+    )
+    plan = opened(folder, MINIMAL, curation="chosen.yaml")
+    (vocabulary,) = plan.vocabularies.values()
+    assert vocabulary.concepts[0].examples[0].image == str(folder / "images" / "000.jpg")
+    assert vocabulary.concepts[0].examples[0].image_id is not None
+    assert plan.made_from() != plain
+    (folder / "wins.yaml").write_text("concepts: {car: {rejected: [corpus/001.jpg]}}")
+    wins = open_plan(str(folder / "sweep.yaml"), str(folder / "wins.yaml"))
+    assert [concept.chosen for concept in next(iter(wins.vocabularies.values())).concepts] == [False, True]
+    (folder / "chosen.yaml").write_text("concepts: {dog: {examples: [images/gone.jpg]}}")
+    with pytest.raises(RecoError, match=r"sweep.yaml: concept 'dog': examples: .*gone.jpg: cannot be read"):
+        opened(folder, MINIMAL, curation="chosen.yaml")
+
+
 # --- what is tried ------------------------------------------------------------------------------------------
 
 
