@@ -130,6 +130,19 @@ def test_dense_models_compute_the_trunk_once(models, images):
     torch.testing.assert_close(features.language, expected, atol=1e-4, rtol=0)
 
 
+def test_the_fingerprint_is_not_of_what_a_processor_computed(models, monkeypatch):
+    encode = _SentenceEncoder.encode
+
+    def rounded_otherwise(self: _SentenceEncoder, texts: list[str]) -> torch.Tensor:
+        found = encode(self, texts)
+        return found + 2e-7 * torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
+
+    monkeypatch.setattr(_SentenceEncoder, "encode", rounded_otherwise)
+    elsewhere = ConSE("efficientnet_lite0", precision="fp32")
+    assert not torch.equal(elsewhere.class_embeddings, models["fp32"].class_embeddings)
+    assert elsewhere.fingerprint == models["fp32"].fingerprint
+
+
 def test_the_fingerprint_names_the_model_not_how_it_is_run(models):
     assert models["fp32"].fingerprint == models["bf16"].fingerprint
     assert models["fp32"].fingerprint.startswith(f"{SPEC}#")
