@@ -221,6 +221,10 @@ class TrainSettings(_Section):
     power: float = Field(default=0.9, gt=0, description="of the polynomial decay of the learning rates")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints")
     workers: int = Field(default=1, ge=1, description="processes that train one segmenter together")
+    refine: Refinement = Field(
+        default="none",
+        description="refinement of a trained segmenter's masks, which learned from refined ones; see segment.refine",
+    )
     deterministic: bool = Field(
         default=False,
         description="take only deterministic algorithms, which are slower on GPUs: the same weights to the last bit",
@@ -303,6 +307,11 @@ class Settings(_Section):
     segment: SegmentSettings = SegmentSettings()
     train: TrainSettings = TrainSettings()
     placement: PlacementSettings = PlacementSettings()
+
+    def of_trained(self) -> "Settings":
+        """The settings of masks that a trained segmenter makes: refined as `train.refine` says."""
+        refined = self.segment.model_copy(update={"refine": self.train.refine})
+        return self.model_copy(update={"segment": refined})
 
     def named(self, section: str, *, without: Collection[str] = ()) -> dict[str, object]:
         """The fields of a section by the names that `--set` takes: "references.exemplars"; values as in JSON."""

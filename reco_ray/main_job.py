@@ -109,8 +109,8 @@ def _train(references: str, images: str, out: str, settings: Settings) -> Iterat
     if trained.error is not None:
         raise trained.error
     yield trained
-    chosen = choose_segmenters({"segmenter": segmenter}, settings)
-    yield from segment_trained(chosen, images, [masks], settings, renew=True)
+    chosen = choose_segmenters({"segmenter": segmenter}, settings.of_trained())
+    yield from segment_trained(chosen, images, [masks], settings.of_trained(), renew=True)
     page = join(out, "segmenter-report")
     write_report(masks, read_manifest(masks, MasksContent), page, references)
 

@@ -227,6 +227,8 @@ def _segment_trained(
     from reco_ray.distributed.session import session
     from reco_ray.training.segment import choose_segmenters, segment_trained
 
+    if not any(each.startswith("segment.refine=") for each in request.overrides):
+        settings = settings.of_trained()
     chosen = choose_segmenters(dict(zip(names, request.segmenter, strict=True)), settings)
     several = len(chosen) > 1
     for one in chosen:

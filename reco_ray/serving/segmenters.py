@@ -25,7 +25,7 @@ class Segmenters:
 
     def __init__(self, options: ServeOptions, lanes: int) -> None:
         settings = options.load()
-        self._settings, self._uris = settings.segment, options.segmenters
+        self._settings, self._uris = settings.of_trained().segment, options.segmenters
         self._precision = settings.models.precision
         self._device = str(resolve_runtime(settings.models.device).device)
         torch.set_num_threads(options.scale.threads)

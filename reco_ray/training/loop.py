@@ -38,6 +38,7 @@ from reco_ray.training.pseudo_labels import IGNORE
 from reco_ray.training.records import TrainingLog
 from reco_ray.training.samples import SOFT_PIXELS, Frames, sampling_plan, split
 
+SHARPENING = 2.0  # power of the labels' probabilities: the inverse of a temperature
 TIMING = "timing.json"  # steps and seconds since the last start of a run; deleted when it is committed
 
 
@@ -278,13 +279,16 @@ class _Training:
 
 
 def soft_cross_entropy(logits: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
-    """Cross entropy with probabilities as labels, averaged over the pixels that are not ignored.
+    """Cross entropy with sharpened probabilities as labels, averaged over the pixels that are not ignored.
+
+    Sharpening (Berthelot et al., NeurIPS 2019, eq. 7) has the network decide where its labels lean to one side.
 
     Args:
         logits: (b, m, H, W).
         soft: probabilities x 255, uint8 (b, m, H, W); all 0 at ignored pixels.
     """
-    target = soft.to(logits.device, non_blocking=True).float()
+    target = (soft.to(logits.device, non_blocking=True).float() / 255) ** SHARPENING
+    target /= target.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     summed = -(target * logits.float().log_softmax(dim=1)).sum()
     return summed / target.sum().clamp_min(1)  # 0, not NaN, if all pixels are ignored
 

@@ -146,7 +146,7 @@ def _made_from(manifest: artifacts.Manifest, uri: str, settings: Settings) -> di
         "labels": storage.absolute(uri),
         "labels_made_at": manifest.made_at,
         "seed": settings.seed,
-        **settings.named("train", without=("in_run", "workers", "feeders", "retries", "min_score")),
+        **settings.named("train", without=("in_run", "workers", "feeders", "retries", "min_score", "refine")),
     }
 
 

@@ -19,6 +19,7 @@ from reco_ray.training import Segmenter
 
 pytestmark = [pytest.mark.cpus(1), pytest.mark.usefixtures("all_in_process")]
 
+SMALL = "smp:Segformer/tu-tf_efficientnet_lite0@decoder_segmentation_channels=64"
 PLAIN = ["--set", "segment.refine=none", "--set", "segment.shard_size=3"]
 
 
@@ -31,9 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         photograph(number).resize(size).save(place)
     (folder / "images" / "broken.jpg").write_bytes(b"not a picture")
-    write_segmenter(folder / "street" / "segmenter", 3)
-    write_segmenter(folder / "rooms" / "segmenter", 5, image_size=96, background=True)
-    write_segmenter(folder / "same" / "segmenter", 4)
+    write_segmenter(folder / "street" / "segmenter", 3, spec=SMALL)
+    write_segmenter(folder / "rooms" / "segmenter", 5, image_size=96, background=True, spec=SMALL)
+    write_segmenter(folder / "same" / "segmenter", 4, spec=SMALL)
     return folder
 
 
@@ -169,7 +170,7 @@ def test_bad_input_is_one_line_before_anything_is_written(
 ) -> None:
     (folder / "unfinished").mkdir(exist_ok=True)
     (folder / "unfinished" / "started.json").write_text("{}")
-    write_segmenter(folder / "damaged", 3, stored=4)
+    write_segmenter(folder / "damaged", 3, stored=4, spec=SMALL)
     monkeypatch.chdir(folder)
     with pytest.raises(SystemExit) as exit_:
         main(["segment", *given, "--images", "images", "--out", str(tmp_path / "out")])

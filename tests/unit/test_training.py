@@ -195,6 +195,14 @@ def test_soft_labels_that_are_certain_are_labels() -> None:
     assert soft_cross_entropy(logits, torch.zeros_like(soft)) == 0
 
 
+def test_soft_labels_are_sharpened() -> None:
+    logits = torch.randn(1, 2, 1, 1)
+    soft = torch.tensor([204, 51], dtype=torch.uint8).view(1, 2, 1, 1)  # 0.8 and 0.2
+    sharp = torch.tensor([0.64 / 0.68, 0.04 / 0.68])
+    expected = -(sharp * logits.flatten().log_softmax(0)).sum()
+    torch.testing.assert_close(soft_cross_entropy(logits, soft), expected)
+
+
 @pytest.mark.parametrize("preset", ["mini", "paper"])
 def test_the_presets_networks_give_logits_of_the_images_size(preset: str) -> None:
     train = load_settings(preset).train
@@ -208,7 +216,10 @@ def test_a_frozen_encoder_learns_nothing() -> None:
     module = network.module.train()
     module(torch.randn(2, 3, 64, 64)).sum().backward()
     assert all(p.grad is None for p in network.encoder.parameters())
-    assert all(p.grad is not None for p in module.head.parameters())
+    assert all(
+        p.grad is not None
+        for p in [*module.local.parameters(), *module.whole.parameters(), *module.classifier.parameters()]
+    )
 
 
 @pytest.mark.parametrize(

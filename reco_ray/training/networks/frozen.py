@@ -9,17 +9,19 @@ from reco_ray.training.network import Network
 
 
 class FrozenEncoderHead(nn.Module):
-    """A frozen dense encoder, two convolutions over its features, and bilinear upsampling."""
+    """A frozen dense encoder, two convolutions over its features, and bilinear upsampling.
+
+    The first convolution also sees the mean of all locations (after ParseNet, Liu et al., ICLR 2016 workshop), which
+    says what the image is of.
+    """
 
     def __init__(self, encoder: nn.Module, channels: int, classes: int, width: int = 256) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(False).eval()
-        self.head = nn.Sequential(
-            nn.BatchNorm2d(channels),
-            nn.Conv2d(channels, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-        )
+        self.standardise = nn.BatchNorm2d(channels)
+        self.local = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.whole = nn.Conv2d(channels, width, 1, bias=False)
+        self.activate = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True))
         self.classifier = nn.Conv2d(width, classes, 1)
 
     def train(self, mode: bool = True) -> "FrozenEncoderHead":
@@ -32,9 +34,9 @@ class FrozenEncoderHead(nn.Module):
         """Computes logits: (b, 3, H, W) -> (b, m, H, W)."""
         with torch.no_grad():
             features = self.encoder(images)
-        return F.interpolate(
-            self.classifier(self.head(features)), images.shape[2:], mode="bilinear", align_corners=False
-        )
+        features = self.standardise(features)
+        hidden = self.activate(self.local(features) + self.whole(features.mean((2, 3), keepdim=True)))
+        return F.interpolate(self.classifier(hidden), images.shape[2:], mode="bilinear", align_corners=False)
 
 
 def build(name: str, classes: int, *, initial: str, weights_folder: str | None) -> Network:
