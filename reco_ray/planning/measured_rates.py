@@ -172,11 +172,19 @@ def _read(artifact: str) -> _MeasuredRun:
 
 
 def _size(artifact: str, manifest: Manifest) -> int:
-    """Bytes that a stage wrote; for an index only the tables of images, as the codes are computed from its kind."""
+    """Bytes that a stage wrote and that grow with its items.
+
+    Of an index only the tables of images, as the codes are computed from its kind; of masks all but the page about them.
+    """
     content = manifest.content
-    if isinstance(content, IndexContent):
+    if isinstance(content, IndexContent | MasksContent):
         files = storage.read_table(storage.join(artifact, checksums.FILE)).to_pylist()
-        return sum(file["size"] for file in files if file["path"].startswith("images/"))
+        grows = (
+            "images/"
+            if isinstance(content, IndexContent)
+            else ("masks/", "overlays/", "regions/", "images.parquet")
+        )
+        return sum(file["size"] for file in files if file["path"].startswith(grows))
     sealed = [manifest.checksums]
     if isinstance(content, LabelsContent):
         sealed.append(artifacts.read_manifest(content.frames, FramesContent).checksums)

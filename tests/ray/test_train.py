@@ -163,7 +163,7 @@ def test_one_command_leads_from_a_folder_to_a_segmenter(
     ]
     assert printed.err.count("report ") == 2
     page = (out / "segmenter-report" / "index.html").read_text()
-    for text in ("Segmenter: smp:", "Step 2 was kept", "dog", "Held-out images", "% sure"):
+    for text in ("Segmenter: frozen:", "Step 2 was kept", "dog", "Held-out images", "% sure"):
         assert text in page
     names = {path.name for path in (out / "masks" / "masks").iterdir()}
     assert {path.name for path in (out / "segmenter-masks" / "masks").iterdir()} == names
@@ -183,7 +183,10 @@ def test_a_segmenter_that_cannot_be_trained_ends_a_run_before_it_embeds(
     images = str(folder / "data" / "images")
     command = ["run", "--corpus", images, "--images", images, "--concepts", "dog, sky", "--train", *SMALL]
     for wrong, line in (
-        (["--set", "train.crop=50"], "train.crop=50 is not a multiple of 32"),
+        (
+            ["--set", "train.crop=50", "--set", "train.segmenter=smp:Segformer/tu-tf_efficientnet_lite0"],
+            "train.crop=50 is not a multiple of 32",
+        ),
         (["--images", f"{images}/000.jpg"], "two images at least"),
         (["--concepts", ", ".join(f"thing {n}" for n in range(256))], "at most 255 labels"),
     ):
