@@ -174,7 +174,7 @@ def _read(artifact: str) -> _MeasuredRun:
 def _size(artifact: str, manifest: Manifest) -> int:
     """Bytes that a stage wrote and that grow with its items.
 
-    Of an index only the tables of images, as the codes are computed from its kind; of masks all but the page about them.
+    Of an index only the tables of images, as the codes are computed from its kind; of masks all but the page.
     """
     content = manifest.content
     if isinstance(content, IndexContent | MasksContent):
