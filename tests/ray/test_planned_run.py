@@ -75,7 +75,9 @@ def test_a_plan_tells_what_a_larger_run_takes(folder: Path, planned: dict[str, E
         assert gigabytes is not None
         assert manifest.checksums is not None
         assert manifest.seconds / WITHIN < hours * 3600 < manifest.seconds * WITHIN
-        assert gigabytes * 1e9 == pytest.approx(manifest.checksums.bytes, rel=0.15)
+        page = folder / "large" / name / "report" / "index.html"  # the same size for any number of images
+        grows = manifest.checksums.bytes - (page.stat().st_size if page.exists() else 0)
+        assert gigabytes * 1e9 == pytest.approx(grows, rel=0.15)
         assert planned[stage].workers == 2
     files = [
         file.stat().st_size
@@ -93,6 +95,9 @@ def test_the_plan_is_printed_for_a_billion(
     main(["plan", file, "--nodes", "4xCPU=8", "--nodes", "CPU=16", "--images", "1B", "--rates", rates])
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert rows["references"].split()[1:3] == ["6", "1"]
-    assert "workers" in rows["embed"]
+    assert rows["embed"].split()[-1] in (
+        "workers",
+        "readers",
+    )  # which of them is slower differs between machines
     assert "no rate with index.kind=RR384,IVF_HNSW32,RaBitQ2 (measured: Flat)" in rows["index"]
     assert rows["total"].endswith("without index")

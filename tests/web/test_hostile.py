@@ -225,7 +225,7 @@ def test_every_get_answers_head_and_paths_with_a_slash(client: httpx.Client) -> 
     document = client.get("/openapi.json").json()
     concept = client.get("/v1/vocabularies/known").json()["concept_ids"][0]
     hit = client.get("/v1/search", params={"q": "dog", "k": 1}).json()["hits"][0]["image_id"]
-    known = {"name": "known", "concept_id": concept, "image_id": hit, "example_id": "none"}
+    known = {"name": "known", "concept_id": concept, "image_id": hit, "example_id": "none", "rank": 0}
     paths = [path.format(**known) for path, operations in document["paths"].items() if "get" in operations]
     assert len(paths) >= 10
     for path in ("/", "/page/style.css", "/openapi.json", "/nothing", *paths):
