@@ -109,8 +109,9 @@ def _train(references: str, images: str, out: str, settings: Settings) -> Iterat
     if trained.error is not None:
         raise trained.error
     yield trained
-    chosen = choose_segmenters({"segmenter": segmenter}, settings.of_trained())
-    yield from segment_trained(chosen, images, [masks], settings.of_trained(), renew=True)
+    of_trained = settings.of_trained()
+    chosen = choose_segmenters({"segmenter": segmenter}, of_trained)
+    yield from segment_trained(chosen, images, [masks], of_trained, renew=True)
     page = join(out, "segmenter-report")
     write_report(masks, read_manifest(masks, MasksContent), page, references)
 

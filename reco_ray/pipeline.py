@@ -138,8 +138,7 @@ def run_pipeline(
 
 def _require_models(steps: list[PipelineStep]) -> None:
     """Checks the dense models of all steps, so that one without dense features is found before a corpus is embedded."""
-    from reco_ray.models.description import describe_dense_models
-    from reco_ray.models.weights import prefetch
+    from reco_ray.models.description import require_dense_models
 
     if steps[0].stage != "embed":  # then every step finds it at its own beginning
         return
@@ -152,8 +151,7 @@ def _require_models(steps: list[PipelineStep]) -> None:
             continue  # a trained segmenter, or training on labels, takes no dense models
         settings = request.load_settings()
         if (models := settings.models.model_dump_json()) not in checked:
-            prefetch(settings.models.specs, settings.models.weights)
-            describe_dense_models(settings.models, settings.seed)
+            require_dense_models(settings)
             checked.add(models)
 
 

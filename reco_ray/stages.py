@@ -88,16 +88,14 @@ class Stage(Generic[R, Result]):
 def _run(request: RunRequest, listener: Listener) -> RunResult:
     vocabulary, settings = request.load_vocabulary(), request.load_settings()
     from reco_ray.corpus.chosen import open_examples, require_files
-    from reco_ray.models.description import describe_dense_models
-    from reco_ray.models.weights import prefetch
+    from reco_ray.models.description import require_dense_models
     from reco_ray.segmentation.refine import require_refinement
 
     # Before hours of embedding, not after them.
     require_refinement(settings.segment.refine)
     vocabulary = open_examples(vocabulary, settings)
     require_files(vocabulary, settings)
-    prefetch(settings.models.specs, settings.models.weights)
-    describe_dense_models(settings.models, settings.seed)
+    require_dense_models(settings)
     return _main_job(request.corpus, request.images, vocabulary, settings, request, listener)
 
 
@@ -371,8 +369,7 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult | 
     from reco_ray.evaluation.evaluation_protocol import choose_protocol
     from reco_ray.evaluation.stage import evaluate as measure
     from reco_ray.evaluation.stage import trained_for
-    from reco_ray.models.description import describe_dense_models
-    from reco_ray.models.weights import prefetch
+    from reco_ray.models.description import require_dense_models
     from reco_ray.segmentation.refine import require_refinement
 
     require_refinement(settings.segment.refine)
@@ -384,8 +381,7 @@ def _evaluate(request: EvaluateRequest, listener: Listener) -> EvaluateResult | 
         dataset = replace(dataset, vocabulary=vocabulary)
     require_countable(dataset, settings.segment.max_pixels, protocol.cut_truth)
     trained = trained_for(request.segmenter, dataset) if request.segmenter else None
-    prefetch(settings.models.specs, settings.models.weights)
-    describe_dense_models(settings.models, settings.seed)
+    require_dense_models(settings)
     listener.vocabulary(dataset.vocabulary)
     index = request.index
     with session(request.address):

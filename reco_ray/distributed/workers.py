@@ -111,12 +111,19 @@ def _workers_by_gpus(node: Mapping[str, float], share: float) -> int:
 
 def _cpus_per_gpu_worker(nodes: Sequence[Mapping[str, float]], share: float) -> float:
     """CPUs that a GPU worker reserves: one, or less where a node has too few to leave some for readers."""
-    shares = [
-        _WORKER_SHARE * node["CPU"] / count
-        for node in nodes
-        if node.get("CPU") and (count := _workers_by_gpus(node, share))
+    return _floored(min([1.0, *(_WORKER_SHARE * cores for cores in _cores_per_gpu_worker(nodes, share))]))
+
+
+def _cores_per_gpu_worker(nodes: Sequence[Mapping[str, float]], share: float) -> list[float]:
+    """Of every node with GPUs, how many CPUs there are for each of the workers that its GPUs have room for."""
+    return [
+        node["CPU"] / count for node in nodes if node.get("CPU") and (count := _workers_by_gpus(node, share))
     ]
-    return floor(min([1.0, *shares]) * 1e4) / 1e4  # Ray counts resources in steps of 0.0001
+
+
+def _floored(amount: float) -> float:
+    """The next lower amount that Ray can count, in steps of 0.0001."""
+    return floor(amount * 1e4) / 1e4
 
 
 def _room(nodes: Sequence[Mapping[str, float]], gpus: float, cpus: float) -> int:
@@ -213,14 +220,10 @@ def plan_runs(runs: int, settings: Settings, nodes: Sequence[Mapping[str, float]
                 f"train.workers={count}: the cluster has room for only {workers.count} with "
                 f"{workers.gpus:g} GPUs each: lower it, or add nodes"
             )
-        shares = [
-            node["CPU"] / each
-            for node in nodes
-            if node.get("CPU") and (each := _workers_by_gpus(node, workers.gpus))
-        ]
-        each_has, cpus = min(shares, default=workers.cpus + 1.0), workers.cpus
+        each_has = min(_cores_per_gpu_worker(nodes, workers.gpus), default=workers.cpus + 1.0)
+        cpus = workers.cpus
         if placement.cpus_per_worker is None:
-            cpus = min(cpus, max(0.0, floor((each_has - READER_CPUS) * 1e4) / 1e4))
+            cpus = min(cpus, max(0.0, _floored(each_has - READER_CPUS)))
         feeders = settings.train.feeders or max(1, round(each_has - cpus))
         if cpus + feeders * READER_CPUS > each_has + 1e-9:
             raise NoRoomError(

@@ -7,7 +7,8 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -64,27 +65,38 @@ def write_bytes(uri: str, data: bytes) -> None:
     Raises:
         RecoError: it cannot be written.
     """
-    # Each file would be a commit, of which the hub allows a few per minute.
-    if uri.startswith("hf://"):
-        raise RecoError(f"{uri}: cannot be written: hf:// is only read: choose another --out")
-    filesystem, path = resolve(uri)
-    parent = path.rpartition("/")[0]
+    filesystem, path = resolve_for_writing(uri)
     with explained_errors(uri, "cannot be written"):
         if isinstance(filesystem, pafs.LocalFileSystem):
-            filesystem.create_dir(parent, recursive=True)
-            temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-            try:
-                with open(temporary, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            finally:
-                if os.path.exists(temporary):
-                    os.remove(temporary)
+            with local_file(path) as file:
+                file.write(data)
         else:
             retried(lambda: _upload(filesystem, path, data), uri)
     record_write(uri, data)
+
+
+def resolve_for_writing(uri: str) -> tuple[pafs.FileSystem, str]:
+    """As `resolve`; raises RecoError for places that are only read."""
+    # Each file would be a commit, of which the hub allows a few per minute.
+    if uri.startswith("hf://"):
+        raise RecoError(f"{uri}: cannot be written: hf:// is only read: choose another --out")
+    return resolve(uri)
+
+
+@contextmanager
+def local_file(path: str) -> Iterator[BinaryIO]:
+    """Opens a local file for writing that appears whole at the end, in place of the old one; not after an error."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
 
 
 def _upload(filesystem: pafs.FileSystem, path: str, data: bytes) -> None:

@@ -1,17 +1,14 @@
 """Writes files that need not fit into memory."""
 
-import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterable
 from typing import BinaryIO
 
 import pyarrow.fs as pafs
 
-from reco_ray.files.filesystems import resolve
 from reco_ray.files.retries import retried
-from reco_ray.files.storage import explained_errors
+from reco_ray.files.storage import explained_errors, local_file, resolve_for_writing
 
 _PIECE = 8 << 20
 
@@ -25,24 +22,15 @@ def write_chunks(uri: str, chunks: Iterable[bytes]) -> None:
     Raises:
         RecoError: it cannot be written.
     """
-    filesystem, path = resolve(uri)
+    filesystem, path = resolve_for_writing(uri)
     with explained_errors(uri, "cannot be written"):
         if not isinstance(filesystem, pafs.LocalFileSystem):
-            with tempfile.TemporaryFile(prefix="reco-ray-") as file:
-                file.writelines(chunks)
-                retried(lambda: _upload(filesystem, path, file), uri)
+            with tempfile.TemporaryFile(prefix="reco-ray-") as collected:
+                collected.writelines(chunks)
+                retried(lambda: _upload(filesystem, path, collected), uri)
             return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                file.writelines(chunks)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
+        with local_file(path) as file:
+            file.writelines(chunks)
 
 
 def _upload(filesystem: pafs.FileSystem, path: str, file: BinaryIO) -> None:

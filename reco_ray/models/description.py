@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from reco_ray import __version__
-from reco_ray.config import ModelSettings
+from reco_ray.config import ModelSettings, Settings
 from reco_ray.errors import RecoError
 from reco_ray.files.caches import cache_directory
 from reco_ray.models import weights
@@ -67,6 +67,16 @@ def describe_dense_models(models: ModelSettings, seed: int) -> ModelDescription:
         return ModelDescription(dense.fingerprint, dense.encoder.transform, dense.encoder.stride)
 
     return _described([models.language or models.retrieval, models.encoder], models, seed, load)
+
+
+def require_dense_models(settings: Settings) -> None:
+    """Checks, before hours of work, that the models of a run can be had and give dense features.
+
+    Raises:
+        RecoError: weights are missing, or a model has no dense features.
+    """
+    weights.prefetch(settings.models.specs, settings.models.weights)
+    describe_dense_models(settings.models, settings.seed)
 
 
 def _described(

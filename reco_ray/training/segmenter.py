@@ -117,7 +117,7 @@ class Segmenter:
         settings: SegmentSettings,
         background: bool | None = None,
     ) -> SegmentedImage:
-        """Labels one image, as `label_logits` does.
+        """Labels one image, as `label_trained` does.
 
         Args:
             logits: of the image, (m, h, w), as `logits` computes them.
@@ -126,7 +126,7 @@ class Segmenter:
             settings: refinement and background threshold.
             background: whether label 0 of the result is the background; None = as the network was trained.
         """
-        return label_logits(logits, pixels, size, settings, background=self.background, wanted=background)
+        return label_trained(logits, pixels, size, settings, background=self.background, wanted=background)
 
     def segment(self, pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> list[SegmentedImage]:
         """Segments images uint8 (b, H, W, 3), as for `logits`.
@@ -196,7 +196,7 @@ def best_label(logits: torch.Tensor, size: tuple[int, int]) -> SegmentedImage:
 
 
 @torch.inference_mode()
-def label_logits(
+def label_trained(
     logits: torch.Tensor,
     pixels: torch.Tensor,
     size: tuple[int, int],

@@ -21,7 +21,7 @@ from reco_ray.serving.segment_task import (
     label_batch,
 )
 from reco_ray.serving.serving_metrics import ModelMetrics
-from reco_ray.training.segmenter import best_label, label_logits
+from reco_ray.training.segmenter import best_label, label_trained
 from reco_ray.vocabulary import parse_concepts
 
 LOGITS = torch.randn(5, 8, 12, generator=torch.Generator().manual_seed(3)) * 3
@@ -37,8 +37,8 @@ def test_the_best_label_is_that_of_the_softmax() -> None:
 
 def test_below_the_threshold_is_background_where_there_is_one() -> None:
     settings = SegmentSettings(background_threshold=0.9)
-    plain = label_logits(LOGITS, PIXELS, (32, 48), settings, background=False)
-    cut = label_logits(LOGITS, PIXELS, (32, 48), settings, background=True)
+    plain = label_trained(LOGITS, PIXELS, (32, 48), settings, background=False)
+    cut = label_trained(LOGITS, PIXELS, (32, 48), settings, background=True)
     low = plain.scores < 0.9
     assert 0 < low.float().mean() < 1
     assert torch.equal(cut.labels, plain.labels.masked_fill(low, 0))
@@ -46,7 +46,7 @@ def test_below_the_threshold_is_background_where_there_is_one() -> None:
 
 def test_refined_labels_are_those_of_the_refined_probabilities() -> None:
     settings = SegmentSettings(refine="pamr")
-    found = label_logits(LOGITS, PIXELS, (32, 48), settings, background=False)
+    found = label_trained(LOGITS, PIXELS, (32, 48), settings, background=False)
     full = F.interpolate(LOGITS[None], (32, 48), mode="bilinear", align_corners=False)[0].softmax(0)
     expected = refine(full, PIXELS.permute(2, 0, 1), "pamr").argmax(0)
     assert (found.labels == expected).float().mean() > 0.999
